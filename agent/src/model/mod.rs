@@ -1,0 +1,5 @@
+//! The words that all stages share: metrics, series, distributions, snapshots. No I/O, no stage.
+
+pub mod distribution;
+pub mod metric;
+pub mod snapshot;

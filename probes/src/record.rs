@@ -1,0 +1,98 @@
+//! How plain data crosses between kernel and user space: the one macro that lays it out, the one
+//! unsafe trait that vouches for it, the one function that reads it back.
+
+/// Plain old data: any bit pattern of the right length is a valid value, and there is no padding.
+///
+/// # Safety
+/// Only [`record!`] implements this. It asserts that the fields fill the type without a gap and
+/// that each of them is plain data itself.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: integers have no invalid bit patterns and no padding.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for u16 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+// SAFETY: as above.
+unsafe impl Plain for i32 {}
+// SAFETY: as above.
+unsafe impl Plain for i64 {}
+// SAFETY: an array of plain values has no gaps between them.
+unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+
+/// Declares a `#[repr(C)]` struct of plain fields that both sides share, and checks at compile time
+/// that it has no hidden padding.
+macro_rules! record {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $( $(#[$field_meta:meta])* pub $field:ident : $ty:ty, )+
+        }
+    ) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name {
+            $( $(#[$field_meta])* pub $field: $ty, )+
+        }
+
+        const _: () = {
+            const fn plain<T: $crate::record::Plain>() -> usize { size_of::<T>() }
+            assert!(size_of::<$name>() == 0 $( + plain::<$ty>() )+, "hidden padding");
+        };
+
+        // SAFETY: every field is plain and the assertion above rules out gaps.
+        unsafe impl $crate::record::Plain for $name {}
+
+        impl $name {
+            /// The value whose every byte is zero.
+            pub const fn zeroed() -> Self {
+                // SAFETY: all bit patterns are valid for plain data.
+                unsafe { core::mem::zeroed() }
+            }
+        }
+    };
+}
+pub(crate) use record;
+
+/// Reads a value from the start of `bytes`; `None` if there are too few. Longer input is allowed, so
+/// that a record can be followed by text.
+pub fn read<T: Plain>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: the length was checked, `read_unaligned` needs no alignment, and any bits make a `T`.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The bytes of a value, for writing it to a map.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: plain data has no padding, so all its bytes are initialised.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    record! {
+        /// Two fields, for the tests.
+        pub struct Pair { pub a: u32, pub b: [u8; 4], }
+    }
+
+    #[test]
+    fn a_short_slice_reads_as_nothing_and_a_long_one_as_its_head() {
+        let pair = Pair { a: 7, b: [1, 2, 3, 4] };
+        let bytes = bytes_of(&pair);
+        for len in 0..bytes.len() {
+            assert!(read::<Pair>(&bytes[..len]).is_none());
+        }
+        let mut long = bytes.to_vec();
+        long.push(9);
+        let back = read::<Pair>(&long).unwrap();
+        assert_eq!((back.a, back.b), (7, [1, 2, 3, 4]));
+    }
+}

@@ -1,0 +1,1 @@
+//! What the integration tests share: a running agent, a PostgreSQL of their own, workloads.
