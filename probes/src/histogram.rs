@@ -25,12 +25,14 @@ record! {
     pub struct Histogram {
         /// Sum of all observed durations, in nanoseconds.
         pub sum_ns: u64,
+        /// Two counts that go with the cell; only Postgres statements use them: statements that ended well, and rows.
+        pub tally: [u64; 2],
         /// Observations in each bucket, modulo 2^32.
         pub buckets: [u32; BUCKETS],
     }
 }
 
-const _: () = assert!(size_of::<Histogram>() == 8 + 4 * BUCKETS);
+const _: () = assert!(size_of::<Histogram>() == 24 + 4 * BUCKETS);
 
 /// The bucket that a duration in nanoseconds falls into; always less than [`BUCKETS`].
 #[inline(always)]

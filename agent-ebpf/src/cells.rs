@@ -1,0 +1,164 @@
+//! Adding to cells, and giving out numbers: the only places where counts change.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ringbuf_output,
+};
+use steth_probes::{
+    cell::{CellKey, CounterKind, HistogramKind, Loss},
+    histogram::{BUCKETS, Histogram, bucket_of},
+};
+
+use crate::{
+    kernel::setting,
+    maps::{COUNTERS, HISTOGRAM_SLOTS, HISTOGRAMS, LOSSES_BY_REASON, NUMBERS, RECORDS},
+};
+
+/// What numbers are given out for.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub enum Numbers {
+    Histograms = 0,
+    Services = 1,
+    Peers = 2,
+    Statements = 3,
+    Databases = 4,
+}
+
+/// The next number, from `first` on, unless `limit` is reached.
+#[inline(always)]
+pub fn next_number(what: Numbers, first: u32, limit: u32) -> Option<u32> {
+    let counter = NUMBERS.get_ptr_mut(what as u32)?;
+    // SAFETY: a map value.
+    if unsafe { counter.read_volatile() }.saturating_add(first) >= limit {
+        return None;
+    }
+    let number = fetch_add_u32(counter, 1).saturating_add(first);
+    if number < limit { Some(number) } else { None }
+}
+
+/// Counts something that was not counted.
+#[inline(always)]
+pub fn lost(loss: Loss) {
+    if let Some(counter) = LOSSES_BY_REASON.get_ptr_mut(loss as u32) {
+        add(counter, 1);
+    }
+}
+
+/// Adds to a map value that other contexts may add to at the same time.
+#[inline(always)]
+fn add(counter: *mut u64, value: u64) {
+    // SAFETY: the verifier checks that the pointer leads into a map value.
+    unsafe { asm!("lock *(u64 *)({counter} + 0) += {value}", counter = in(reg) counter, value = in(reg) value) };
+}
+
+#[inline(always)]
+fn add_u32(counter: *mut u32, value: u32) {
+    // SAFETY: as above.
+    unsafe { asm!("lock *(u32 *)({counter} + 0) += {value}", counter = in(reg) counter, value = in(wreg) value) };
+}
+
+#[inline(always)]
+fn fetch_add_u32(counter: *mut u32, mut value: u32) -> u32 {
+    // SAFETY: as above.
+    unsafe {
+        asm!("{value} = atomic_fetch_add((u32 *)({counter} + 0), {value})",
+             counter = in(reg) counter, value = inout(wreg) value)
+    };
+    value
+}
+
+/// Adds to a counter cell.
+#[inline(always)]
+pub fn count(kind: CounterKind, sub: u8, service: u32, a: u32, b: u32, value: u64) {
+    let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
+    if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
+        add(counter, value);
+    } else if COUNTERS.insert(&key, &value, BPF_NOEXIST.into()).is_err() {
+        match COUNTERS.get_ptr_mut(&key) {
+            Some(counter) => add(counter, value),
+            None => lost(Loss::CountersFull),
+        }
+    }
+}
+
+/// The histogram slot of a cell; 0 if there is no room.
+#[inline(never)]
+pub fn slot_of(key: &CellKey) -> u32 {
+    // SAFETY: the value is copied at once.
+    if let Some(slot) = unsafe { HISTOGRAM_SLOTS.get(key) } {
+        return *slot;
+    }
+    let Some(slot) = next_number(Numbers::Histograms, 1, setting!(histograms)) else {
+        lost(Loss::HistogramsFull);
+        return 0;
+    };
+    if HISTOGRAM_SLOTS.insert(key, &slot, BPF_NOEXIST.into()).is_ok() {
+        return slot;
+    }
+    // Another CPU was faster; the slot just taken stays empty.
+    // SAFETY: as above.
+    unsafe { HISTOGRAM_SLOTS.get(key) }.copied().unwrap_or(0)
+}
+
+/// Adds a duration to the histogram in `slot`. Slot 0 takes nothing: its loss was counted when there was no room.
+#[inline(always)]
+pub fn observe_slot(slot: u32, ns: u64) {
+    if slot == 0 {
+        return;
+    }
+    let Some(histogram) = HISTOGRAMS.get_ptr_mut(slot) else { return };
+    observe_in(histogram, ns);
+}
+
+#[inline(always)]
+fn observe_in(histogram: *mut Histogram, ns: u64) {
+    let bucket = bucket_of(ns);
+    if bucket >= BUCKETS {
+        return; // Never so; the verifier cannot follow the arithmetic.
+    }
+    // SAFETY: a map value of this CPU; `bucket` was checked. Soft interrupts may add in between, so adding is atomic.
+    unsafe {
+        add(&raw mut (*histogram).sum_ns, ns);
+        add_u32((&raw mut (*histogram).buckets).cast::<u32>().add(bucket), 1);
+    }
+}
+
+/// Adds to the counts that go with the histogram in `slot`.
+#[inline(always)]
+pub fn tally_slot(slot: u32, tally: [u64; 2]) {
+    if slot == 0 {
+        return;
+    }
+    let Some(histogram) = HISTOGRAMS.get_ptr_mut(slot) else { return };
+    // SAFETY: a map value of this CPU.
+    let counts = unsafe { (&raw mut (*histogram).tally).cast::<u64>() };
+    add(counts, tally[0]);
+    // SAFETY: the array has two elements.
+    add(unsafe { counts.add(1) }, tally[1]);
+}
+
+/// Adds a duration to a histogram cell that has no remembered slot.
+#[inline(always)]
+pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u64) {
+    let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
+    observe_slot(slot_of(&key), ns);
+}
+
+/// Sends a record to user space, which reads on a timer: a wake-up for each would cost the observed process over a
+/// microsecond. False, and counted, if there was no room.
+#[inline(always)]
+pub fn send(record: *const u8, size: u64) -> bool {
+    let ring = (&raw const RECORDS).cast_mut().cast();
+    // SAFETY: the verifier checks that `size` bytes can be read there.
+    let sent = unsafe { bpf_ringbuf_output(ring, record.cast_mut().cast(), size, BPF_RB_NO_WAKEUP as u64) } == 0;
+    if !sent {
+        lost(Loss::RingFull);
+    }
+    sent
+}
+
+/// `BPF_ANY` as the map methods take it.
+pub const ANY: u64 = BPF_ANY as u64;

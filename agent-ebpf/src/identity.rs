@@ -1,0 +1,148 @@
+//! Who did it: stamps a service's number on each task, at fork, at exec, and at the first call of a task that was there
+//! before.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel_str},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use steth_probes::{
+    cell::Loss,
+    identity::{ServiceEntry, ServiceKey, TaskState},
+    message::{Exec, Header, Kind},
+    offsets::ABSENT,
+};
+
+use crate::{
+    cells::{Numbers, lost, next_number, send},
+    kernel::{Known, offset, setting},
+    maps::{SERVICES, TASKS},
+};
+
+/// A control group's number in the root of the unified hierarchy.
+const ROOT_CGROUP: u64 = 1;
+
+/// A child inherits its parent's service.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let (parent, child) = (Known(ctx.arg::<*const u8>(0)), Known(ctx.arg::<*const u8>(1)));
+    let service = match TASKS.get(parent) {
+        Some(state) => state.service,
+        None => service_of(parent),
+    };
+    let mut state = TaskState { entered_ns: 0, syscall: 0, service };
+    if TASKS.get_or_insert(child, &mut state).is_none() {
+        lost(Loss::TaskStateFailed);
+    }
+    0
+}
+
+/// A process that runs another executable may be of another service.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let task = Known(ctx.arg::<*const u8>(0));
+    let service = service_of(task);
+    let mut fresh = TaskState { entered_ns: 0, syscall: 0, service };
+    match TASKS.get_or_insert(task, &mut fresh) {
+        Some(state) => state.service = service,
+        None => lost(Loss::TaskStateFailed),
+    }
+    report_exec(ctx.tgid(), service);
+    0
+}
+
+/// Tells user space, so that it can read the process' command line while it lives.
+#[inline(always)]
+fn report_exec(pid: u32, service: u32) {
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let record = Exec { header: Header { kind: Kind::Exec as u32, text_len: 0, at_ns }, pid, service };
+    send((&raw const record).cast(), size_of::<Exec>() as u64);
+}
+
+/// The state of the task that runs now; made anew for one that was there before the agent.
+#[inline(always)]
+pub fn current_state() -> Option<&'static mut TaskState> {
+    let task = Known::current();
+    match TASKS.get(task) {
+        Some(state) => Some(state),
+        None => stamp(task),
+    }
+}
+
+#[inline(always)]
+fn stamp(task: Known) -> Option<&'static mut TaskState> {
+    let mut state = TaskState { entered_ns: 0, syscall: 0, service: service_of(task) };
+    let stamped = TASKS.get_or_insert(task, &mut state);
+    if stamped.is_none() {
+        lost(Loss::TaskStateFailed);
+    }
+    stamped
+}
+
+/// The number of the service that a task belongs to, given out if it is new; 0 if there is no room.
+#[inline(always)]
+fn service_of(task: Known) -> u32 {
+    let mut key = ServiceKey::zeroed();
+    fill_key(task, &mut key);
+    // SAFETY: the value is copied at once.
+    if let Some(entry) = unsafe { SERVICES.get(&key) } {
+        return entry.service;
+    }
+    let Some(service) = next_number(Numbers::Services, 1, setting!(services)) else {
+        lost(Loss::ServicesFull);
+        return 0;
+    };
+    let entry = ServiceEntry { service, first_pid: task.load(offset!(task_tgid)) };
+    if SERVICES.insert(&key, &entry, BPF_NOEXIST.into()).is_ok() {
+        return service;
+    }
+    // SAFETY: as above. Another CPU was faster; the number just taken stays unused.
+    unsafe { SERVICES.get(&key) }.map_or(0, |entry| entry.service)
+}
+
+#[inline(always)]
+fn fill_key(task: Known, key: &mut ServiceKey) -> Option<()> {
+    let leader = task.follow(offset!(task_group_leader))?;
+    cgroup(task, key);
+    let dentry = executable(leader)?;
+    let name: u64 = dentry.load(offset!(dentry_name));
+    // SAFETY: the helper writes at most the array's length.
+    unsafe { bpf_probe_read_kernel_str(key.exe.as_mut_ptr().cast(), key.exe.len() as u32, name as *const _) };
+    if key.exe[..9] == *b"postgres\0" {
+        // Backends are children of the postmaster and run the same executable.
+        let parent = leader.follow(offset!(task_real_parent))?;
+        let postmaster = match executable(parent) {
+            Some(other) if other.address() == dentry.address() => parent,
+            _ => leader,
+        };
+        key.cluster_pid = postmaster.load(offset!(task_tgid));
+    }
+    Some(())
+}
+
+/// Directory entry of the file that a process runs; kernel threads run none.
+#[inline(always)]
+fn executable(task: Known) -> Option<Known> {
+    task.follow(offset!(task_mm))?.follow(offset!(mm_exe_file))?.follow(offset!(file_dentry))
+}
+
+/// The control group: in the unified hierarchy, or, where a process stands in its root, that of the `pids` controller.
+#[inline(always)]
+fn cgroup(task: Known, key: &mut ServiceKey) -> Option<()> {
+    let set = task.follow(offset!(task_cgroups))?;
+    let unified = set.follow(offset!(cset_unified))?;
+    key.cgroup = unified.follow(offset!(cgroup_node))?.load(offset!(node_id));
+    let controller = setting!(pids_controller);
+    if key.cgroup == ROOT_CGROUP && controller != ABSENT {
+        let state = set.follow(offset!(cset_subsystems) + controller * 8)?;
+        let group = state.follow(offset!(css_cgroup))?;
+        if group.load::<i32>(offset!(cgroup_level)) > 0 {
+            key.cgroup = group.follow(offset!(cgroup_node))?.load(offset!(node_id));
+            key.cgroup_v1 = 1;
+        }
+    }
+    Some(())
+}

@@ -1,0 +1,117 @@
+//! Every map of the kernel programs. Sizes are defaults that the agent may change at load.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    helpers::generated::bpf_task_storage_get,
+    macros::btf_map,
+};
+use steth_probes::{
+    cell::{CellKey, LOSSES},
+    histogram::Histogram,
+    identity::{ServiceEntry, ServiceKey, ServiceRow, TaskState},
+    limits,
+    postgres::WireEntry,
+    socket::{Connection, PeerKey},
+};
+
+use crate::{
+    kernel::Known,
+    postgres::{PreparedKey, Scratch},
+};
+
+/// State of each thread.
+#[btf_map]
+pub static TASKS: TaskStorage<TaskState> = TaskStorage::new();
+/// Who is who.
+#[btf_map]
+pub static SERVICES: HashMap<ServiceKey, ServiceEntry, { limits::SERVICES as usize }> = HashMap::new();
+/// What is kept for each service.
+#[btf_map]
+pub static SERVICE_ROWS: Array<ServiceRow, { limits::SERVICES as usize }> = Array::new();
+/// Which histogram belongs to which cell.
+#[btf_map]
+pub static HISTOGRAM_SLOTS: HashMap<CellKey, u32, { limits::HISTOGRAMS as usize }> = HashMap::new();
+/// Histograms by slot.
+#[btf_map]
+pub static HISTOGRAMS: PerCpuArray<Histogram, { limits::HISTOGRAMS as usize }> = PerCpuArray::new();
+/// Counters by cell.
+#[btf_map]
+pub static COUNTERS: PerCpuHashMap<CellKey, u64, { limits::COUNTERS as usize }> = PerCpuHashMap::new();
+/// What was not counted, by reason.
+#[btf_map]
+pub static LOSSES_BY_REASON: PerCpuArray<u64, { LOSSES as usize }> = PerCpuArray::new();
+/// How many numbers were given out, by [`Numbers`](crate::cells::Numbers).
+#[btf_map]
+pub static NUMBERS: Array<u32, 8> = Array::new();
+/// Sockets by the address of their `struct sock`.
+#[btf_map]
+pub static CONNECTIONS: LruHashMap<u64, Connection, { limits::CONNECTIONS as usize }> = LruHashMap::new();
+/// Peers.
+#[btf_map]
+pub static PEERS: HashMap<PeerKey, u32, { limits::PEERS as usize }> = HashMap::new();
+/// Postgres conversations by the address of their `struct sock`.
+#[btf_map]
+pub static WIRES: LruHashMap<u64, WireEntry, { limits::WIRES as usize }> = LruHashMap::new();
+/// Prepared statements and portals.
+#[btf_map]
+pub static PREPARED: LruHashMap<PreparedKey, u32, { limits::PREPARED as usize }> = LruHashMap::new();
+/// Statements by the hash of their text, batches by theirs.
+#[btf_map]
+pub static STATEMENTS: HashMap<u64, u32, { limits::STATEMENTS as usize }> = HashMap::new();
+/// Databases by the hash of their name.
+#[btf_map]
+pub static DATABASES: HashMap<u64, u32, { limits::DATABASES as usize }> = HashMap::new();
+/// Work space.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// Records for user space.
+#[btf_map]
+pub static RECORDS: RingBuf<u8, { limits::RING_BYTES as usize }> = RingBuf::new();
+
+/// A map of values that live and die with a thread. aya-ebpf has no wrapper for this type of map.
+#[repr(C)]
+pub struct TaskStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_TASK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; BPF_F_NO_PREALLOC as usize],
+}
+
+// SAFETY: the fields are placeholders that the loader replaces; they are never read.
+unsafe impl<T> Sync for TaskStorage<T> {}
+
+impl<T> TaskStorage<T> {
+    const fn new() -> Self {
+        Self {
+            r#type: core::ptr::null(),
+            key: core::ptr::null(),
+            value: core::ptr::null(),
+            max_entries: core::ptr::null(),
+            map_flags: core::ptr::null(),
+        }
+    }
+
+    /// The value of a task, if it has one.
+    #[inline(always)]
+    pub fn get(&self, task: Known) -> Option<&mut T> {
+        self.lookup(task, core::ptr::null_mut(), 0)
+    }
+
+    /// The value of a task; it starts as `value` if it has none.
+    #[inline(always)]
+    pub fn get_or_insert(&self, task: Known, value: &mut T) -> Option<&mut T> {
+        const CREATE: u64 = 1; // BPF_LOCAL_STORAGE_GET_F_CREATE
+        self.lookup(task, core::ptr::from_mut(value), CREATE)
+    }
+
+    #[inline(always)]
+    fn lookup(&self, task: Known, value: *mut T, flags: u64) -> Option<&mut T> {
+        let map = core::ptr::from_ref(self).cast_mut().cast::<c_void>();
+        // SAFETY: the verifier checks that `task` is a task; the value lives as long as the program runs.
+        unsafe { bpf_task_storage_get(map, task.0.cast_mut().cast(), value.cast(), flags).cast::<T>().as_mut() }
+    }
+}

@@ -1,0 +1,193 @@
+//! Sockets: from a descriptor to the kernel's socket, what is kept of it, and the time that calls on it take.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use steth_probes::{
+    cell::{CellKey, Family, HistogramKind, Loss},
+    identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow},
+    socket::{Connection, Protocol, SAMPLE_NS},
+    syscalls::{RECVFROM, SocketCall},
+};
+
+use crate::{
+    cells::{ANY, lost, observe_slot, slot_of},
+    kernel::{Address, Known, offset, setting},
+    maps::{CONNECTIONS, SCRATCH},
+    postgres, tcp,
+};
+
+/// A finished call on a descriptor.
+pub struct Call {
+    pub call: SocketCall,
+    pub syscall: u32,
+    pub descriptor: u32,
+    pub buffer: u64,
+    pub length: u64,
+    pub flags: u32,
+    pub result: i64,
+    pub entered_ns: u64,
+    pub now_ns: u64,
+    pub service: u32,
+}
+
+const S_IFMT: u16 = 0o170_000;
+const S_IFSOCK: u16 = 0o140_000;
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const IPPROTO_TCP: u16 = 6;
+/// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: the bytes are not the stream's next ones.
+const MSG_NOT_NEXT: u32 = 0x1 | 0x2 | 0x2000;
+
+/// A socket call returned.
+#[inline(always)]
+pub fn exit(call: &Call, row: *mut ServiceRow) -> Option<()> {
+    if call.result < 0 {
+        return None;
+    }
+    if call.call == SocketCall::Accept {
+        if setting!(tcp) != 0 {
+            tcp::accepted(call);
+        }
+        return None;
+    }
+    let (sock, inode) = find(call.descriptor)?;
+    let connection = known_or_new(sock, inode, call.service, call.now_ns)?;
+    // SAFETY: a map value; two CPUs may use one socket at a time, and then a byte count or a delay may be lost.
+    let connection = unsafe { &mut *connection };
+    connection.service = call.service;
+    let reads = call.call.is_read();
+    observe_slot(
+        slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?,
+        call.now_ns - call.entered_ns,
+    );
+    let peeks = call.syscall == RECVFROM && call.flags & MSG_NOT_NEXT != 0;
+    if call.result == 0 || peeks {
+        return None;
+    }
+    if reads {
+        connection.received_bytes += call.result as u64;
+        if connection.ready_ns != 0 {
+            let delay = call.now_ns.saturating_sub(connection.ready_ns);
+            connection.ready_ns = 0;
+            observe_slot(slot(row, SLOT_PICKUP, connection.family, call.service)?, delay);
+        }
+    } else {
+        connection.sent_bytes += call.result as u64;
+    }
+    if call.now_ns - connection.sampled_ns >= SAMPLE_NS {
+        connection.sampled_ns = call.now_ns;
+        connection.looks = 0;
+        if connection.tcp_state != 0 && setting!(tcp) != 0 {
+            tcp::sample(sock, connection);
+        }
+    }
+    if setting!(postgres) != 0 {
+        postgres::moved(call, sock, connection);
+    }
+    None
+}
+
+/// The socket behind a descriptor of the current process, and its inode's number; `None` if it is no socket.
+#[inline(always)]
+pub fn find(descriptor: u32) -> Option<(Address, u64)> {
+    let table = Known::current().follow(offset!(task_files))?.follow(offset!(files_table))?;
+    if descriptor >= table.load::<u32>(offset!(table_size)) {
+        return None;
+    }
+    let slots: u64 = table.load(offset!(table_slots));
+    let file = Address(slots + descriptor as u64 * 8).follow(0)?;
+    let inode = file.follow(offset!(file_inode))?;
+    if inode.read::<u16>(offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let number = inode.read(offset!(inode_number))?;
+    let sock = file.follow(offset!(file_private))?.follow(offset!(socket_sock))?;
+    Some((sock, number))
+}
+
+/// What is kept of a socket. An entry that another socket left at the same address is replaced.
+#[inline(always)]
+pub fn known_or_new(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*mut Connection> {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock.0) {
+        // SAFETY: a map value.
+        let known = unsafe { &mut *connection };
+        if known.inode == inode {
+            return Some(connection);
+        }
+        if known.inode == 0 {
+            known.inode = inode;
+            return Some(connection);
+        }
+    }
+    create(sock, inode, service, now_ns)
+}
+
+/// Begins to follow a socket. Families without a place in the figures are left alone.
+#[inline(never)]
+pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*mut Connection> {
+    let family = match sock.read::<u16>(offset!(sock_family))? {
+        AF_INET => Family::Inet,
+        AF_INET6 => Family::Inet6,
+        AF_UNIX => Family::Unix,
+        _ => return None,
+    };
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own work space.
+    let fresh = unsafe { &mut (*scratch).connection };
+    *fresh = Connection::zeroed();
+    fresh.inode = inode;
+    fresh.service = service;
+    fresh.opened_ns = now_ns;
+    fresh.sampled_ns = now_ns;
+    fresh.family = family as u8;
+    fresh.protocol = Protocol::Unknown as u8;
+    if family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
+        tcp::describe(sock, fresh);
+    }
+    if CONNECTIONS.insert(&sock.0, &*fresh, ANY).is_err() {
+        lost(Loss::ConnectionsFull);
+        return None;
+    }
+    CONNECTIONS.get_ptr_mut(&sock.0)
+}
+
+/// Histogram slot of one kind of socket call of one service.
+#[inline(always)]
+fn slot(row: *mut ServiceRow, what: usize, family: u8, service: u32) -> Option<u32> {
+    let family = family as usize;
+    if family >= 3 {
+        return None;
+    }
+    // SAFETY: a map value; both indices are in range. Racing writers write the same number.
+    let slot = unsafe { (&raw mut (*row).socket_slots).cast::<u32>().add(what * 3 + family) };
+    // SAFETY: as above.
+    let known = unsafe { slot.read_volatile() };
+    if known != 0 {
+        return Some(known);
+    }
+    let kind = match what {
+        SLOT_READ => HistogramKind::SocketRead,
+        SLOT_WRITE => HistogramKind::SocketWrite,
+        _ => HistogramKind::SocketPickup,
+    };
+    let key = CellKey { kind: kind as u8, sub: family as u8, service: service as u16, a: 0, b: 0 };
+    let fresh = slot_of(&key);
+    // SAFETY: as above.
+    unsafe { slot.write_volatile(fresh) };
+    Some(fresh)
+}
+
+/// Data is ready on a socket (Linux 6.3).
+#[btf_tracepoint(function = "sk_data_ready")]
+pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
+    let sock: *const u8 = ctx.arg(0);
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&(sock as u64)) {
+        // SAFETY: a map value; the later of two racing writers wins.
+        let connection = unsafe { &mut *connection };
+        if connection.ready_ns == 0 {
+            // SAFETY: a helper without arguments.
+            connection.ready_ns = unsafe { bpf_ktime_get_ns() };
+        }
+    }
+    0
+}

@@ -1,0 +1,126 @@
+//! System calls: one program at entry and one at exit serve every feature that looks at calls.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use steth_probes::{
+    cell::{CellKey, CounterKind, HistogramKind},
+    identity::{ServiceRow, TaskState},
+    limits::SYSCALLS,
+    syscalls::{COMPAT, OTHER, SocketCall},
+};
+
+use crate::{
+    cells::{count, observe_slot, slot_of},
+    identity::current_state,
+    kernel::{Known, setting},
+    maps::{SERVICE_ROWS, TASKS},
+    socket,
+};
+
+/// Saved user registers: `struct pt_regs` of x86-64 is part of the system call interface and does not change.
+mod regs {
+    pub const DI: u32 = 112;
+    pub const SI: u32 = 104;
+    pub const DX: u32 = 96;
+    pub const R10: u32 = 56;
+    pub const CS: u32 = 136;
+    /// `__USER32_CS`: the call came through the 32-bit entry.
+    pub const CS_32: u64 = 0x23;
+}
+
+/// Errors are the last 4095 values: `MAX_ERRNO`.
+const MAX_ERRNO: i64 = 4095;
+
+/// A system call begins.
+#[btf_tracepoint(function = "sys_enter")]
+pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
+    try_enter(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_enter(ctx: &BtfTracePointContext) -> Option<()> {
+    let state = current_state()?;
+    if SERVICE_ROWS.get(state.service)?.excluded != 0 {
+        return None;
+    }
+    let number: u64 = ctx.arg(1);
+    let regs = Known(ctx.arg::<*const u8>(0));
+    state.syscall = if regs.load::<u64>(regs::CS) == regs::CS_32 {
+        COMPAT
+    } else if number < OTHER as u64 {
+        number as u32
+    } else {
+        OTHER
+    };
+    // SAFETY: a helper without arguments.
+    state.entered_ns = unsafe { bpf_ktime_get_ns() };
+    None
+}
+
+/// A system call ends.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    try_exit(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
+    let state = TASKS.get(Known::current())?;
+    let entered_ns = state.entered_ns;
+    if entered_ns == 0 {
+        return None;
+    }
+    state.entered_ns = 0;
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let ns = now_ns - entered_ns;
+    let syscall = state.syscall;
+    let result: i64 = ctx.arg(1);
+    let row = SERVICE_ROWS.get_ptr_mut(state.service)?;
+    if setting!(syscalls) != 0 {
+        observe_slot(syscall_slot(row, state, syscall)?, ns);
+        if result < 0 && result >= -MAX_ERRNO {
+            count(CounterKind::SyscallError, 0, state.service, syscall, -result as u32, 1);
+        }
+    }
+    if setting!(sockets) != 0 {
+        if let Some(call) = SocketCall::of(syscall) {
+            let regs = Known(ctx.arg::<*const u8>(0));
+            let args = socket::Call {
+                call,
+                syscall,
+                descriptor: regs.load::<u64>(regs::DI) as u32,
+                buffer: regs.load(regs::SI),
+                length: regs.load(regs::DX),
+                flags: regs.load::<u64>(regs::R10) as u32,
+                result,
+                entered_ns,
+                now_ns,
+                service: state.service,
+            };
+            socket::exit(&args, row);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn syscall_slot(row: *mut ServiceRow, state: &TaskState, syscall: u32) -> Option<u32> {
+    let at = syscall as usize;
+    if at >= SYSCALLS {
+        return None;
+    }
+    // SAFETY: a map value; `at` was checked. Racing writers write the same number.
+    let slot = unsafe { (&raw mut (*row).syscall_slots).cast::<u32>().add(at) };
+    // SAFETY: as above.
+    let known = unsafe { slot.read_volatile() };
+    if known != 0 {
+        return Some(known);
+    }
+    let key = CellKey { kind: HistogramKind::Syscall as u8, sub: 0, service: state.service as u16, a: syscall, b: 0 };
+    let fresh = slot_of(&key);
+    // SAFETY: as above.
+    unsafe { slot.write_volatile(fresh) };
+    Some(fresh)
+}

@@ -1,0 +1,275 @@
+//! TCP: how connections begin and end, their round-trip times, what is sent again or reset, and the bytes.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use steth_probes::{
+    cell::{ConnectOutcome, CounterKind, Direction, HistogramKind, Loss},
+    offsets::ABSENT,
+    socket::{Connection, PeerKey, tcp_state},
+};
+
+use crate::{
+    cells::{Numbers, count, lost, next_number, observe},
+    identity::current_state,
+    kernel::{Address, Known, offset, setting},
+    maps::{CONNECTIONS, PEERS, WIRES},
+    socket::{self, Call},
+};
+
+const AF_INET: u16 = 2;
+const IPPROTO_TCP: u16 = 6;
+const ECONNREFUSED: i32 = 111;
+const ETIMEDOUT: i32 = 110;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
+
+/// The state of a connection changes.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let sock = Known(ctx.arg::<*const u8>(0));
+    if sock.load::<u16>(offset!(sock_protocol)) != IPPROTO_TCP {
+        return 0;
+    }
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    changed(sock, old as u8, new as u8, now_ns);
+    0
+}
+
+#[inline(always)]
+fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
+    match new {
+        tcp_state::SYN_SENT | tcp_state::LISTEN => {
+            // Only here is the current task the one that owns the socket.
+            let service = current_state()?.service;
+            begin(sock, service, new, now_ns)?;
+        }
+        tcp_state::SYN_RECV => {}
+        tcp_state::ESTABLISHED if old == tcp_state::SYN_RECV => {
+            let connection = begin(sock, 0, new, now_ns)?;
+            connection.incoming = 1;
+            connection.established_ns = now_ns;
+            describe_peer(sock.address(), connection);
+        }
+        tcp_state::CLOSE => end(sock, old, now_ns)?,
+        _ => {
+            let connection = known(sock)?;
+            connection.tcp_state = new;
+            if old == tcp_state::SYN_SENT {
+                observe_connect(connection, ConnectOutcome::Established, now_ns);
+            }
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn known(sock: Known) -> Option<&'static mut Connection> {
+    // SAFETY: a map value; it lives as long as the program runs.
+    CONNECTIONS.get_ptr_mut(&sock.address().0).map(|connection| unsafe { &mut *connection })
+}
+
+/// Whatever an earlier socket left at this address is replaced.
+#[inline(always)]
+fn begin(sock: Known, service: u32, state: u8, now_ns: u64) -> Option<&'static mut Connection> {
+    let connection = socket::create(sock.address(), 0, service, now_ns)?;
+    // SAFETY: as in `known`.
+    let connection = unsafe { &mut *connection };
+    connection.tcp_state = state;
+    connection.complete = 1;
+    Some(connection)
+}
+
+#[inline(always)]
+fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
+    let connection = known(sock)?;
+    if old == tcp_state::SYN_SENT {
+        let outcome = match sock.load::<i32>(offset!(sock_error)) {
+            ECONNREFUSED => ConnectOutcome::Refused,
+            ETIMEDOUT => ConnectOutcome::TimedOut,
+            ENETUNREACH | EHOSTUNREACH => ConnectOutcome::Unreachable,
+            _ => ConnectOutcome::Aborted,
+        };
+        observe_connect(connection, outcome, now_ns);
+    } else if old != tcp_state::LISTEN {
+        sample(sock.address(), connection);
+        reconcile(sock.address(), connection);
+        let (service, peer) = (connection.service, connection.peer);
+        observe(HistogramKind::TcpLifetime, 0, service, peer, 0, now_ns.saturating_sub(connection.opened_ns));
+    }
+    let _ = CONNECTIONS.remove(&sock.address().0);
+    if setting!(postgres) != 0 {
+        let _ = WIRES.remove(&sock.address().0);
+    }
+    None
+}
+
+#[inline(always)]
+fn observe_connect(connection: &Connection, outcome: ConnectOutcome, now_ns: u64) {
+    let ns = now_ns.saturating_sub(connection.opened_ns);
+    observe(HistogramKind::TcpConnect, outcome as u8, connection.service, connection.peer, 0, ns);
+}
+
+/// Fills in what a TCP socket says of itself.
+#[inline(always)]
+pub fn describe(sock: Address, connection: &mut Connection) -> Option<()> {
+    connection.tcp_state = sock.read::<u8>(offset!(sock_state))?;
+    connection.port = sock.read::<u16>(offset!(sock_port))?;
+    if connection.tcp_state != tcp_state::LISTEN {
+        describe_peer(sock, connection);
+    }
+    None
+}
+
+/// Finds the peer's number. A peer that called is known by its address alone, one that was called by its port, too.
+#[inline(never)]
+fn describe_peer(sock: Address, connection: &mut Connection) -> Option<()> {
+    let mut key = PeerKey::zeroed();
+    if sock.read::<u16>(offset!(sock_family))? == AF_INET {
+        key.address[10] = 0xFF;
+        key.address[11] = 0xFF;
+        let address: [u8; 4] = sock.read(offset!(sock_peer_v4))?;
+        key.address[12] = address[0];
+        key.address[13] = address[1];
+        key.address[14] = address[2];
+        key.address[15] = address[3];
+    } else {
+        key.address = sock.read(offset!(sock_peer_v6))?;
+    }
+    if connection.incoming == 0 {
+        key.port = u16::from_be(sock.read(offset!(sock_peer_port))?);
+    }
+    connection.peer = peer_number(&key);
+    None
+}
+
+#[inline(always)]
+fn peer_number(key: &PeerKey) -> u32 {
+    // SAFETY: the value is copied at once.
+    if let Some(number) = unsafe { PEERS.get(key) } {
+        return *number;
+    }
+    let Some(number) = next_number(Numbers::Peers, 1, setting!(peers)) else {
+        lost(Loss::PeersFull);
+        return 0;
+    };
+    if PEERS.insert(key, &number, BPF_NOEXIST.into()).is_ok() {
+        return number;
+    }
+    // SAFETY: as above.
+    unsafe { PEERS.get(key) }.copied().unwrap_or(0)
+}
+
+/// `accept` returned a connection: the service is known now, and how long it stood in the queue.
+#[inline(always)]
+pub fn accepted(call: &Call) -> Option<()> {
+    if let Some((listener, inode)) = socket::find(call.descriptor) {
+        let connection = socket::known_or_new(listener, inode, call.service, call.now_ns)?;
+        // SAFETY: a map value.
+        drops(listener, unsafe { &mut *connection }, call.service);
+    }
+    let (sock, inode) = socket::find(call.result as u32)?;
+    let connection = socket::known_or_new(sock, inode, call.service, call.now_ns)?;
+    // SAFETY: a map value.
+    let connection = unsafe { &mut *connection };
+    connection.service = call.service;
+    if connection.established_ns != 0 {
+        let ns = call.now_ns.saturating_sub(connection.established_ns);
+        connection.established_ns = 0;
+        observe(HistogramKind::TcpAcceptQueue, connection.family, call.service, connection.port as u32, 0, ns);
+    }
+    None
+}
+
+/// Counts what a listener dropped since it was last looked at: its queue was full.
+#[inline(always)]
+fn drops(listener: Address, connection: &mut Connection, service: u32) -> Option<()> {
+    if offset!(sock_drops) == ABSENT || connection.tcp_state != tcp_state::LISTEN {
+        return None;
+    }
+    let dropped: u32 = listener.read(offset!(sock_drops))?;
+    let more = dropped.wrapping_sub(connection.dropped_seen);
+    connection.dropped_seen = dropped;
+    if more != 0 {
+        count(CounterKind::TcpListenDrop, 0, service, connection.port as u32, 0, more as u64);
+    }
+    None
+}
+
+/// Puts round-trip time and bytes into cells.
+#[inline(never)]
+pub fn sample(sock: Address, connection: &mut Connection) -> Option<()> {
+    let (service, peer) = (connection.service, connection.peer);
+    // Eighths of a microsecond; 0 before the first measurement.
+    let srtt: u32 = sock.read(offset!(tcp_srtt))?;
+    if srtt != 0 {
+        observe(HistogramKind::TcpRtt, 0, service, peer, 0, srtt as u64 * 125);
+    }
+    let (received, sent) = (connection.received_bytes, connection.sent_bytes);
+    connection.received_bytes = 0;
+    connection.sent_bytes = 0;
+    connection.received_counted += received;
+    connection.sent_counted += sent;
+    count_bytes(connection, received, sent);
+    None
+}
+
+/// At the end, the kernel's own counts settle what went past the calls that are followed: `sendfile`, io_uring.
+#[inline(always)]
+fn reconcile(sock: Address, connection: &mut Connection) -> Option<()> {
+    let received: u64 = sock.read(offset!(tcp_bytes_received))?;
+    let sent: u64 = sock.read::<u64>(offset!(tcp_bytes_sent))?.wrapping_sub(sock.read(offset!(tcp_bytes_resent))?);
+    // Of a connection that was there before the agent, an unknown part went by uncounted.
+    if connection.complete != 0 {
+        count_bytes(
+            connection,
+            received.saturating_sub(connection.received_counted),
+            sent.saturating_sub(connection.sent_counted),
+        );
+    }
+    None
+}
+
+#[inline(always)]
+fn count_bytes(connection: &Connection, received: u64, sent: u64) {
+    let (service, peer) = (connection.service, connection.peer);
+    if received != 0 {
+        count(CounterKind::TcpBytes, Direction::Received as u8, service, peer, 0, received);
+    }
+    if sent != 0 {
+        count(CounterKind::TcpBytes, Direction::Sent as u8, service, peer, 0, sent);
+    }
+}
+
+/// A segment is sent again.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpRetransmit, 0);
+    0
+}
+
+/// A reset is sent. The kernel may have no socket for it; then nobody is to be named.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpReset, Direction::Sent as u8);
+    0
+}
+
+/// A reset came in.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpReset, Direction::Received as u8);
+    0
+}
+
+#[inline(always)]
+fn by_connection(sock: *const u8, kind: CounterKind, sub: u8) {
+    // SAFETY: the value is copied at once.
+    let (service, peer) = match unsafe { CONNECTIONS.get(&(sock as u64)) } {
+        Some(connection) => (connection.service, connection.peer),
+        None => (0, 0),
+    };
+    count(kind, sub, service, peer, 0, 1);
+}

@@ -1,0 +1,98 @@
+//! All probes: their hooks, what users lose without them, and which feature they serve.
+
+/// What can be switched on and off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// Who did it; needed by all others.
+    Identity,
+    /// System calls, and through them sockets and Postgres.
+    Syscalls,
+    /// TCP connections.
+    Tcp,
+    /// Sockets of all families.
+    Sockets,
+    /// Postgres; has no hook of its own.
+    Postgres,
+}
+
+/// One kernel program with its attach point.
+#[derive(Debug)]
+pub struct Probe {
+    /// Name of the program.
+    pub name: &'static str,
+    /// The BTF tracepoint that it is attached to.
+    pub tracepoint: &'static str,
+    /// What it serves.
+    pub feature: Feature,
+    /// The Linux version that brought the tracepoint.
+    pub since: &'static str,
+    /// What users lose without it.
+    pub lost: &'static str,
+}
+
+/// Every probe, in the order in which they are attached: those that create state before those that read it.
+pub const PROBES: &[Probe] = &[
+    Probe {
+        name: "sched_process_fork",
+        tracepoint: "sched_process_fork",
+        feature: Feature::Identity,
+        since: "2.6.28",
+        lost: "children are told apart only at their first system call",
+    },
+    Probe {
+        name: "sched_process_exec",
+        tracepoint: "sched_process_exec",
+        feature: Feature::Identity,
+        since: "3.4",
+        lost: "a process keeps its parent's service after exec",
+    },
+    Probe {
+        name: "sys_exit",
+        tracepoint: "sys_exit",
+        feature: Feature::Syscalls,
+        since: "2.6.32",
+        lost: "system call times, socket operations, accept-queue delay and Postgres",
+    },
+    Probe {
+        name: "sys_enter",
+        tracepoint: "sys_enter",
+        feature: Feature::Syscalls,
+        since: "2.6.32",
+        lost: "system call times, socket operations, accept-queue delay and Postgres",
+    },
+    Probe {
+        name: "inet_sock_set_state",
+        tracepoint: "inet_sock_set_state",
+        feature: Feature::Tcp,
+        since: "4.16",
+        lost: "TCP connect times, states and lifetimes",
+    },
+    Probe {
+        name: "tcp_retransmit_skb",
+        tracepoint: "tcp_retransmit_skb",
+        feature: Feature::Tcp,
+        since: "4.16",
+        lost: "TCP retransmits",
+    },
+    Probe {
+        name: "tcp_send_reset",
+        tracepoint: "tcp_send_reset",
+        feature: Feature::Tcp,
+        since: "4.16",
+        lost: "TCP resets sent",
+    },
+    Probe {
+        name: "tcp_receive_reset",
+        tracepoint: "tcp_receive_reset",
+        feature: Feature::Tcp,
+        since: "4.16",
+        lost: "TCP resets received",
+    },
+    Probe {
+        name: "sk_data_ready",
+        tracepoint: "sk_data_ready",
+        feature: Feature::Sockets,
+        since: "6.3",
+        lost: "the delay from data being ready until the process reads it",
+    },
+];

@@ -1,0 +1,61 @@
+//! Who did it: what tells one service from another inside the kernel, and the state that each task bears.
+//! Names are given in user space; here are only keys and numbers.
+
+use crate::{limits, record::record};
+
+record! {
+    /// What tells services apart in the kernel. User space turns it into a name.
+    #[derive(PartialEq, Eq, Hash)]
+    pub struct ServiceKey {
+        /// The kernel's number of the control group: of the unified hierarchy, or of the `pids` controller where
+        /// the process is in the unified root.
+        pub cgroup: u64,
+        /// For a Postgres server the process number of its postmaster, so that clusters are told apart; else 0.
+        pub cluster_pid: u32,
+        /// 1 if `cgroup` belongs to the `pids` controller of a version 1 hierarchy, 0 if to the unified one.
+        pub cgroup_v1: u32,
+        /// Base name of the executable, cut at 39 bytes, zero-filled.
+        pub exe: [u8; limits::EXE_LEN],
+    }
+}
+
+record! {
+    /// What a service key leads to.
+    pub struct ServiceEntry {
+        /// The number that cells bear; 1 and up.
+        pub service: u32,
+        /// A process that was of this service when it was first seen.
+        pub first_pid: u32,
+    }
+}
+
+record! {
+    /// What the kernel programs keep for each thread, in task storage.
+    pub struct TaskState {
+        /// When the system call under way began, by the monotonic clock; 0 when none is timed.
+        pub entered_ns: u64,
+        /// Its number.
+        pub syscall: u32,
+        /// The service that the task belongs to, 0 for "other".
+        pub service: u32,
+    }
+}
+
+record! {
+    /// What the kernel programs keep for each service, in an array by service number.
+    pub struct ServiceRow {
+        /// Not 0: this service is left out.
+        pub excluded: u32,
+        /// Histogram slots of socket reads, writes and pick-up delays by [`crate::cell::Family`]; 0 is none yet.
+        pub socket_slots: [[u32; 3]; 3],
+        /// Histogram slot of each system call; 0 is none yet.
+        pub syscall_slots: [u32; limits::SYSCALLS],
+    }
+}
+
+/// Index into the first dimension of [`ServiceRow::socket_slots`].
+pub const SLOT_READ: usize = 0;
+/// As [`SLOT_READ`].
+pub const SLOT_WRITE: usize = 1;
+/// As [`SLOT_READ`].
+pub const SLOT_PICKUP: usize = 2;

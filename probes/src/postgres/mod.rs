@@ -1,0 +1,238 @@
+//! The Postgres wire protocol as the kernel programs follow it: what is kept per connection, and how each message
+//! changes it. Message formats: PostgreSQL manual, "Frontend/Backend Protocol".
+//!
+//! Nothing here copies a payload but for the database's name; statement text is only hashed. What has to be looked up or stored goes through
+//! [`Effects`], so that the same code runs in the kernel and in tests.
+
+mod cycle;
+pub mod message;
+mod opening;
+
+pub use message::{Effects, Source, Step, step};
+pub use opening::{Opening, is_reply, opening};
+
+use crate::{record::record, shape::Shape};
+
+/// The statement is not known: its text was never seen.
+pub const STATEMENT_UNKNOWN: u32 = 0;
+/// There was no room to tell the statement apart.
+pub const STATEMENT_OTHER: u32 = 1;
+/// The first number of a statement that is told apart.
+pub const STATEMENT_FIRST: u32 = 2;
+
+/// Bytes of a statement's text that are hashed and copied; a longer one is known by its beginning.
+pub const TEXT_LEN: u32 = 4096;
+/// Longest name of a database, with room for the closing zero: `NAMEDATALEN` in PostgreSQL.
+pub const NAME_LEN: usize = 64;
+/// Cycles that may be under way on one connection (several Sync messages sent before the first answer).
+pub const CYCLES: usize = 8;
+/// Statements that may be under way on one connection.
+pub const STATEMENTS: usize = 32;
+/// Messages and text bytes walked in one read or write; the rest is given up, so that no process waits for us long.
+pub const STEPS: u32 = 32_768;
+
+record! {
+    /// One direction of a connection: where in the stream of messages it stands.
+    pub struct Stream {
+        /// Bytes of the current message's body that are still to come.
+        pub left: u32,
+        /// Number under construction: the length, a row count, a code.
+        pub number: u32,
+        /// Hash of the name under construction.
+        pub name: u64,
+        /// A [`message::Mode`].
+        pub mode: u8,
+        /// Type byte of the current message.
+        pub tag: u8,
+        /// Header bytes seen.
+        pub have: u8,
+        /// What the mode needs to remember.
+        pub note: u8,
+        /// Bytes of text seen in the current statement.
+        pub text_len: u32,
+    }
+}
+
+record! {
+    /// One request under way: from its first byte to ReadyForQuery.
+    pub struct Cycle {
+        /// When its first byte went out (client) or came in (server).
+        pub begun_ns: u64,
+        /// When the first byte of the reply came; 0 until then.
+        pub first_byte_ns: u64,
+        /// Hash of all its statements if they differ from each other; 0 while they are all the same.
+        pub mixed: u64,
+        /// Its first statement.
+        pub statement: u32,
+        /// Statements asked for.
+        pub executions: u32,
+    }
+}
+
+record! {
+    /// A Postgres conversation.
+    pub struct Wire {
+        /// Requests.
+        pub up: Stream,
+        /// Replies.
+        pub down: Stream,
+        /// Hash of the statement text under way in `up`.
+        pub shape: Shape,
+        /// When the first byte of the current request message was seen.
+        pub up_mark_ns: u64,
+        /// When the transaction under way began; 0 if none.
+        pub transaction_ns: u64,
+        /// When the last cycle ended.
+        pub idle_ns: u64,
+        /// Name of the statement that a Parse message names; 0 is the unnamed one.
+        pub parse_name: u64,
+        /// Cycles under way; a ring that starts at `cycle_first`.
+        pub cycles: [Cycle; CYCLES],
+        /// Statements under way, each a statement number or a mark; a ring that starts at `queue_first`.
+        pub queue: [u32; STATEMENTS],
+        /// The database's name, zero-filled, while the start-up message is read.
+        pub text: [u8; NAME_LEN],
+        /// Cycles under way that found no room in `cycles`; they are the newest.
+        pub cycles_untracked: u32,
+        /// Number of the database's name, 0 while unknown.
+        pub database: u32,
+        /// Statement behind the unnamed prepared statement.
+        pub unnamed: u32,
+        /// Statement behind the unnamed portal.
+        pub portal: u32,
+        /// Spare.
+        pub _pad: u32,
+        /// A [`Phase`].
+        pub phase: u8,
+        /// A [`crate::cell::Role`].
+        pub role: u8,
+        /// Transaction state of the last ReadyForQuery: `I`, `T` or `E`; 0 while unknown.
+        pub transaction: u8,
+        /// First byte of the last command tag: `C` of COMMIT or `R` of ROLLBACK decide how a transaction ended.
+        pub command: u8,
+        /// 1 while a request is sent that has not been closed by Sync.
+        pub open: u8,
+        /// Index of the oldest cycle.
+        pub cycle_first: u8,
+        /// Number of cycles in the ring.
+        pub cycle_count: u8,
+        /// Index of the oldest statement.
+        pub queue_first: u8,
+        /// Number of statements in the ring.
+        pub queue_count: u8,
+        /// 1 after statements were lost for lack of room: replies are not matched until the connection is idle.
+        pub blurred: u8,
+        /// 1 if the current cycle saw an error.
+        pub failed: u8,
+        /// Bytes of `text` that are filled.
+        pub text_len: u8,
+    }
+}
+
+record! {
+    /// What the kernel keeps for a Postgres conversation.
+    pub struct WireEntry {
+        /// The conversation.
+        pub wire: Wire,
+        /// Tells this connection from all others, also from one whose socket lies at the same address.
+        pub connection: u64,
+        /// Service whose cells the slots below are.
+        pub service: u32,
+        /// Statement whose cells they are.
+        pub statement: u32,
+        /// Histogram slot of that statement's cycles.
+        pub query_slot: u32,
+        /// Histogram slot of its first bytes.
+        pub first_byte_slot: u32,
+        /// Histogram slot of commits.
+        pub commit_slot: u32,
+        /// Spare.
+        pub _pad: u32,
+    }
+}
+
+/// How far a conversation is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// A request was seen; a reply must confirm that this is Postgres.
+    Candidate = 1,
+    /// Both directions were valid.
+    Confirmed = 2,
+    /// SSLRequest or GSSENCRequest was sent and not answered yet.
+    AskedEncryption = 3,
+    /// Encrypted: nothing can be read.
+    Opaque = 4,
+    /// This is not Postgres, or it went out of step.
+    Lost = 5,
+    /// The connection only carried a cancel request.
+    Cancel = 6,
+}
+
+impl Wire {
+    /// A conversation of which nothing is known but which end the process is.
+    #[inline(always)]
+    pub fn start(&mut self, role: u8, opening: Opening) {
+        *self = Self::zeroed();
+        self.role = role;
+        self.shape = Shape::new();
+        self.phase = Phase::Candidate as u8;
+        if !opening.has_type_byte() {
+            self.up.mode = message::Mode::Startup as u8;
+            self.up.left = 8;
+        }
+    }
+
+    /// Whether a request is under way.
+    pub fn is_active(&self) -> bool {
+        self.cycle_count > 0 || self.cycles_untracked > 0
+    }
+}
+
+/// Packs the five characters of an SQLSTATE, each 0–9 or A–Z, into a number below 36^5.
+#[inline(always)]
+pub fn push_sqlstate(packed: u32, character: u8) -> u32 {
+    let digit = match character {
+        b'0'..=b'9' => character - b'0',
+        b'A'..=b'Z' => character - b'A' + 10,
+        _ => 35,
+    };
+    (packed & 0x3FF_FFFF).wrapping_mul(36).wrapping_add(digit as u32)
+}
+
+/// The five characters of a packed SQLSTATE.
+pub fn unpack_sqlstate(mut packed: u32) -> [u8; 5] {
+    let mut out = [b'0'; 5];
+    for slot in out.iter_mut().rev() {
+        let digit = (packed % 36) as u8;
+        *slot = if digit < 10 { b'0' + digit } else { b'A' + digit - 10 };
+        packed /= 36;
+    }
+    out
+}
+
+const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01B3;
+
+/// One step of FNV-1a, for names.
+#[inline(always)]
+pub fn push_hash(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(FNV_PRIME)
+}
+
+/// One step of the same over a whole word, for sequences of numbers.
+#[inline(always)]
+fn push_word(hash: u64, word: u32) -> u64 {
+    (hash ^ word as u64).wrapping_mul(FNV_PRIME)
+}
+
+/// The hash of a whole name.
+pub const fn hash_name(name: &[u8]) -> u64 {
+    let mut hash = FNV_OFFSET;
+    let mut at = 0;
+    while at < name.len() {
+        hash = (hash ^ name[at] as u64).wrapping_mul(FNV_PRIME);
+        at += 1;
+    }
+    hash
+}

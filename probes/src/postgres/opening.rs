@@ -1,0 +1,100 @@
+//! Whether a conversation is Postgres at all, told by its content: a valid request one way, then a valid reply the other.
+//! Ports mean nothing here.
+
+use super::Source;
+
+/// What the first bytes of a read or write look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// No Postgres request.
+    Nothing,
+    /// A start-up packet, or a request for encryption or cancellation: no type byte.
+    Startup,
+    /// A request in mid-conversation.
+    Request,
+}
+
+impl Opening {
+    /// Whether the first message bears a type byte.
+    #[inline(always)]
+    pub fn has_type_byte(self) -> bool {
+        matches!(self, Self::Request)
+    }
+}
+
+/// Longest start-up packet: `MAX_STARTUP_PACKET_LENGTH` in PostgreSQL's `pqcomm.h`.
+pub(super) const STARTUP_MAX: u32 = 10_000;
+/// Longest message that a conversation may open with; longer ones are rather another protocol's text.
+const OPENING_MAX: u32 = 1 << 26;
+/// Longest message: PostgreSQL's own limit, `PQ_LARGE_MESSAGE_LIMIT` (1 GiB).
+pub(super) const MESSAGE_MAX: u32 = 1 << 30;
+/// A request that does not end within the first read or write must have filled at least this much of it.
+const LONG_READ: u32 = 1024;
+
+/// Protocol 3.x.
+pub(super) const MAJOR_3: u32 = 3;
+/// `CANCEL_REQUEST_CODE`
+pub(super) const CANCEL: u32 = 80_877_102;
+/// `NEGOTIATE_SSL_CODE`
+pub(super) const SSL: u32 = 80_877_103;
+/// `NEGOTIATE_GSS_CODE`
+pub(super) const GSS: u32 = 80_877_104;
+
+/// What the bytes at the source's position look like.
+#[inline(always)]
+pub fn opening<S: Source>(source: &mut S) -> Opening {
+    let have = source.left();
+    if have < 5 {
+        return Opening::Nothing;
+    }
+    let Some([first, a, b, c, d]) = source.header() else { return Opening::Nothing };
+    if first == 0 {
+        let length = u32::from_be_bytes([first, a, b, c]);
+        // The fifth byte is the first of the protocol code: 0 for 3.x, 4 for the special codes.
+        let plausible = (8..=STARTUP_MAX).contains(&length) && length >= have && (d == 0 || d == 4);
+        return if plausible { Opening::Startup } else { Opening::Nothing };
+    }
+    if !matches!(first, b'Q' | b'P' | b'B') {
+        return Opening::Nothing;
+    }
+    let length = u32::from_be_bytes([a, b, c, d]);
+    let least = match first {
+        b'Q' => 5,
+        b'P' => 8,
+        _ => 12,
+    };
+    if length < least || length > OPENING_MAX {
+        return Opening::Nothing;
+    }
+    let end = length + 1;
+    let plausible = if end == have {
+        true
+    } else if end > have {
+        have >= LONG_READ
+    } else {
+        source.byte_at(end).is_some_and(is_request_tag)
+    };
+    if plausible { Opening::Request } else { Opening::Nothing }
+}
+
+/// Whether a message from the frontend may bear this type byte.
+#[inline(always)]
+pub(super) fn is_request_tag(tag: u8) -> bool {
+    matches!(tag, b'B' | b'C' | b'D' | b'E' | b'F' | b'H' | b'P' | b'Q' | b'S' | b'X' | b'c' | b'd' | b'f' | b'p')
+}
+
+/// Whether a message from the backend may bear this type byte and length.
+#[inline(always)]
+pub fn is_reply(tag: u8, length: u32) -> bool {
+    if !(4..=MESSAGE_MAX).contains(&length) {
+        return false;
+    }
+    match tag {
+        b'1' | b'2' | b'3' | b'n' | b's' | b'I' | b'c' => length == 4,
+        b'Z' => length == 5,
+        b'R' => length >= 8,
+        b'K' => length >= 12,
+        b'A' | b'C' | b'D' | b'E' | b'G' | b'H' | b'N' | b'S' | b'T' | b'V' | b'W' | b'd' | b't' | b'v' => length > 4,
+        _ => false,
+    }
+}
