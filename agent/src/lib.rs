@@ -1,4 +1,5 @@
 //! The library of the `steth` agent; `main.rs` is its thin front. See ARCHITECTURE.md for the flow.
 
 pub mod config;
+pub mod export;
 pub mod model;
