@@ -1,6 +1,8 @@
 //! The library of the `steth` agent; `main.rs` is its thin front. See ARCHITECTURE.md for the flow.
 
+pub mod cli;
 pub mod config;
 pub mod export;
 pub mod model;
+pub mod pipeline;
 pub mod serve;
