@@ -1,4 +1,9 @@
 //! The library of the `steth` agent; `main.rs` is its thin front. See ARCHITECTURE.md for the flow.
 
+pub mod cli;
+pub mod config;
+pub mod export;
 pub mod kernel;
 pub mod model;
+pub mod pipeline;
+pub mod serve;

@@ -1,3 +1,17 @@
 //! The `steth` program: parses the command line and calls the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use steth::cli::{self, Cli, Command};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Doctor(arguments) => cli::doctor::run(&arguments),
+        Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
+        Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),
+        Command::Docs(cli::docs::Command::Config) => cli::docs::config(),
+    };
+    cli::finish(outcome)
+}

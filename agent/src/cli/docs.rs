@@ -1,0 +1,165 @@
+//! `steth docs`: writes the reference documents from the catalogs.
+
+use std::fmt::Write;
+
+use clap::Subcommand;
+
+use super::{Outcome, terminal};
+use crate::{
+    config::{
+        Config, SHIPPED,
+        keys::{Change, KEYS, Key},
+    },
+    model::{
+        catalog::CHAPTERS,
+        metric::{Kind, Metric},
+    },
+};
+
+/// The subcommands of `steth docs`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print docs/metrics.md
+    #[command(after_help = "Example:\n  steth docs metrics > docs/metrics.md")]
+    Metrics,
+    /// Print docs/configuration.md
+    #[command(after_help = "Example:\n  steth docs config > docs/configuration.md")]
+    Config,
+}
+
+/// Prints docs/metrics.md.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn metrics() -> Outcome {
+    terminal::result(&metrics_document())
+}
+
+/// Prints docs/configuration.md.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn config() -> Outcome {
+    terminal::result(&config_document())
+}
+
+fn metrics_document() -> String {
+    let mut out = String::from(
+        "# Metrics\n\nMade from the catalogs in `agent/src/model/catalog` by `steth docs metrics`; do not edit.\n\
+         Histograms are of seconds. Counters count since the agent started, those of the host since the host did.\n",
+    );
+    for chapter in CHAPTERS {
+        let _ = writeln!(out, "\n## {}\n\nSource: {}\n", chapter.title, chapter.source);
+        out.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+        for metric in chapter.metrics {
+            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+            let labels = if labels.is_empty() { "–".into() } else { labels.join(", ") };
+            let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", metric.name, kind(metric), cell(metric.help));
+        }
+    }
+    out
+}
+
+fn kind(metric: &Metric) -> &'static str {
+    match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram(_) => "histogram",
+    }
+}
+
+fn config_document() -> String {
+    let mut out = String::from(
+        "# Configuration\n\nMade from the catalog of keys and from `packaging/steth.toml` by `steth docs config`; do not edit.\n\n\
+         The file is `/etc/steth/steth.toml`, or what `--config` names. An environment variable overrides the file, a flag both.\n\
+         SIGHUP takes over the keys marked *reload*; the others wait for a restart.\n",
+    );
+    let mut section = None;
+    for key in KEYS {
+        let (of, name) = key.section_and_name();
+        if section != Some(of) {
+            section = Some(of);
+            let title = if of.is_empty() { "At the top".into() } else { format!("`[{of}]`") };
+            let _ = writeln!(
+                out,
+                "\n## {title}\n\n| key | default | allowed | change | what and why |\n|---|---|---|---|---|"
+            );
+        }
+        let change = match key.change {
+            Change::Reload => "reload",
+            Change::Restart => "restart",
+        };
+        let default = key.shape.show(&Config::default());
+        let (allowed, reason) = (cell(&key.shape.allowed()), cell(&reason(key)));
+        let _ = writeln!(out, "| `{name}`<br>`{}` | `{default}` | {allowed} | {change} | {reason} |", key.variable());
+    }
+    out
+}
+
+/// The comment above a key in the shipped file.
+fn reason(key: &Key) -> String {
+    let (section, name) = key.section_and_name();
+    let mut here = section.is_empty();
+    let mut comment = String::new();
+    for line in SHIPPED.lines() {
+        if line.starts_with('[') {
+            here = line == format!("[{section}]");
+        } else if let Some(text) = line.strip_prefix('#') {
+            comment.push_str(text);
+            continue;
+        } else if here && line.split_once(" = ").is_some_and(|(key, _)| key == name) {
+            return comment.trim().to_string();
+        }
+        comment.clear();
+    }
+    String::new()
+}
+
+/// Text that cannot break a table.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn assert_current(file: &str, command: &str, document: &str) {
+        let path = format!("{}/../docs/{file}", env!("CARGO_MANIFEST_DIR"));
+        let current = std::fs::read_to_string(path).unwrap_or_default() == document;
+        assert!(
+            current,
+            "docs/{file} is not what the catalog says: cargo run -p steth -- docs {command} > docs/{file}"
+        );
+    }
+
+    #[test]
+    fn the_metrics_document_is_current() {
+        assert_current("metrics.md", "metrics", &metrics_document());
+    }
+
+    #[test]
+    fn the_configuration_document_is_current() {
+        assert_current("configuration.md", "config", &config_document());
+    }
+
+    #[test]
+    fn every_key_has_its_reason_in_the_document() {
+        for key in KEYS {
+            assert!(reason(key).ends_with('.'), "{}: {:?}", key.path, reason(key));
+        }
+    }
+
+    #[test]
+    fn names_and_labels_in_the_catalog_are_what_prometheus_takes() {
+        let mut names = HashSet::new();
+        for metric in CHAPTERS.iter().flat_map(|chapter| chapter.metrics) {
+            assert!(names.insert(metric.name), "{} is in the catalog twice", metric.name);
+            let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            assert!(plain(metric.name) && metric.labels.iter().all(|label| plain(label)), "{metric:?}");
+            assert!(!metric.help.is_empty(), "{metric:?}");
+        }
+    }
+}

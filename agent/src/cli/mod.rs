@@ -1,0 +1,80 @@
+//! The command line: one file per subcommand, thin: parse, call, print. Exit codes are made here and nowhere else.
+
+pub mod config;
+pub mod docs;
+pub mod doctor;
+mod instance;
+mod logging;
+pub mod run;
+mod terminal;
+
+use std::{fmt, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// A stethoscope for Linux hosts: how long syscalls, TCP connections, sockets and Postgres queries take, and why.
+#[derive(Debug, Parser)]
+#[command(name = "steth", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent until it is told to stop
+    Run(run::Arguments),
+    /// Tell what this kernel, user and machine allow, and what became of every probe
+    Doctor(doctor::Arguments),
+    /// Work with configuration files
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Write reference documents from the catalogs
+    #[command(subcommand, hide = true)]
+    Docs(docs::Command),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a needed privilege or kernel feature is missing.";
+
+/// What a subcommand comes to.
+pub type Outcome = Result<(), Failure>;
+
+/// Why a subcommand did not do what it was asked to.
+#[derive(Debug)]
+pub struct Failure {
+    exit: u8,
+    message: String,
+}
+
+impl Failure {
+    /// It failed.
+    pub fn failed(message: impl fmt::Display) -> Self {
+        Self { exit: 1, message: message.to_string() }
+    }
+
+    /// It was asked wrongly, or configured wrongly.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self { exit: 2, message: message.to_string() }
+    }
+
+    /// A privilege or kernel feature is missing.
+    pub fn missing(message: impl fmt::Display) -> Self {
+        Self { exit: 3, message: message.to_string() }
+    }
+}
+
+/// Says what failed, if anything, and makes it an exit code.
+pub fn finish(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                terminal::talk(&format!("steth: {}", failure.message));
+            }
+            ExitCode::from(failure.exit)
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The catalog of configuration keys: name, type, range, place in [`Config`](super::Config), and whether a running
+//! agent can change it. The reason for each key stands in the shipped file, `packaging/steth.toml`.
+
+use std::time::Duration;
+
+use super::{LogFormat, LogLevel, value::Shape};
+
+/// One key.
+pub struct Key {
+    /// Section and name, as in `window.live`.
+    pub path: &'static str,
+    /// Type, range and place.
+    pub shape: Shape,
+    /// What a change needs.
+    pub change: Change,
+}
+
+/// What it takes for a changed key to have effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// SIGHUP.
+    Reload,
+    /// A new start: the value is built into what was loaded or bound at the start.
+    Restart,
+}
+
+/// The parts of the host that can be read, by the names that node_exporter gives its collectors.
+pub const COLLECTORS: &[&str] = &[
+    "cpu",
+    "diskstats",
+    "filefd",
+    "filesystem",
+    "loadavg",
+    "meminfo",
+    "netdev",
+    "netstat",
+    "pressure",
+    "schedstat",
+    "sockstat",
+    "stat",
+    "vmstat",
+];
+
+/// All keys, in the order of the shipped file.
+pub const KEYS: &[Key] = &[
+    key("listen", Shape::Address(|c| &mut c.listen), Change::Restart),
+    key("run.lock", Shape::Path(|c| &mut c.run.lock), Change::Restart),
+    key("window.live", Shape::Duration(ms(100)..=ms(60_000), |c| &mut c.window.live), Change::Reload),
+    key("window.kept", Shape::Duration(ms(1_000)..=ms(600_000), |c| &mut c.window.kept), Change::Restart),
+    key("http.connections", Shape::Count(1..=1_024, |c| &mut c.http.connections), Change::Restart),
+    key("http.timeout", Shape::Duration(ms(100)..=ms(60_000), |c| &mut c.http.timeout), Change::Restart),
+    key("kernel.btf", Shape::Path(|c| &mut c.kernel.btf), Change::Restart),
+    key("kernel.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.kernel.memory_bytes), Change::Restart),
+    key("kernel.ring", Shape::Size(64 << 10..=64 << 20, |c| &mut c.kernel.ring_bytes), Change::Restart),
+    key("kernel.ring_interval", Shape::Duration(ms(10)..=ms(1_000), |c| &mut c.kernel.ring_interval), Change::Restart),
+    key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Restart),
+    key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Restart),
+    key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),
+    key("probes.postgres", Shape::Switch(|c| &mut c.probes.postgres), Change::Restart),
+    key("probes.exclude_services", Shape::Names(|c| &mut c.probes.exclude_services), Change::Restart),
+    key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
+    key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),
+    key("limits.queries", Shape::Count(16..=100_000, |c| &mut c.limits.queries), Change::Restart),
+    key("limits.shown_services", Shape::Count(1..=16_384, |c| &mut c.limits.shown_services), Change::Reload),
+    key("limits.shown_syscalls", Shape::Count(1..=512, |c| &mut c.limits.shown_syscalls), Change::Reload),
+    key("limits.shown_peers", Shape::Count(1..=16_384, |c| &mut c.limits.shown_peers), Change::Reload),
+    key("limits.shown_queries", Shape::Count(1..=100_000, |c| &mut c.limits.shown_queries), Change::Reload),
+    key("host.node", Shape::Switch(|c| &mut c.host.node), Change::Reload),
+    key("host.processes", Shape::Switch(|c| &mut c.host.processes), Change::Reload),
+    key("host.collectors", Shape::Subset(COLLECTORS, |c| &mut c.host.collectors), Change::Reload),
+    key("postgres.slow", Shape::Duration(ms(1)..=ms(3_600_000), |c| &mut c.postgres.slow), Change::Restart),
+    key(
+        "log.level",
+        Shape::Word(
+            &["error", "warn", "info", "debug", "trace"],
+            |c, word| c.log.level = LogLevel::ALL.get(word).copied().unwrap_or_default(),
+            |c| LogLevel::ALL.iter().position(|level| *level == c.log.level).unwrap_or_default(),
+        ),
+        Change::Reload,
+    ),
+    key(
+        "log.format",
+        Shape::Word(
+            &["text", "json"],
+            |c, word| c.log.format = LogFormat::ALL.get(word).copied().unwrap_or_default(),
+            |c| LogFormat::ALL.iter().position(|format| *format == c.log.format).unwrap_or_default(),
+        ),
+        Change::Restart,
+    ),
+];
+
+impl Key {
+    /// The section, empty at the top of the file, and the name.
+    pub fn section_and_name(&self) -> (&'static str, &'static str) {
+        self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+
+    /// The environment variable that overrides the file, as in `STETH_WINDOW_LIVE`.
+    pub fn variable(&self) -> String {
+        format!("STETH_{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+const fn key(path: &'static str, shape: Shape, change: Change) -> Key {
+    Key { path, shape, change }
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

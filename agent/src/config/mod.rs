@@ -1,0 +1,250 @@
+//! The configuration: what was typed (file, environment, flags) becomes what is valid, in one step, or a list of
+//! everything that is wrong with it. Knows no stage.
+
+pub mod complaint;
+pub mod keys;
+mod read;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use complaint::{Complaint, Complaints, Place};
+pub use read::Given;
+
+use keys::{COLLECTORS, Change, KEYS};
+use value::Typed;
+
+/// Read when there is no `--config`, if it exists.
+pub const DEFAULT_PATH: &str = "/etc/steth/steth.toml";
+
+/// The file that packages install: every key, its default and its reason.
+pub const SHIPPED: &str = include_str!("../../../packaging/steth.toml");
+
+/// A valid configuration. The shipped file tells what each key is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The one address that is served; loopback only.
+    pub listen: SocketAddr,
+    /// The agent as a process.
+    pub run: Run,
+    /// How long cells are added up.
+    pub window: Window,
+    /// Bounds of the HTTP listener.
+    pub http: Http,
+    /// What is taken from the kernel, and its budget.
+    pub kernel: Kernel,
+    /// Which probes are wanted.
+    pub probes: Probes,
+    /// Bounds on what is told apart and shown.
+    pub limits: Limits,
+    /// What is read from /proc and /sys.
+    pub host: Host,
+    /// Postgres queries.
+    pub postgres: Postgres,
+    /// The agent's own log.
+    pub log: Log,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Held while the agent runs, so that there is one on a host.
+    pub lock: PathBuf,
+}
+
+/// `[window]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The oldest that a served snapshot may be.
+    pub live: Duration,
+    /// How far apart kept windows are; a whole number of live ones.
+    pub kept: Duration,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Most connections served at a time; more wait.
+    pub connections: usize,
+    /// How long a client may take to send a request or to take the answer.
+    pub timeout: Duration,
+}
+
+/// `[kernel]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// The running kernel's type information.
+    pub btf: PathBuf,
+    /// Budget for all maps together.
+    pub memory_bytes: u64,
+    /// The ring that records cross; a power of two.
+    pub ring_bytes: u64,
+    /// How often the ring is emptied.
+    pub ring_interval: Duration,
+}
+
+/// `[probes]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// Every syscall of every service.
+    pub syscalls: bool,
+    /// TCP connections.
+    pub tcp: bool,
+    /// Reads and writes on sockets.
+    pub sockets: bool,
+    /// Postgres queries on the wire.
+    pub postgres: bool,
+    /// Services that are filtered out of syscall tracing in the kernel.
+    pub exclude_services: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Services told apart in the kernel.
+    pub services: usize,
+    /// TCP peers told apart.
+    pub peers: usize,
+    /// Postgres statements told apart.
+    pub queries: usize,
+    /// Services with series of their own; the rest are summed under `other`.
+    pub shown_services: usize,
+    /// Syscalls of one service with series of their own.
+    pub shown_syscalls: usize,
+    /// Peers of one service with series of their own.
+    pub shown_peers: usize,
+    /// Statements with series of their own.
+    pub shown_queries: usize,
+}
+
+/// `[host]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The `node_…` families.
+    pub node: bool,
+    /// The `namedprocess_namegroup_…` families.
+    pub processes: bool,
+    /// Which of [`COLLECTORS`] the `node_…` families come from.
+    pub collectors: Vec<String>,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// Queries that take at least this long are recorded one by one.
+    pub slow: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least that is logged.
+    pub level: LogLevel,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Someone must act.
+    Error,
+    /// Something is degraded.
+    Warn,
+    /// Life cycle.
+    #[default]
+    Info,
+    /// For whoever works on steth.
+    Debug,
+    /// Single events.
+    Trace,
+}
+
+/// How it is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl LogLevel {
+    /// In the order of the words of `log.level`.
+    pub const ALL: &[Self] = &[Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+}
+
+impl LogFormat {
+    /// In the order of the words of `log.format`.
+    pub const ALL: &[Self] = &[Self::Text, Self::Json];
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 9464).into(),
+            run: Run { lock: "/run/steth.lock".into() },
+            window: Window { live: Duration::from_secs(1), kept: Duration::from_secs(10) },
+            http: Http { connections: 64, timeout: Duration::from_secs(10) },
+            kernel: Kernel {
+                btf: "/sys/kernel/btf/vmlinux".into(),
+                memory_bytes: 32 << 20,
+                ring_bytes: 1 << 20,
+                ring_interval: Duration::from_millis(100),
+            },
+            probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
+            limits: Limits {
+                services: 1024,
+                peers: 1024,
+                queries: 1000,
+                shown_services: 100,
+                shown_syscalls: 50,
+                shown_peers: 20,
+                shown_queries: 200,
+            },
+            host: Host {
+                node: true,
+                processes: true,
+                collectors: COLLECTORS.iter().map(|name| name.to_string()).collect(),
+            },
+            postgres: Postgres { slow: Duration::from_millis(100) },
+            log: Log { level: LogLevel::Info, format: LogFormat::Text },
+        }
+    }
+}
+
+impl Config {
+    /// What a running agent with this configuration makes of a new one: the keys that can change live are taken
+    /// over, the others stay. Returns the new configuration and the changed keys that wait for a restart.
+    pub fn reloaded(&self, new: &Self) -> (Self, Vec<&'static str>) {
+        let mut next = self.clone();
+        let mut waiting = Vec::new();
+        for key in KEYS.iter().filter(|key| key.shape.show(self) != key.shape.show(new)) {
+            match key.change {
+                Change::Restart => waiting.push(key.path),
+                Change::Reload => {
+                    let shown = key.shape.show(new);
+                    let stored = toml::de::DeValue::parse(&shown)
+                        .map_err(|error| error.to_string())
+                        .and_then(|value| key.shape.store(&mut next, Typed::Toml(value.get_ref())));
+                    debug_assert_eq!(stored, Ok(()), "{} cannot read what it shows", key.path);
+                }
+            }
+        }
+        (next, waiting)
+    }
+}
+
+impl Host {
+    /// Whether the collector of this name is wanted.
+    pub fn collects(&self, collector: &str) -> bool {
+        self.node && self.collectors.iter().any(|name| name == collector)
+    }
+}

@@ -1,0 +1,19 @@
+//! The catalogs of all metrics, by chapter. Exposition and `docs/metrics.md` are made from them.
+
+pub mod steth;
+
+use super::metric::Metric;
+
+/// Metrics that come from one source.
+#[derive(Debug)]
+pub struct Chapter {
+    /// What they tell.
+    pub title: &'static str,
+    /// Where they are taken from.
+    pub source: &'static str,
+    /// The metrics, in the order in which people read them.
+    pub metrics: &'static [&'static Metric],
+}
+
+/// All chapters.
+pub const CHAPTERS: &[&Chapter] = &[&steth::AGENT];

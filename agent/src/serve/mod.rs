@@ -1,0 +1,124 @@
+//! The HTTP sink: one listener for metrics and API, bounded in connections, time and bytes. Does not know how
+//! snapshots are made or written.
+
+mod connection;
+mod problem;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::model::snapshot::{Snapshot, SnapshotHandle};
+
+pub use routes::PATHS;
+
+/// How a snapshot becomes the answer to a scrape.
+pub type Render = Arc<dyn Fn(&Snapshot) -> Result<Vec<u8>, String> + Send + Sync>;
+
+/// What is served.
+#[derive(Clone)]
+pub struct Content {
+    /// Where snapshots come from.
+    pub snapshots: SnapshotHandle,
+    /// How they are written for `/metrics`.
+    pub exposition: Render,
+    /// The media type of what `exposition` writes.
+    pub exposition_type: &'static str,
+}
+
+/// What clients may use up.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at a time; further ones wait to be accepted.
+    pub connections: usize,
+    /// For sending a request, for waiting on a keep-alive connection, for taking the answer.
+    pub timeout: Duration,
+}
+
+/// A listener that is bound and not yet served.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// A listener that is served.
+#[derive(Debug)]
+pub struct Server {
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+/// Why an address cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Someone else listens there.
+    #[error(
+        "cannot listen on {address}: the port is taken. To see who has it: ss -ltnp 'sport = :{}'. To use another: --listen \
+         {}:PORT, or the key `listen`", .address.port(), host(.address)
+    )]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The system refuses for another reason.
+    #[error("cannot listen on {address}: {source}. To use another address: --listen ADDRESS:PORT, or the key `listen`")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Takes an address; port 0 takes any free port.
+///
+/// # Errors
+/// When the address is taken, or not ours to take.
+pub async fn bind(address: SocketAddr) -> Result<Bound, ServeError> {
+    let listen = async {
+        let listener = TcpListener::bind(address).await?;
+        Ok(Bound { address: listener.local_addr()?, listener })
+    };
+    listen.await.map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::Taken { address },
+        _ => ServeError::Refused { address, source },
+    })
+}
+
+impl Bound {
+    /// The address, with the port that was really taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to answer.
+    pub fn serve(self, content: Content, bounds: Bounds) -> Server {
+        let (stop, stopped) = watch::channel(false);
+        let router = routes::router(content, bounds.timeout);
+        let accepting = tokio::spawn(connection::accept(self.listener, router, bounds, stopped));
+        Server { stop, accepting }
+    }
+}
+
+impl Server {
+    /// Accepts nothing more, lets requests in progress end for up to `patience`, then drops them.
+    pub async fn stop(self, patience: Duration) {
+        self.stop.send_replace(true);
+        let mut accepting = self.accepting;
+        if tokio::time::timeout(patience, &mut accepting).await.is_err() {
+            accepting.abort();
+        }
+    }
+}
+
+/// The address as it stands before a port.
+fn host(address: &SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}

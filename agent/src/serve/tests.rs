@@ -1,0 +1,337 @@
+use std::{collections::BTreeSet, io::Read, sync::atomic::AtomicBool};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use super::*;
+use crate::model::{
+    probe::{ProbeState, ProbeStatus},
+    snapshot::{ServiceInfo, ServiceKind, handle_and_publisher},
+};
+
+const BOUNDS: Bounds = Bounds { connections: 8, timeout: Duration::from_secs(5) };
+
+/// A server with a pipeline that always has the same snapshot.
+struct Stage {
+    address: SocketAddr,
+    server: Server,
+}
+
+fn snapshot() -> Snapshot {
+    let state = ProbeState::Unavailable { reason: "no \"BTF\"".into() };
+    let lost = "system call times".into();
+    Snapshot {
+        at_unix_ms: 1_700_000_000_000,
+        probes: vec![ProbeStatus {
+            name: "sys_enter".into(),
+            hook: "tp_btf/sys_enter".into(),
+            state,
+            lost,
+            memory_bytes: 4096,
+            runs: 7,
+            run_ns: 700,
+        }],
+        services: vec![ServiceInfo { name: "nginx.service".into(), kind: ServiceKind::Unit, pids: vec![1, 2] }],
+        ..Snapshot::default()
+    }
+}
+
+async fn stage_with(bounds: Bounds, render: Render) -> Stage {
+    let (snapshots, mut publisher) = handle_and_publisher();
+    let latest = Arc::new(snapshot());
+    publisher.publish(Arc::clone(&latest));
+    tokio::spawn(async move {
+        while let Some(request) = publisher.requested().await {
+            request.answer(Arc::clone(&latest));
+        }
+    });
+    let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = bound.address();
+    let content = Content { snapshots, exposition: render, exposition_type: "text/plain; version=0.0.4" };
+    Stage { address, server: bound.serve(content, bounds) }
+}
+
+async fn stage() -> Stage {
+    stage_with(BOUNDS, Arc::new(|_| Ok(b"steth_build_info 1\n".repeat(200)))).await
+}
+
+impl Stage {
+    /// Sends bytes and returns all that comes back until the server hangs up.
+    async fn send(&self, request: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        // A connection that is reset while its answer is read is as closed as any.
+        let _ = timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("the server hangs up");
+        answer
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        let answer = self.send(request.as_bytes()).await;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+        (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+    }
+
+    async fn get_json(&self, path: &str) -> (u16, serde_json::Value) {
+        let (head, body) = self.ask("GET", path, "").await;
+        assert!(head.contains("content-type: application/json"), "{head}");
+        (status(&head), serde_json::from_slice(&body).unwrap())
+    }
+}
+
+fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn metrics_are_served_at_both_paths_in_text_format() {
+    let stage = stage().await;
+    for path in ["/metrics", "/api/metrics", "/metrics?name=x"] {
+        let (head, body) = stage.ask("GET", path, "").await;
+        assert_eq!(status(&head), 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.starts_with(b"steth_build_info 1\n"));
+    }
+    let (head, body) = stage.ask("HEAD", "/metrics", "").await;
+    assert_eq!((status(&head), body.len()), (200, 0));
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_those_who_ask() {
+    let (head, body) = stage().await.ask("GET", "/metrics", "accept-encoding: deflate, gzip\r\n").await;
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "steth_build_info 1\n".repeat(200));
+}
+
+#[tokio::test]
+async fn the_api_shows_probes_and_services_of_the_snapshot() {
+    let stage = stage().await;
+    let (status, probes) = stage.get_json("/api/v1/probes").await;
+    assert_eq!(status, 200);
+    assert_eq!(probes["at_unix_ms"], 1_700_000_000_000u64);
+    assert_eq!(probes["probes"][0]["state"], "unavailable");
+    assert_eq!(probes["probes"][0]["reason"], "no \"BTF\"");
+    let (status, services) = stage.get_json("/api/v1/services").await;
+    assert_eq!(status, 200);
+    assert_eq!(services["services"][0], serde_json::json!({"name": "nginx.service", "kind": "unit", "pids": [1, 2]}));
+}
+
+#[tokio::test]
+async fn wrong_paths_and_methods_are_errors_in_json_with_a_hint() {
+    let stage = stage().await;
+    let (status, problem) = stage.get_json("/metric").await;
+    assert_eq!(status, 404);
+    assert_eq!(problem["error"], "there is nothing at /metric");
+    assert!(problem["hint"].as_str().unwrap().contains("/metrics"));
+    let (head, body) = stage.ask("DELETE", "/metrics", "").await;
+    assert!(head.starts_with("HTTP/1.1 405 ") && head.to_lowercase().contains("allow: get"), "{head}");
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["hint"], "use GET or HEAD");
+}
+
+#[tokio::test]
+async fn ready_is_503_until_the_first_snapshot() {
+    let (snapshots, publisher) = handle_and_publisher();
+    let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = bound.address();
+    let content = Content { snapshots, exposition: Arc::new(|_| Ok(vec![])), exposition_type: "text/plain" };
+    let stage = Stage { address, server: bound.serve(content, BOUNDS) };
+    assert_eq!(stage.get_json("/-/ready").await.0, 503);
+    assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200);
+    publisher.publish(Arc::new(snapshot()));
+    assert_eq!(status(&stage.ask("GET", "/-/ready", "").await.0), 200);
+    drop(publisher);
+    let (status, problem) = stage.get_json("/metrics").await;
+    assert_eq!((status, &problem["error"]), (503, &"there is no snapshot: the pipeline has stopped".into()));
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_request_and_not_the_server() {
+    let first = AtomicBool::new(true);
+    let render: Render = Arc::new(move |_| {
+        assert!(!first.swap(false, std::sync::atomic::Ordering::Relaxed), "this panic belongs to the test");
+        Ok(b"fine\n".to_vec())
+    });
+    let stage = stage_with(BOUNDS, render).await;
+    assert_eq!(stage.get_json("/metrics").await.0, 500);
+    assert_eq!(stage.ask("GET", "/metrics", "").await.1, b"fine\n");
+}
+
+#[tokio::test]
+async fn a_pipeline_that_does_not_answer_is_a_503_in_time() {
+    let (snapshots, _silent) = handle_and_publisher();
+    let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = bound.address();
+    let content = Content { snapshots, exposition: Arc::new(|_| Ok(vec![])), exposition_type: "text/plain" };
+    let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS });
+    assert_eq!(Stage { address, server }.get_json("/metrics").await.0, 503);
+}
+
+#[tokio::test]
+async fn whoever_sends_a_request_too_slowly_is_hung_up_on_and_the_others_are_served() {
+    let stage = stage_with(
+        Bounds { connections: 2, timeout: Duration::from_millis(300) },
+        Arc::new(|_| Ok(b"fine\n".to_vec())),
+    )
+    .await;
+    let started = Instant::now();
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(stage.address).await.unwrap();
+        stream.write_all(b"GET /metrics HT").await.unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(stage.ask("GET", "/metrics", "").await.1, b"fine\n");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.expect("hung up on");
+    }
+}
+
+#[tokio::test]
+async fn whoever_does_not_take_the_answer_is_hung_up_on() {
+    let bounds = Bounds { connections: 1, timeout: Duration::from_millis(300) };
+    // More than the socket buffers of both ends hold.
+    let stage = stage_with(bounds, Arc::new(|_| Ok(vec![b'#'; 64 << 20]))).await;
+    let mut slow = TcpStream::connect(stage.address).await.unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200, "the one connection is free again");
+}
+
+#[tokio::test]
+async fn hostile_bytes_are_refused_and_the_server_goes_on() {
+    let stage = stage().await;
+    let mut noise = vec![0u8; 4096];
+    let mut state = 1u32;
+    noise.iter_mut().for_each(|byte| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        *byte = (state >> 24) as u8;
+    });
+    let long_header = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
+    let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(10_000));
+    let postgres_startup = [0, 0, 0, 8, 4, 210, 22, 47];
+    let requests: [&[u8]; 9] = [
+        &noise,
+        long_header.as_bytes(),
+        many_headers.as_bytes(),
+        &postgres_startup,
+        b"\r\n\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /metrics HTTP/9.9\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
+        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    ];
+    for request in requests {
+        let answer = stage.send(request).await;
+        let head = String::from_utf8_lossy(&answer);
+        assert!(head.is_empty() || head.starts_with("HTTP/1.1 4"), "{head}");
+    }
+    assert_eq!(status(&stage.ask("GET", "/metrics", "").await.0), 200);
+}
+
+#[tokio::test]
+async fn stopping_lets_a_request_in_progress_end_and_refuses_new_ones() {
+    let (entered, in_progress) = std::sync::mpsc::channel();
+    let render: Render = Arc::new(move |_| {
+        let _ = entered.send(());
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(b"fine\n".to_vec())
+    });
+    let stage = stage_with(BOUNDS, render).await;
+    let address = stage.address;
+    let client = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    tokio::task::spawn_blocking(move || in_progress.recv().unwrap()).await.unwrap();
+    stage.server.stop(Duration::from_secs(5)).await;
+    assert!(client.join().unwrap().ends_with("fine\n"));
+    assert!(TcpStream::connect(address).await.is_err(), "the listener is closed");
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_idle_connections() {
+    let stage = stage().await;
+    let mut idle = TcpStream::connect(stage.address).await.unwrap();
+    idle.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut some = [0; 15];
+    idle.read_exact(&mut some).await.unwrap();
+    let started = Instant::now();
+    stage.server.stop(Duration::from_secs(5)).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_what_to_do() {
+    let stage = stage().await;
+    let (address, port) = (stage.address, stage.address.port());
+    assert_eq!(
+        bind(address).await.unwrap_err().to_string(),
+        format!(
+            "cannot listen on {address}: the port is taken. To see who has it: ss -ltnp 'sport = :{port}'. To use another: \
+             --listen 127.0.0.1:PORT, or the key `listen`"
+        )
+    );
+}
+
+#[tokio::test]
+async fn the_openapi_file_describes_every_path_and_answer() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+    let document: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let described = document["paths"].as_object().unwrap();
+    assert_eq!(
+        described.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        PATHS.iter().copied().collect::<BTreeSet<_>>()
+    );
+    let stage = stage().await;
+    for (path, operations) in described {
+        let (head, body) = stage.ask("GET", path, "").await;
+        let answer = &operations["get"]["responses"][status(&head).to_string()]["content"];
+        let media_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
+        let media_type = media_type.split(';').next().unwrap();
+        assert!(answer.get(media_type).is_some(), "{path} answers with {media_type}: {head}");
+        if media_type == "application/json" {
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let name = answer[media_type]["schema"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+            assert_described(&document, &document["components"]["schemas"][name], &body, path);
+        }
+    }
+}
+
+/// That every field of an answer is in its schema, and every required field of the schema in the answer.
+fn assert_described(document: &serde_json::Value, schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
+    let named =
+        schema["$ref"].as_str().map(|name| &document["components"]["schemas"][name.rsplit('/').next().unwrap()]);
+    let schema = named.unwrap_or(schema);
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                let described =
+                    schema["properties"].get(name).unwrap_or_else(|| panic!("{at}.{name} is not described"));
+                assert_described(document, described, field, &format!("{at}.{name}"));
+            }
+            for required in schema["required"].as_array().into_iter().flatten() {
+                assert!(fields.contains_key(required.as_str().unwrap()), "{at} lacks {required}");
+            }
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().for_each(|item| assert_described(document, &schema["items"], item, at));
+        }
+        serde_json::Value::String(text) => {
+            assert_eq!(schema["type"], "string", "{at}");
+            let allowed = schema["enum"].as_array();
+            assert!(allowed.is_none_or(|words| words.iter().any(|word| word == text)), "{at} = {text}");
+        }
+        _ => assert_eq!(schema["type"], "integer", "{at}"),
+    }
+}
