@@ -1,2 +1,75 @@
-//! Entry point of `cargo xtask`.
-fn main() {}
+//! `cargo xtask`: everything one types while developing steth, one file per command.
+
+mod bench;
+#[allow(dead_code, reason = "agent/build.rs uses the rest")]
+mod bpf_toolchain;
+mod build;
+mod docs;
+mod fmt;
+mod layers;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Everything one types while developing steth.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what building and testing need; says first what that is
+    Setup(setup::Arguments),
+    /// Builds the kernel programs and the agent
+    Build(build::Arguments),
+    /// Installs what is missing, builds, starts the agent
+    Run(run::Arguments),
+    /// Runs all checks and tests, on the live kernel too
+    Test(test::Arguments),
+    /// Measures what steth costs and writes docs/benchmarks.md
+    Bench(bench::Arguments),
+    /// Checks who imports whom, and where unsafe code stands
+    Layers,
+    /// Formats all sources
+    Fmt(fmt::Arguments),
+    /// Runs clippy; warnings are errors
+    Lint,
+    /// Writes docs/metrics.md from the metric catalog
+    Docs(docs::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Some(command) = Arguments::parse().command else {
+        return match Arguments::command().print_help() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    };
+    let done = match command {
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Layers => layers::run(),
+        Command::Fmt(arguments) => fmt::run(&arguments),
+        Command::Lint => lint::run(),
+        Command::Docs(arguments) => docs::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What building and testing steth need, why, how it is recognised and where it comes from. A row is all that a new
+//! need takes.
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use super::bpf_linker;
+use crate::{
+    bpf_toolchain::{Compiler, find_linker},
+    workspace,
+};
+
+/// One thing that must be on this machine.
+pub struct Requirement {
+    pub name: &'static str,
+    pub why: &'static str,
+    pub purpose: Purpose,
+    pub source: Source,
+    /// Looks for the thing itself, not for the package that it came in.
+    pub is_there: fn() -> bool,
+}
+
+/// What a requirement is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Building and running the agent.
+    Build,
+    /// Building bpf-linker; needed only where that is missing.
+    BpfLinker,
+    /// Testing and measuring.
+    Test,
+}
+
+/// Where a requirement comes from.
+pub enum Source {
+    /// These packages of Debian 12.
+    Debian(&'static [&'static str]),
+    /// This component of the active rustup toolchain.
+    Rustup(&'static str),
+    /// `cargo install`.
+    BpfLinker,
+}
+
+/// In the order of installation.
+pub const REQUIREMENTS: &[Requirement] = &[
+    Requirement {
+        name: "C compiler",
+        why: "links Rust programs, builds test programs",
+        purpose: Purpose::Build,
+        source: Source::Debian(&["gcc", "libc6-dev"]),
+        is_there: || command("cc") && Path::new("/usr/include/stdio.h").exists(),
+    },
+    Requirement {
+        name: "compiler for BPF",
+        why: "builds the kernel programs",
+        purpose: Purpose::Build,
+        source: Source::Debian(&["rustc-web", "libstd-rust-web-dev-bpf"]),
+        is_there: || Compiler::find().is_ok(),
+    },
+    Requirement {
+        name: "LLVM 22",
+        why: "bpf-linker is built with it",
+        purpose: Purpose::BpfLinker,
+        source: Source::Debian(&["llvm-22-dev"]),
+        is_there: || find_linker().is_some() && bpf_linker::is_there() || command("llvm-config-22"),
+    },
+    Requirement {
+        name: "bpf-linker",
+        why: "links the kernel programs and writes their BTF",
+        purpose: Purpose::Build,
+        source: Source::BpfLinker,
+        is_there: bpf_linker::is_there,
+    },
+    Requirement {
+        name: "rustfmt",
+        why: "checks the format",
+        purpose: Purpose::Test,
+        source: Source::Rustup("rustfmt"),
+        is_there: || cargo_has("fmt"),
+    },
+    Requirement {
+        name: "clippy",
+        why: "lints",
+        purpose: Purpose::Test,
+        source: Source::Rustup("clippy"),
+        is_there: || cargo_has("clippy"),
+    },
+    Requirement {
+        name: "PostgreSQL 15",
+        why: "test servers, pgbench, pg_stat_statements",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["postgresql-15"]),
+        is_there: || {
+            let bin = Path::new("/usr/lib/postgresql/15/bin");
+            let statements = Path::new("/usr/share/postgresql/15/extension/pg_stat_statements.control");
+            ["initdb", "postgres", "pgbench", "psql"].iter().all(|program| bin.join(program).exists())
+                && statements.exists()
+        },
+    },
+    Requirement {
+        name: "strace",
+        why: "syscall counts to compare with",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["strace"]),
+        is_there: || command("strace"),
+    },
+    Requirement {
+        name: "Prometheus",
+        why: "scrapes and checks the exposition (promtool)",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["prometheus"]),
+        is_there: || command("prometheus") && command("promtool"),
+    },
+    Requirement {
+        name: "node_exporter",
+        why: "host metrics to compare with",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["prometheus-node-exporter"]),
+        is_there: || command("prometheus-node-exporter"),
+    },
+    Requirement {
+        name: "iproute2",
+        why: "network namespaces, socket listings (ip, ss, tc)",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["iproute2"]),
+        is_there: || command("ip") && command("ss") && command("tc"),
+    },
+    Requirement {
+        name: "bpftool",
+        why: "shows what is loaded and attached",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["bpftool"]),
+        is_there: || command("bpftool"),
+    },
+    Requirement {
+        name: "curl",
+        why: "HTTP requests as users make them",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["curl", "ca-certificates"]),
+        is_there: || command("curl"),
+    },
+    Requirement {
+        name: "Python 3",
+        why: "test clients and servers",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["python3"]),
+        is_there: || command("python3"),
+    },
+];
+
+impl Source {
+    /// The Debian packages, if it is these.
+    pub fn packages(&self) -> &'static [&'static str] {
+        match self {
+            Self::Debian(packages) => packages,
+            Self::Rustup(_) | Self::BpfLinker => &[],
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Debian(packages) => write!(f, "apt-get: {}", packages.join(" ")),
+            Self::Rustup(component) => write!(f, "rustup component add {component}"),
+            Self::BpfLinker => write!(f, "cargo install, about a minute"),
+        }
+    }
+}
+
+/// Whether a program of this name can be called; root's directories count, as not every shell has them in `PATH`.
+pub fn command(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(more).any(|dir| fs::metadata(dir.join(name)).is_ok_and(|file| file.is_file()))
+}
+
+fn cargo_has(subcommand: &str) -> bool {
+    workspace::output_of(workspace::cargo().args([subcommand, "--version"])).is_some()
+}
