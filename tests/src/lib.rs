@@ -7,6 +7,8 @@
 #[macro_use]
 mod skip;
 
+pub mod http;
+pub mod metrics;
 pub mod process;
 pub mod wait;
 
