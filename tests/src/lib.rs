@@ -9,7 +9,9 @@ mod skip;
 
 pub mod http;
 pub mod metrics;
+pub mod network;
 pub mod process;
+pub mod programs;
 pub mod wait;
 
 pub use skip::{bpf_missing, program_missing, report, root_missing};
