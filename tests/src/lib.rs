@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod network;
 pub mod process;
 pub mod programs;
+pub mod strace;
 pub mod wait;
 
 pub use skip::{bpf_missing, program_missing, report, root_missing};
