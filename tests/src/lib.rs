@@ -10,6 +10,8 @@ mod skip;
 pub mod http;
 pub mod metrics;
 pub mod network;
+pub mod pgbench;
+pub mod postgres;
 pub mod process;
 pub mod programs;
 pub mod strace;
