@@ -14,6 +14,7 @@ pub mod pgbench;
 pub mod postgres;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod strace;
 pub mod wait;
 
