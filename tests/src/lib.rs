@@ -7,6 +7,7 @@
 #[macro_use]
 mod skip;
 
+pub mod agent;
 pub mod http;
 pub mod metrics;
 pub mod network;

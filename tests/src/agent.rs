@@ -1,0 +1,229 @@
+//! The agent under test, started as a user starts it. Knows its command line and its endpoint, not its insides.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::{
+    http,
+    metrics::Exposition,
+    process::{self, Process, User},
+    programs::{Program, SHORT_LIVED},
+    wait,
+};
+
+/// How an agent is started, beyond what every test needs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Lines for the `[run]` section of its configuration.
+    pub run_section: String,
+    /// Further sections.
+    pub more_sections: String,
+    /// Another user than that of the test.
+    pub user: Option<User>,
+    /// Another address than a free port of 127.0.0.1.
+    pub listen: Option<String>,
+    /// Another lock than one of its own.
+    pub lock: Option<PathBuf>,
+}
+
+/// A running agent; killed when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    /// Where its metrics are, `http://127.0.0.1:PORT/metrics`.
+    pub url: String,
+    /// The lock that says that it runs.
+    pub lock: PathBuf,
+    marker: Program,
+    _folder: TempDir,
+}
+
+/// How an agent ended that was not to run.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Exit code; none if it was killed.
+    pub code: Option<i32>,
+    /// Everything it said.
+    pub said: String,
+    /// The configuration file it was given.
+    pub config: PathBuf,
+}
+
+/// Loading some dozen kernel programs takes a second or two; a busy machine several times that.
+const READY: Duration = Duration::from_secs(60);
+/// Promised in the public surface.
+const STOP: Duration = Duration::from_secs(2);
+/// Several windows of 1 s, on a busy machine.
+const SEEN: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// Starts an agent and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// If it is not built, ends, or is not ready within a minute.
+    pub fn start(options: &Options) -> Result<Self> {
+        let marker = Program::build("mark", SHORT_LIVED)?;
+        let (process, folder, lock) = spawn(options)?;
+        let url = process.wait_for_line("ready: http://…", READY, |line| {
+            let url = line.split_once("ready: ")?.1.trim();
+            url.starts_with("http://").then(|| url.to_owned())
+        })?;
+        Ok(Self { process, url, lock, marker, _folder: folder })
+    }
+
+    /// Starts an agent that is expected to end by itself, and waits for that.
+    ///
+    /// # Errors
+    /// If it is not built, or still runs after a minute.
+    pub fn refused(options: &Options) -> Result<Refusal> {
+        let (mut process, folder, _) = spawn(options)?;
+        let status = process.wait(READY)?;
+        Ok(Refusal { code: status.code(), said: process.log(), config: folder.path().join(CONFIG) })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> &str {
+        let rest = self.url.trim_start_matches("http://");
+        rest.split_once('/').map_or(rest, |(address, _)| address)
+    }
+
+    /// The text of the metrics.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer with success.
+    pub fn scrape_raw(&self) -> Result<String> {
+        let answer = http::get(&self.url).with_context(|| format!("the agent said:\n{}", self.log()))?;
+        if answer.status != 200 {
+            bail!("{} answers {}: {}", self.url, answer.status, answer.body);
+        }
+        Ok(answer.body)
+    }
+
+    /// The metrics as of the last window.
+    ///
+    /// # Errors
+    /// If the endpoint does not answer with success, or not in Prometheus' format.
+    pub fn scrape(&self) -> Result<Exposition> {
+        Exposition::parse(&self.scrape_raw()?)
+    }
+
+    /// The metrics of a window that began after this was called: all that happened before is in them.
+    ///
+    /// A marker process makes one known syscall, and is awaited; when it shows, a second one is. The maps of one
+    /// window are read one after the other, so the first alone could show before another map was read.
+    ///
+    /// # Errors
+    /// If a marker does not show in time.
+    pub fn settled(&self) -> Result<Exposition> {
+        self.next_mark()?;
+        self.next_mark()
+    }
+
+    /// Waits until the metrics satisfy a condition.
+    ///
+    /// # Errors
+    /// If they do not in time.
+    pub fn scrape_until(&self, what: &str, met: impl Fn(&Exposition) -> bool) -> Result<Exposition> {
+        wait::poll(what, SEEN, || Ok(Some(self.scrape()?).filter(&met)))
+            .with_context(|| format!("the agent said:\n{}", self.log()))
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Asks it to end and waits for that.
+    ///
+    /// # Errors
+    /// If it does not end within the promised 2 s.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.process.signal("TERM")?;
+        self.process.wait(STOP)
+    }
+
+    fn next_mark(&self) -> Result<Exposition> {
+        let labels = [("service", self.marker.name.as_str()), ("syscall", "getppid")];
+        let marks = |metrics: &Exposition| metrics.sum("steth_syscall_duration_seconds_count", &labels);
+        let before = marks(&self.scrape()?);
+        self.marker.run(&[])?;
+        self.scrape_until("the marker process in the metrics", |metrics| marks(metrics) > before)
+    }
+}
+
+/// Runs another subcommand of the agent to its end; returns the exit code, standard output and standard error.
+///
+/// # Errors
+/// If it is not built.
+pub fn steth(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let output = process::command(binary()?, None).args(arguments).output().context("cannot run steth")?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+}
+
+const CONFIG: &str = "steth.toml";
+
+fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
+    let folder = tempfile::Builder::new().prefix("steth-agent-").tempdir()?;
+    let (config, lock) = (folder.path().join(CONFIG), options.lock.clone().unwrap_or(folder.path().join("lock")));
+    let Options { run_section, more_sections, .. } = options;
+    std::fs::write(&config, format!("[run]\nlock = \"{}\"\n{run_section}\n{more_sections}\n", lock.display()))?;
+    let mut program = binary()?;
+    if options.user.is_some() {
+        // Another user may neither enter the folder of the build nor this one.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777))?;
+        let copy = folder.path().join("steth");
+        std::fs::copy(&program, &copy)?;
+        program = copy;
+    }
+    let mut command = process::command(program, options.user.as_ref());
+    command.arg("run").arg("--config").arg(&config);
+    command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
+    Ok((Process::start("steth", command)?, folder, lock))
+}
+
+/// The program named by `STETH_BIN`, or else the newer of the release and the debug build beside this test.
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("STETH_BIN") {
+        return Ok(path.into());
+    }
+    // <target>/<profile>/deps/<test>
+    let test = std::env::current_exe()?;
+    let target = test.ancestors().nth(3).context("the test is not in a target folder")?;
+    newest([target.join("release/steth"), target.join("debug/steth")])
+        .with_context(|| format!("no steth in {}: build it first (cargo xtask build)", target.display()))
+}
+
+fn newest(paths: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+    let built = |path: &Path| -> Option<SystemTime> { path.metadata().ok()?.modified().ok() };
+    paths.into_iter().filter(|path| path.exists()).max_by_key(|path| built(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_of_two_builds_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        assert_eq!(newest([old.clone(), new.clone()]), None);
+        std::fs::write(&new, "").unwrap();
+        std::fs::write(&old, "").unwrap();
+        let past = SystemTime::now() - Duration::from_secs(60);
+        std::fs::File::options().write(true).open(&old).unwrap().set_modified(past).unwrap();
+        assert_eq!(newest([new.clone(), old]), Some(new));
+    }
+}
