@@ -25,6 +25,8 @@ pub struct Options {
     pub run_section: String,
     /// Further sections.
     pub more_sections: String,
+    /// Another program than the one that was built.
+    pub program: Option<PathBuf>,
     /// Another user than that of the test.
     pub user: Option<User>,
     /// Another address than a free port of 127.0.0.1.
@@ -166,9 +168,11 @@ impl Agent {
 /// Runs another subcommand of the agent to its end; returns the exit code, standard output and standard error.
 ///
 /// # Errors
-/// If it is not built.
+/// If it is not built. One that does not end within a minute is killed and has no exit code.
 pub fn steth(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
-    let output = process::command(binary()?, None).args(arguments).output().context("cannot run steth")?;
+    let mut command = process::command("timeout", None);
+    command.args(["--foreground", "--signal=KILL", "60"]).arg(binary()?).args(arguments);
+    let output = command.output().context("cannot run steth")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
 }
@@ -180,18 +184,25 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     let (config, lock) = (folder.path().join(CONFIG), options.lock.clone().unwrap_or(folder.path().join("lock")));
     let Options { run_section, more_sections, .. } = options;
     std::fs::write(&config, format!("[run]\nlock = \"{}\"\n{run_section}\n{more_sections}\n", lock.display()))?;
-    let mut program = binary()?;
+    let mut program = options.program.clone().map_or_else(binary, Ok)?;
     if options.user.is_some() {
         // Another user may neither enter the folder of the build nor this one.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777))?;
         let copy = folder.path().join("steth");
-        std::fs::copy(&program, &copy)?;
+        // By another process: while this one had it open for writing, no child of any thread could execute it.
+        Process::start("cp", copy_command(&program, &copy))?.finish(READY)?;
         program = copy;
     }
     let mut command = process::command(program, options.user.as_ref());
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))
+}
+
+fn copy_command(from: &Path, to: &Path) -> std::process::Command {
+    let mut command = process::command("cp", None);
+    command.args(["--preserve=mode", "--"]).args([from, to]);
+    command
 }
 
 /// The program named by `STETH_BIN`, or else the newer of the release and the debug build beside this test.
@@ -214,6 +225,38 @@ fn newest(paths: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Says that it is ready where it is told to listen, unless that is "nowhere", and ends when asked to.
+    const FAKE: &str = r#"
+        #include <signal.h>
+        #include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        static void end(int signal) { (void)signal; _exit(0); }
+        int main(int count, char **arguments) {
+            if (count != 6 || strcmp(arguments[1], "run") || access(arguments[3], R_OK)) return 9;
+            if (!strcmp(arguments[5], "nowhere")) { fprintf(stderr, "cannot listen\n"); return 2; }
+            signal(SIGTERM, end);
+            fprintf(stderr, "INFO started\nINFO ready: http://%s/metrics\n", arguments[5]);
+            for (;;) pause();
+        }"#;
+
+    #[test]
+    fn an_agent_is_started_asked_and_stopped() {
+        need_program!("gcc");
+        let fake = Program::build("fake", FAKE).unwrap();
+        let options =
+            Options { program: Some(fake.path.clone()), listen: Some("127.0.0.1:1".to_owned()), ..Options::default() };
+        let agent = Agent::start(&options).unwrap();
+        assert_eq!((agent.url.as_str(), agent.address()), ("http://127.0.0.1:1/metrics", "127.0.0.1:1"));
+        let error = format!("{:#}", agent.scrape().unwrap_err());
+        assert!(error.contains("INFO started") && error.contains("cannot connect"), "{error}");
+        assert!(agent.stop().unwrap().success());
+        let user = (crate::root_missing().is_none()).then(|| User::named("nobody")).flatten();
+        assert!(Agent::start(&Options { user, ..options.clone() }).unwrap().stop().unwrap().success());
+        let refusal = Agent::refused(&Options { listen: Some("nowhere".to_owned()), ..options }).unwrap();
+        assert_eq!((refusal.code, refusal.said.as_str()), (Some(2), "cannot listen"));
+    }
 
     #[test]
     fn the_newer_of_two_builds_is_taken() {

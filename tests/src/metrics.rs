@@ -55,7 +55,8 @@ impl Exposition {
 
     /// The sum over the series that bear these labels; 0 when there are none.
     pub fn sum(&self, name: &str, labels: Labels<'_>) -> f64 {
-        self.matching(name, labels).map(|sample| sample.value).sum()
+        // From 0.0: the sum of no floats is -0.0, which reads oddly in a failure.
+        self.matching(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
     /// The sums for each value of one label.

@@ -61,6 +61,18 @@ impl Program {
         Ok(Self { name, path, folder })
     }
 
+    /// The same program as another service.
+    ///
+    /// # Errors
+    /// If there is no room for a link.
+    pub fn under_another_name(&self, stem: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-program-").tempdir()?;
+        let name = crate::unique_name(stem);
+        let path = folder.path().join(&name);
+        std::fs::hard_link(&self.path, &path)?;
+        Ok(Self { name, path, folder })
+    }
+
     /// A folder that lives as long as the program.
     pub fn folder(&self) -> &Path {
         self.folder.path()
