@@ -3,7 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
     time::{Duration, SystemTime},
 };
 
@@ -21,10 +21,8 @@ use crate::{
 /// How an agent is started, beyond what every test needs.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Lines for the `[run]` section of its configuration.
-    pub run_section: String,
-    /// Further sections.
-    pub more_sections: String,
+    /// Further sections of its configuration.
+    pub sections: String,
     /// Another program than the one that was built.
     pub program: Option<PathBuf>,
     /// Another user than that of the test.
@@ -56,6 +54,7 @@ pub struct Refusal {
     pub said: String,
     /// The configuration file it was given.
     pub config: PathBuf,
+    config_text: String,
 }
 
 /// Loading some dozen kernel programs takes a second or two; a busy machine several times that.
@@ -87,7 +86,9 @@ impl Agent {
     pub fn refused(options: &Options) -> Result<Refusal> {
         let (mut process, folder, _) = spawn(options)?;
         let status = process.wait(READY)?;
-        Ok(Refusal { code: status.code(), said: process.log(), config: folder.path().join(CONFIG) })
+        let config = folder.path().join(CONFIG);
+        let config_text = std::fs::read_to_string(&config)?;
+        Ok(Refusal { code: status.code(), said: process.log(), config, config_text })
     }
 
     /// Its process id.
@@ -165,12 +166,21 @@ impl Agent {
     }
 }
 
+impl Refusal {
+    /// Where a line of the configuration stands, as messages name it: `file:line`.
+    pub fn place_of(&self, line: &str) -> Option<String> {
+        let at = self.config_text.lines().position(|other| other == line)?;
+        Some(format!("{}:{}", self.config.display(), at + 1))
+    }
+}
+
 /// Runs another subcommand of the agent to its end; returns the exit code, standard output and standard error.
 ///
 /// # Errors
 /// If it is not built. One that does not end within a minute is killed and has no exit code.
 pub fn steth(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     let mut command = process::command("timeout", None);
+    without_settings(&mut command);
     command.args(["--foreground", "--signal=KILL", "60"]).arg(binary()?).args(arguments);
     let output = command.output().context("cannot run steth")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -182,8 +192,10 @@ const CONFIG: &str = "steth.toml";
 fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     let folder = tempfile::Builder::new().prefix("steth-agent-").tempdir()?;
     let (config, lock) = (folder.path().join(CONFIG), options.lock.clone().unwrap_or(folder.path().join("lock")));
-    let Options { run_section, more_sections, .. } = options;
-    std::fs::write(&config, format!("[run]\nlock = \"{}\"\n{run_section}\n{more_sections}\n", lock.display()))?;
+    // All is shown: a host with many services, such as one with several tests, would fold the least into "other".
+    let limits = "[limits]\nshown_services = 1024\nshown_syscalls = 512\nshown_peers = 1024\nshown_queries = 1000\n";
+    let own = format!("[run]\nlock = \"{}\"\n{limits}", lock.display());
+    std::fs::write(&config, own + &options.sections)?;
     let mut program = options.program.clone().map_or_else(binary, Ok)?;
     if options.user.is_some() {
         // Another user may neither enter the folder of the build nor this one.
@@ -194,12 +206,20 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
         program = copy;
     }
     let mut command = process::command(program, options.user.as_ref());
+    without_settings(&mut command);
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))
 }
 
-fn copy_command(from: &Path, to: &Path) -> std::process::Command {
+/// The environment overrides the configuration, and what is not a setting there is an error: `STETH_BIN` too.
+fn without_settings(command: &mut Command) {
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"STETH_")) {
+        command.env_remove(key);
+    }
+}
+
+fn copy_command(from: &Path, to: &Path) -> Command {
     let mut command = process::command("cp", None);
     command.args(["--preserve=mode", "--"]).args([from, to]);
     command

@@ -8,6 +8,7 @@
 mod skip;
 
 pub mod agent;
+pub mod cgroup;
 pub mod http;
 pub mod metrics;
 pub mod network;

@@ -34,7 +34,8 @@ macro_rules! need_program {
     };
 }
 
-/// Skips the test unless kernel programs with BTF can be loaded: root and the kernel's own BTF.
+/// Skips the test unless kernel programs with BTF can be loaded (root and the kernel's own BTF), and what it starts
+/// can be services of their own.
 #[macro_export]
 macro_rules! need_bpf {
     () => {
@@ -68,12 +69,16 @@ pub fn program_missing(program: &str) -> Option<String> {
     (!found).then(|| format!("needs the program {program}"))
 }
 
-/// Why kernel programs cannot be loaded.
+/// Why kernel programs cannot be loaded, or what this process starts cannot be told apart by name.
 pub fn bpf_missing() -> Option<String> {
-    root_missing().or_else(|| {
-        (!Path::new("/sys/kernel/btf/vmlinux").exists())
-            .then(|| "needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF)".to_owned())
-    })
+    if let Some(why) = root_missing() {
+        return Some(why);
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Some("needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF)".to_owned());
+    }
+    let left = crate::cgroup::leave_unit(std::process::id());
+    left.err().map(|error| format!("needs to leave its unit or container: {error:#}"))
 }
 
 #[cfg(test)]

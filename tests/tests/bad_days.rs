@@ -22,34 +22,35 @@ fn assert_says(refusal: &Refusal, words: &[&str]) {
     assert!(!refusal.said.contains("panicked"), "{}", refusal.said);
 }
 
-fn run_section(lines: &str) -> Options {
-    Options { run_section: lines.to_owned(), ..Options::default() }
+fn sections(lines: &str) -> Options {
+    Options { sections: lines.to_owned(), ..Options::default() }
 }
 
 #[test]
 fn a_misspelt_key_is_named_with_its_line() {
-    let refusal = Agent::refused(&run_section("\nlisen = \"127.0.0.1:9464\"")).unwrap();
+    let line = "lvie = \"1s\"";
+    let refusal = Agent::refused(&sections(&format!("[window]\n{line}\n"))).unwrap();
     assert_eq!(refusal.code, WRONG_CONFIGURATION);
-    // [run], lock, an empty line, and there it is.
-    assert_says(&refusal, &[&format!("{}:4", refusal.config.display()), "lisen", "listen"]);
+    assert_says(&refusal, &[&refusal.place_of(line).unwrap(), "lvie", "live"]);
 }
 
 #[test]
 fn a_wrong_unit_is_named_with_its_line() {
-    let refusal = Agent::refused(&run_section("window = \"10 parsecs\"")).unwrap();
+    let line = "live = \"10 parsecs\"";
+    let refusal = Agent::refused(&sections(&format!("[window]\n{line}\n"))).unwrap();
     assert_eq!(refusal.code, WRONG_CONFIGURATION);
-    assert_says(&refusal, &[&format!("{}:3", refusal.config.display()), "window", "10 parsecs"]);
+    assert_says(&refusal, &[&refusal.place_of(line).unwrap(), "window.live", "parsecs", "ms"]);
 }
 
 #[test]
 fn config_check_says_what_run_would_say() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("steth.toml");
-    std::fs::write(&config, "[run]\nlisen = \"127.0.0.1:9464\"\n").unwrap();
-    let (code, _, said) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
+    std::fs::write(&config, "# Ours\nlisen = \"127.0.0.1:9464\"\n").unwrap();
+    let (code, list, _) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
     assert_eq!(code, WRONG_CONFIGURATION);
-    assert!(said.contains(&format!("{}:2", config.display())) && said.contains("lisen"), "{said}");
-    std::fs::write(&config, "[run]\nlisten = \"127.0.0.1:9464\"\n").unwrap();
+    assert!(list.contains(&format!("{}:2", config.display())) && list.contains("lisen"), "{list}");
+    std::fs::write(&config, "# Ours\nlisten = \"127.0.0.1:9464\"\n").unwrap();
     let (code, _, said) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
     assert_eq!(code, Some(0), "{said}");
 }
@@ -68,7 +69,7 @@ fn a_port_that_is_taken_is_named() {
     let listener = TcpListener::bind(&taken).unwrap();
     let refusal = Agent::refused(&Options { listen: Some(taken.clone()), ..Options::default() }).unwrap();
     assert_eq!(refusal.code, FAILED);
-    assert_says(&refusal, &[&taken, "in use"]);
+    assert_says(&refusal, &[&taken, "taken"]);
     drop(listener);
 }
 
@@ -78,7 +79,7 @@ fn a_second_agent_leaves_the_first_alone() {
     let first = Agent::start(&Options::default()).unwrap();
     let refusal = Agent::refused(&Options { lock: Some(first.lock.clone()), ..Options::default() }).unwrap();
     assert_eq!(refusal.code, FAILED);
-    assert_says(&refusal, &["already", &first.id().to_string()]);
+    assert_says(&refusal, &["another steth agent", &first.id().to_string()]);
     first.scrape().unwrap();
     assert!(first.stop().unwrap().success());
 }
@@ -92,31 +93,39 @@ fn a_lock_left_by_a_killed_agent_is_no_hindrance() {
     assert!(Agent::start(&options).unwrap().stop().unwrap().success());
 }
 
+/// Runs, measures the host, and says in one line why no probe runs.
+fn assert_host_metrics_only(options: &Options, words: &[&str]) {
+    let agent = Agent::start(options).unwrap();
+    let metrics = agent.scrape_until("host metrics", |all| all.sum("node_memory_MemTotal_bytes", &[]) > 0.0).unwrap();
+    assert!(metrics.sum("node_cpu_seconds_total", &[]) > 0.0);
+    assert_eq!(metrics.sum("steth_probe_attached", &[]), 0.0);
+    let log = agent.log();
+    let said = log.lines().find(|line| line.contains("only host metrics")).unwrap_or_else(|| panic!("{log}"));
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in: {said}");
+    }
+    assert!(agent.stop().unwrap().success());
+}
+
 #[test]
-fn who_is_not_root_is_told_what_is_needed() {
+fn who_is_not_root_gets_host_metrics_and_is_told_what_is_missing() {
     need_root!();
     let Some(nobody) = User::named("nobody") else { skipped!("needs a user nobody") };
-    let refusal = Agent::refused(&Options { user: Some(nobody), ..Options::default() }).unwrap();
-    assert_eq!(refusal.code, MISSING_PRIVILEGE);
-    assert_says(&refusal, &["root", "steth doctor"]);
+    let options = Options { user: Some(nobody), ..Options::default() };
+    assert_host_metrics_only(&options, &["privileges", "CAP_BPF", "root"]);
 }
 
 #[test]
 fn without_the_kernels_btf_the_rest_runs() {
     need_root!();
     let no_btf = "[kernel]\nbtf = \"/nonexistent\"\n";
-    let agent = Agent::start(&Options { more_sections: no_btf.to_owned(), ..Options::default() }).unwrap();
-    let metrics = agent.scrape_until("host metrics", |all| all.sum("node_memory_MemTotal_bytes", &[]) > 0.0).unwrap();
-    assert!(metrics.sum("node_cpu_seconds_total", &[]) > 0.0);
-    let log = agent.log();
-    assert!(log.contains("BTF") && log.contains("steth doctor"), "{log}");
-    assert!(agent.stop().unwrap().success());
+    assert_host_metrics_only(&sections(no_btf), &["/nonexistent", "CONFIG_DEBUG_INFO_BTF"]);
 
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("steth.toml");
     std::fs::write(&config, no_btf).unwrap();
     let (code, report, said) = steth(&["doctor", "--config", config.to_str().unwrap()]).unwrap();
-    assert!(report.contains("BTF") && report.contains("unavailable"), "{report}{said}");
+    assert!(report.contains("BTF") && report.contains("missing"), "{report}{said}");
     assert_eq!(code, MISSING_PRIVILEGE, "{report}{said}");
 }
 
