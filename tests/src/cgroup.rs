@@ -1,0 +1,80 @@
+//! Takes a process out of its systemd unit or container, so that its service is its executable's name. Knows where
+//! cgroup hierarchies are mounted (cgroups(7)), not what they control.
+//!
+//! Tests tell their programs apart by service; run from a login session or a CI runner's unit they would all be
+//! that one.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Moves a process to the root of every hierarchy in which it is not; its later children begin there too.
+///
+/// # Errors
+/// Without the privilege, or in a container that does not see the roots.
+pub fn leave_unit(pid: u32) -> Result<()> {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    for line in cgroups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        if path != "/" {
+            let root = root_of(controllers, &mounts).with_context(|| format!("no mount for cgroup {line}"))?;
+            let procs = root.join("cgroup.procs");
+            fs::write(&procs, pid.to_string()).with_context(|| format!("cannot write {}", procs.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the hierarchy with these controllers is mounted; without controllers it is that of version 2.
+fn root_of(controllers: &str, mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|mount| {
+        let fields: Vec<&str> = mount.split(' ').collect();
+        let [_, path, kind, options, ..] = fields[..] else { return None };
+        let is_it = match controllers {
+            "" => kind == "cgroup2",
+            _ => kind == "cgroup" && controllers.split(',').all(|one| options.split(',').any(|other| other == one)),
+        };
+        is_it.then(|| PathBuf::from(path))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::{Process, command};
+
+    const MOUNTS: &str = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,nosuid 0 0\n\
+                          cgroup /sys/fs/cgroup/systemd cgroup rw,xattr,name=systemd 0 0\n\
+                          cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n";
+
+    #[test]
+    fn each_hierarchy_is_found_where_it_is_mounted() {
+        let root = |controllers| root_of(controllers, MOUNTS).map(|path| path.display().to_string());
+        assert_eq!(root("").as_deref(), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(root("name=systemd").as_deref(), Some("/sys/fs/cgroup/systemd"));
+        assert_eq!(root("cpu,cpuacct").as_deref(), Some("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(root("memory"), None);
+    }
+
+    #[test]
+    fn a_process_leaves_its_group() {
+        need_root!();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let Some(root) = root_of("", &mounts) else { skipped!("needs cgroup version 2") };
+        let group = root.join(crate::unique_name("grp"));
+        if let Err(error) = fs::create_dir(&group) {
+            skipped!("cannot make a cgroup: {error}");
+        }
+        let mut cat = Process::start("cat", command("cat", None)).unwrap();
+        fs::write(group.join("cgroup.procs"), cat.id().to_string()).unwrap();
+        let own = || fs::read_to_string(cat.proc_folder().join("cgroup")).unwrap();
+        let before = own();
+        leave_unit(cat.id()).unwrap();
+        let after = own();
+        cat.wait(std::time::Duration::from_secs(10)).unwrap();
+        fs::remove_dir(&group).unwrap();
+        assert!(before.contains("/grp-") && after.lines().all(|line| line.ends_with(":/")), "{before}{after}");
+    }
+}

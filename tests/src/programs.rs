@@ -1,0 +1,197 @@
+//! Small C programs whose every syscall is known, compiled when a test needs them. Knows how to build and start
+//! them; what each does is written in its source under `tests/programs`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::process::{self, Process};
+
+/// A known mix of syscalls; see the source.
+pub const SYSCALL_MIX: &str = include_str!("../programs/syscall_mix.c");
+/// Connects, sends, and says how that went.
+pub const CONNECT: &str = include_str!("../programs/connect.c");
+/// Listens with a full accept queue, so that further connection attempts are dropped.
+pub const FULL_BACKLOG: &str = include_str!("../programs/full_backlog.c");
+/// Holds any number of open connections.
+pub const HOLD_CONNECTIONS: &str = include_str!("../programs/hold_connections.c");
+/// Holds open files and resident memory.
+pub const HOLD_RESOURCES: &str = include_str!("../programs/hold_resources.c");
+/// Starts thousands of processes, by fork alone or with exec.
+pub const SPAWNER: &str = include_str!("../programs/spawner.c");
+/// Asks once for its parent and ends.
+pub const SHORT_LIVED: &str = include_str!("../programs/short_lived.c");
+/// Sends given bytes in turn from the two ends of one connection.
+pub const EXCHANGE: &str = include_str!("../programs/exchange.c");
+
+/// A compiled program under a name of its own, which is its service's name.
+#[derive(Debug)]
+pub struct Program {
+    /// The executable's name.
+    pub name: String,
+    /// The executable.
+    pub path: PathBuf,
+    folder: TempDir,
+}
+
+impl Program {
+    /// Compiles `source` to an executable with a [unique name](crate::unique_name) that begins with `stem`.
+    ///
+    /// # Errors
+    /// If gcc is not there or does not like the source.
+    pub fn build(stem: &str, source: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-program-").tempdir()?;
+        let name = crate::unique_name(stem);
+        let (source_path, path) = (folder.path().join("source.c"), folder.path().join(&name));
+        std::fs::write(&source_path, source)?;
+        // Static: short-lived processes would otherwise spend their life in the dynamic linker.
+        let output = Command::new("gcc")
+            .args(["-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+            .args([&path, &source_path])
+            .output()
+            .context("cannot run gcc")?;
+        if !output.status.success() {
+            bail!("gcc: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Self { name, path, folder })
+    }
+
+    /// The same program as another service.
+    ///
+    /// # Errors
+    /// If there is no room for a link.
+    pub fn under_another_name(&self, stem: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-program-").tempdir()?;
+        let name = crate::unique_name(stem);
+        let path = folder.path().join(&name);
+        std::fs::hard_link(&self.path, &path)?;
+        Ok(Self { name, path, folder })
+    }
+
+    /// A folder that lives as long as the program.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The command that runs it.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = process::command(&self.path, None);
+        command.args(arguments);
+        command
+    }
+
+    /// Starts it. The program must be kept until it has said something: its executable goes when it is dropped.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(&self, arguments: &[&str]) -> Result<Process> {
+        Process::start(&self.name, self.command(arguments))
+    }
+
+    /// Runs it to its successful end and returns what it said.
+    ///
+    /// # Errors
+    /// If it fails or does not end within two minutes.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.start(arguments)?.finish(Duration::from_secs(120))
+    }
+}
+
+/// The number that follows `key=` in what a program said.
+///
+/// # Errors
+/// If there is none.
+pub fn said_number(said: &str, key: &str) -> Result<u64> {
+    let value = said.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+    value.with_context(|| format!("no {key} in: {said}"))?.parse().with_context(|| format!("{key} in: {said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_full_backlog_lets_a_connection_attempt_time_out() {
+        need_program!("gcc");
+        let program = Program::build("full", FULL_BACKLOG).unwrap();
+        let server = program.start(&[]).unwrap();
+        let port =
+            server.wait_for_line("port=", SOON, |line| line.starts_with("port=").then(|| line.to_owned())).unwrap();
+        let port = said_number(&port, "port").unwrap().to_string();
+        let said = Program::build("conn", CONNECT).unwrap().run(&["127.0.0.1", &port, "0", "1"]).unwrap();
+        assert!(said.contains("outcome=ETIMEDOUT"), "{said}");
+        // One SYN and one retransmission: given up after 1 s + 2 s (RFC 6298, section 2 and 5.5).
+        let elapsed_ms = said_number(&said, "connect_ns").unwrap() / 1_000_000;
+        assert!((2_500..5_000).contains(&elapsed_ms), "{said}");
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_from_an_established_one() {
+        need_program!("gcc");
+        let connect = Program::build("conn", CONNECT).unwrap();
+        let refused = connect.run(&["127.0.0.1", &crate::network::free_port().unwrap().to_string(), "0", "0"]).unwrap();
+        assert!(refused.contains("outcome=ECONNREFUSED"), "{refused}");
+        for address in ["127.0.0.1", "::1"] {
+            let listener = std::net::TcpListener::bind((address, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let reader = std::thread::spawn(move || {
+                std::io::Read::read_to_end(&mut listener.accept().unwrap().0, &mut Vec::new()).unwrap()
+            });
+            let said = connect.run(&[address, &port, "100000", "0"]).unwrap();
+            assert!(said.contains("outcome=established"), "{said}");
+            assert_eq!(reader.join().unwrap(), 100_000);
+        }
+    }
+
+    #[test]
+    fn held_resources_are_there_until_let_go() {
+        need_program!("gcc");
+        let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+        let open = |files: &str| {
+            let holder = program.start(&[files, "16"]).unwrap();
+            holder.wait_for_line("ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+            std::fs::read_dir(holder.proc_folder().join("fd")).unwrap().count()
+        };
+        // Some files are inherited from whoever runs the tests.
+        assert_eq!(open("100") - open("0"), 100);
+    }
+
+    #[test]
+    fn held_connections_are_established() {
+        need_program!("gcc");
+        let program = Program::build("hold", HOLD_CONNECTIONS).unwrap();
+        let open = |pairs: &str| {
+            let holder = program.start(&[pairs]).unwrap();
+            holder.wait_for_line("ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+            std::fs::read_dir(holder.proc_folder().join("fd")).unwrap().count()
+        };
+        assert_eq!(open("200") - open("0"), 400);
+    }
+
+    #[test]
+    fn as_many_processes_are_started_as_asked_for() {
+        need_program!("gcc");
+        let short_lived = Program::build("shrt", SHORT_LIVED).unwrap();
+        let spawner = Program::build("spwn", SPAWNER).unwrap();
+        let said = spawner.run(&["30", "20", short_lived.path.to_str().unwrap()]).unwrap();
+        assert_eq!(said, "forked=30 executed=20");
+    }
+
+    #[test]
+    fn given_bytes_are_exchanged() {
+        need_program!("gcc");
+        let program = Program::build("exch", EXCHANGE).unwrap();
+        let (client, server) = (program.folder().join("client"), program.folder().join("server"));
+        std::fs::write(&client, vec![7; 300_000]).unwrap();
+        std::fs::write(&server, b"short").unwrap();
+        let said = program.run(&["1000", client.to_str().unwrap(), server.to_str().unwrap()]).unwrap();
+        assert_eq!((said_number(&said, "sent").unwrap(), said_number(&said, "answered").unwrap()), (300_000, 5));
+    }
+}

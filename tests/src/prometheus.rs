@@ -1,0 +1,138 @@
+//! A Prometheus of the test's own that scrapes one address each second. Knows its configuration and query API
+//! (prometheus.io/docs/prometheus/latest/querying/api), not what is scraped.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::{
+    http,
+    network::free_port,
+    process::{self, Process},
+};
+
+/// A running server; stopped and removed when dropped.
+#[derive(Debug)]
+pub struct Prometheus {
+    // Stands before the folder, so that the server is gone before its files are.
+    server: Process,
+    /// TCP port on 127.0.0.1.
+    pub port: u16,
+    _folder: TempDir,
+}
+
+const START: Duration = Duration::from_secs(60);
+
+impl Prometheus {
+    /// Starts a server that scrapes `http://target/metrics` as job `steth`, and itself as job `self`.
+    ///
+    /// # Errors
+    /// If it is not installed or does not start within a minute.
+    pub fn start(target: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-prometheus-").tempdir()?;
+        // Somebody may take the port between the choice and its use.
+        let mut attempts = 5;
+        loop {
+            let port = free_port()?;
+            let config = folder.path().join("prometheus.yml");
+            std::fs::write(
+                &config,
+                format!(
+                    "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+                     scrape_configs:\n\
+                     - {{job_name: steth, static_configs: [{{targets: ['{target}']}}]}}\n\
+                     - {{job_name: self, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
+                ),
+            )?;
+            let mut command = process::command("prometheus", None);
+            command.arg(format!("--config.file={}", config.display()));
+            command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
+            command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+            let server = Process::start("prometheus", command)?;
+            let ready = server.wait_for_line("that it is ready", START, |line| {
+                line.contains("Server is ready to receive web requests").then_some(())
+            });
+            attempts -= 1;
+            match ready {
+                Ok(()) => return Ok(Self { server, port, _folder: folder }),
+                Err(_) if attempts > 0 && server.log().contains("address already in use") => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The value of an instant query with one series as result; `None` while there is none, or not a number.
+    ///
+    /// # Errors
+    /// If the server does not answer, or refuses the query, or there are several series.
+    pub fn query(&self, promql: &str) -> Result<Option<f64>> {
+        let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(promql));
+        let answer = http::get(&url)?;
+        let body: serde_json::Value = serde_json::from_str(&answer.body).context("not JSON")?;
+        let Some(result) = body["data"]["result"].as_array() else { bail!("{promql}: {}", answer.body) };
+        match &result[..] {
+            [] => Ok(None),
+            [one] => {
+                let value = one["value"][1].as_str().with_context(|| format!("no value in {one}"))?;
+                Ok(value.parse().ok().filter(|value: &f64| value.is_finite()))
+            }
+            _ => bail!("{promql}: {} series", result.len()),
+        }
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+}
+
+/// What `promtool check metrics` has to complain of in this text; empty is well.
+///
+/// # Errors
+/// If promtool cannot be run.
+pub fn complaints(text: &str) -> Result<String> {
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().context("cannot run promtool")?;
+    child.stdin.take().context("no input")?.write_all(text.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    let mut said = String::from_utf8_lossy(&said).trim().to_owned();
+    if !output.status.success() && said.is_empty() {
+        said = format!("promtool failed: {}", output.status);
+    }
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_scrapes_and_answers_a_quantile() {
+        need_program!("prometheus");
+        let prometheus = Prometheus::start("127.0.0.1:1").unwrap();
+        let scraped =
+            "histogram_quantile(0.95, sum by (le) (rate(prometheus_http_request_duration_seconds_bucket[5s])))";
+        let quantile = crate::wait::poll("a quantile", Duration::from_secs(30), || prometheus.query(scraped)).unwrap();
+        assert!(quantile > 0.0);
+        assert_eq!(prometheus.query("up{job='self'}").unwrap(), Some(1.0));
+        let down =
+            crate::wait::poll("a failed scrape", Duration::from_secs(30), || prometheus.query("up{job='steth'}"));
+        assert_eq!(down.unwrap(), 0.0);
+        prometheus.query("rate(").unwrap_err();
+    }
+
+    #[test]
+    fn promtool_complains_of_what_is_wrong() {
+        need_program!("promtool");
+        assert_eq!(complaints("# HELP up Whether.\n# TYPE up gauge\nup 1\n").unwrap(), "");
+        assert!(complaints("up_total{\n").unwrap().contains("error"));
+        assert!(complaints("# TYPE up gauge\nup 1\n").unwrap().contains("no help text"));
+    }
+}

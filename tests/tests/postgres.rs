@@ -1,0 +1,224 @@
+//! Query figures against pgbench's own log and against `pg_stat_statements`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use steth_tests::{
+    agent::{Agent, Options},
+    metrics::Exposition,
+    need_bpf,
+    pgbench::{Endpoint, Mode, Pgbench, Run},
+    postgres::Postgres,
+    skipped,
+};
+
+const DURATION: &str = "steth_postgres_query_duration_seconds";
+const COUNT: &str = "steth_postgres_query_duration_seconds_count";
+const ROLES: [&str; 2] = ["server", "client"];
+
+macro_rules! need_postgres {
+    () => {
+        need_bpf!();
+        if let Some(why) = Postgres::missing() {
+            skipped!("{why}");
+        }
+    };
+}
+
+/// An agent that sees every connection from its beginning, and a cluster.
+fn start() -> (Agent, Postgres) {
+    let agent = Agent::start(&Options::default()).unwrap();
+    (agent, Postgres::start().unwrap())
+}
+
+fn by(metrics: &Exposition, role: &str, database: &str, label: &str) -> Vec<(String, f64)> {
+    metrics.sums_by(COUNT, &[("role", role), ("database", database)], label).into_iter().collect()
+}
+
+/// A statement whose literals differ from transaction to transaction, and that is still one statement.
+const SINGLE: &str = "\\set id random(1, 100000)\nselect :id + 1;\n";
+const TRANSACTION: &str = "\\set id random(1, 100000)\nbegin;\nselect :id + 1;\nselect 'x', :id - 1;\ncommit;\n";
+
+/// A statement that is prepared is parsed in a cycle of its own, which executes nothing: that is no query.
+#[test]
+fn every_query_is_counted_once_in_every_mode_over_every_socket() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let mut runs = Vec::new();
+    for (mode, endpoint) in Mode::ALL.into_iter().flat_map(|mode| Endpoint::ALL.map(|endpoint| (mode, endpoint))) {
+        for (script, operations) in
+            [(SINGLE, &[("SELECT", 1)][..]), (TRANSACTION, &[("BEGIN", 1), ("COMMIT", 1), ("SELECT", 2)])]
+        {
+            let database = postgres.create_database().unwrap();
+            let run =
+                Pgbench { mode, endpoint, script, clients: 2, transactions: 500 }.run(&postgres, &database).unwrap();
+            runs.push((mode, endpoint, operations, database, run));
+        }
+    }
+    let metrics = agent.settled().unwrap();
+    for (mode, endpoint, operations, database, run) in &runs {
+        let expected: Vec<(String, f64)> =
+            operations.iter().map(|(name, each)| ((*name).to_owned(), (run.transactions * each) as f64)).collect();
+        let statements: u64 = operations.iter().map(|(_, each)| each).sum();
+        assert_counted_by_postgres(&postgres, database, *mode, &expected);
+        for role in ROLES {
+            let what = format!("{role} {mode:?} {endpoint:?} {operations:?}");
+            assert_eq!(by(&metrics, role, database, "operation"), expected, "{what}");
+            let queries = by(&metrics, role, database, "query");
+            assert_eq!(queries.len() as u64, statements, "one fingerprint for each statement: {what}: {queries:?}");
+            for (fingerprint, count) in queries {
+                assert!(fingerprint.len() == 16 && fingerprint.bytes().all(|digit| digit.is_ascii_hexdigit()));
+                assert_eq!(count, run.transactions as f64, "{what} {fingerprint}");
+            }
+        }
+        let services: Vec<String> = by(&metrics, "client", database, "service").into_iter().map(|one| one.0).collect();
+        assert_eq!(services, ["pgbench"]);
+        let services = by(&metrics, "server", database, "service");
+        assert!(services.len() == 1 && !services[0].0.contains(':'), "the cluster, not its backends: {services:?}");
+
+        if operations.len() > 1 {
+            let transactions = [("role", "server"), ("database", database.as_str())];
+            let counted = metrics.sum("steth_postgres_transactions_total", &transactions);
+            assert_eq!(counted, run.transactions as f64);
+        }
+    }
+}
+
+/// PostgreSQL's own count is the same truth; see `stat_statements` for what it leaves out of prepared utility
+/// statements.
+fn assert_counted_by_postgres(postgres: &Postgres, database: &str, mode: Mode, expected: &[(String, f64)]) {
+    let mut counted: BTreeMap<String, f64> = BTreeMap::new();
+    for statement in postgres.stat_statements(database).unwrap() {
+        let operation = statement.text.split_whitespace().next().unwrap().to_uppercase();
+        *counted.entry(operation).or_default() += statement.calls as f64;
+    }
+    for (operation, count) in expected {
+        if mode != Mode::Prepared || operation == "SELECT" {
+            assert_eq!(counted.get(operation), Some(count), "{mode:?} {operation}: {counted:?}");
+        }
+    }
+}
+
+/// One query in one transaction of one client, so that pgbench's latency of the transaction is the query's.
+#[test]
+fn median_p99_and_mean_of_the_client_are_those_of_pgbench() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let mut runs = Vec::new();
+    for (mode, endpoint) in Mode::ALL.into_iter().flat_map(|mode| Endpoint::ALL.map(|endpoint| (mode, endpoint))) {
+        let database = postgres.create_database().unwrap();
+        let run = Pgbench { mode, endpoint, script: SINGLE, clients: 1, transactions: 5_000 };
+        runs.push((mode, endpoint, run.run(&postgres, &database).unwrap(), database));
+    }
+    let metrics = agent.settled().unwrap();
+    for (mode, endpoint, run, database) in &runs {
+        let ours = metrics.histogram(DURATION, &[("role", "client"), ("database", database)]);
+        assert_eq!(ours.count, run.transactions as f64);
+        let what = format!("{mode:?} {endpoint:?}");
+        assert_near(&format!("{what} mean"), ours.mean().unwrap(), run.mean());
+        for quantile in [0.5, 0.99] {
+            assert_near(&format!("{what} {quantile}"), ours.quantile(quantile).unwrap(), run.quantile(quantile));
+        }
+    }
+}
+
+/// Where buckets are wide against the tolerance the exact sum tells: 10 ms asked for, and what came on top.
+#[test]
+fn the_mean_of_slow_queries_is_that_of_pgbench() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let run = |endpoint: Endpoint| -> (String, Run) {
+        let database = postgres.create_database().unwrap();
+        let bench = Pgbench {
+            mode: Mode::Extended,
+            endpoint,
+            script: "select pg_sleep(0.01);\n",
+            clients: 1,
+            transactions: 100,
+        };
+        let run = bench.run(&postgres, &database).unwrap();
+        (database, run)
+    };
+    let runs = Endpoint::ALL.map(run);
+    let metrics = agent.settled().unwrap();
+    for (database, run) in &runs {
+        let client = metrics.histogram(DURATION, &[("role", "client"), ("database", database)]);
+        let server = metrics.histogram(DURATION, &[("role", "server"), ("database", database)]);
+        assert_near("client", client.mean().unwrap(), run.mean());
+        assert!((0.01..=client.mean().unwrap()).contains(&server.mean().unwrap()), "the server is inside the client");
+    }
+}
+
+fn assert_near(what: &str, ours: f64, truth: f64) {
+    let tolerance = 0.02 * truth + 20e-6;
+    assert!((ours - truth).abs() <= tolerance, "{what}: {:.1} µs, pgbench says {:.1} µs", ours * 1e6, truth * 1e6);
+}
+
+#[test]
+fn statements_and_results_of_any_size_are_followed() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    let long = format!("select length('{}')", "x".repeat(100_000));
+    postgres.psql(&database, &long).unwrap();
+    postgres.psql(&database, "select repeat('y', 1000) from generate_series(1, 20000)").unwrap();
+    postgres.psql(&database, "select repeat('z', 30000000)").unwrap();
+    // The same connection goes on after each of them when a session runs several.
+    let script = "select repeat('w', 200000);\nselect 1;\n";
+    let run = Pgbench { mode: Mode::Prepared, endpoint: Endpoint::Tcp, script, clients: 1, transactions: 50 };
+    run.run(&postgres, &database).unwrap();
+    let counted = postgres.stat_statements(&database).unwrap();
+    let (calls, rows) = counted.iter().fold((0, 0), |(calls, rows), one| (calls + one.calls, rows + one.rows));
+    assert_eq!((calls, rows), (3 + 100, 1 + 20_000 + 1 + 100));
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        assert_eq!(metrics.sum(COUNT, &labels), calls as f64, "{role}");
+        assert_eq!(metrics.sum("steth_postgres_rows_total", &labels), rows as f64, "{role}");
+    }
+}
+
+#[test]
+fn sessions_of_a_moment_are_attributed() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    for _ in 0..20 {
+        postgres.psql(&database, "select 1").unwrap();
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        assert_eq!(by(&metrics, role, &database, "operation"), [("SELECT".to_owned(), 20.0)], "{role}");
+    }
+    assert_eq!(by(&metrics, "client", &database, "service"), [("psql".to_owned(), 20.0)]);
+}
+
+#[test]
+fn errors_are_counted_by_sqlstate() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    for _ in 0..3 {
+        postgres.psql(&database, "select * from nowhere").unwrap_err();
+    }
+    postgres.psql(&database, "select 1 / 0").unwrap_err();
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let errors = metrics.sums_by("steth_postgres_errors_total", &labels, "sqlstate");
+        // undefined_table and division_by_zero (PostgreSQL manual, appendix A).
+        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [("22012".to_owned(), 1.0), ("42P01".to_owned(), 3.0)]);
+    }
+}
+
+#[test]
+fn no_literal_reaches_the_metrics() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    postgres.psql(&database, "select 'hunter2secret' where 4711000815 > 1").unwrap();
+    agent.settled().unwrap();
+    let text = agent.scrape_raw().unwrap() + &agent.log();
+    let found: BTreeSet<_> = ["hunter2secret", "4711000815"].into_iter().filter(|word| text.contains(word)).collect();
+    assert!(found.is_empty(), "{found:?}");
+    assert!(text.contains(&database), "the query itself was seen");
+}
