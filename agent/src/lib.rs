@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod export;
+pub mod ingest;
 pub mod kernel;
 pub mod model;
 pub mod pipeline;

@@ -1,4 +1,7 @@
 //! What this kernel can do: its type information, loading and attaching the programs, reading their maps.
 
 pub mod btf;
+pub mod load;
 pub mod tables;
+
+pub use load::{Kernel, LoadError, Options, Tables};

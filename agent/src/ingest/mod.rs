@@ -1,0 +1,8 @@
+//! From bytes to typed events: reads the kernel's maps and its ring of records. Everything that cannot be decoded is
+//! counted; nothing here knows what a figure means.
+
+mod cells;
+mod records;
+
+pub use cells::{Cells, PeerEntry, Reading, ServiceSeen};
+pub use records::{Record, Records};

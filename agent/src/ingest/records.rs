@@ -1,0 +1,205 @@
+//! Reads the ring of records: statement texts, names, execs.
+
+use std::collections::VecDeque;
+
+use aya::maps::{MapData, RingBuf};
+use steth_probes::{
+    message::{Exec, Header, Kind, Number, StatementText},
+    postgres::TEXT_LEN,
+    record::read,
+};
+
+/// One decoded record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// The text behind a statement's number, as it was on the wire. Not to be kept or shown: see `postgres`.
+    Statement {
+        /// The number.
+        statement: u32,
+        /// The text, or its beginning.
+        text: Vec<u8>,
+        /// Whether it is only the beginning.
+        cut: bool,
+    },
+    /// The name behind a database's number.
+    Database {
+        /// The number.
+        database: u32,
+        /// The name.
+        name: String,
+    },
+    /// A number for cycles of several different statements.
+    Batch {
+        /// The number.
+        statement: u32,
+        /// What tells it from other batches.
+        hash: u64,
+    },
+    /// A process began to run an executable.
+    Exec {
+        /// The process.
+        pid: u32,
+        /// Its service now.
+        service: u32,
+    },
+}
+
+/// Statements whose text is still coming in pieces; the oldest gives way.
+const UNFINISHED: usize = 64;
+
+/// The ring's reader.
+pub struct Records {
+    ring: RingBuf<MapData>,
+    pieces: Pieces,
+    malformed: u64,
+}
+
+impl Records {
+    /// A reader of this ring.
+    pub fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring, pieces: Pieces::default(), malformed: 0 }
+    }
+
+    /// Takes all records that are there.
+    pub fn drain(&mut self) -> Vec<Record> {
+        let mut records = Vec::new();
+        while let Some(item) = self.ring.next() {
+            match decode(&item, &mut self.pieces) {
+                Decoded::Record(record) => records.push(record),
+                Decoded::Piece => {}
+                Decoded::Malformed => self.malformed += 1,
+            }
+        }
+        records
+    }
+
+    /// Records that could not be decoded.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Statements whose text was given up before its last piece came.
+    pub fn abandoned(&self) -> u64 {
+        self.pieces.abandoned
+    }
+}
+
+#[derive(Debug)]
+enum Decoded {
+    Record(Record),
+    Piece,
+    Malformed,
+}
+
+fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
+    let mut record = || {
+        let header: Header = read(bytes)?;
+        Some(match Kind::from_u8(u8::try_from(header.kind).ok()?)? {
+            Kind::StatementText => {
+                let head: StatementText = read(bytes)?;
+                let text = text(bytes, size_of::<StatementText>(), header.text_len)?;
+                match pieces.join(&head, text) {
+                    Some(record) => Decoded::Record(record),
+                    None => Decoded::Piece,
+                }
+            }
+            Kind::DatabaseName => {
+                let head: Number = read(bytes)?;
+                let name = text(bytes, size_of::<Number>(), header.text_len)?;
+                let name = String::from_utf8_lossy(name).into_owned();
+                Decoded::Record(Record::Database { database: head.number, name })
+            }
+            Kind::Batch => {
+                let head: Number = read(bytes)?;
+                Decoded::Record(Record::Batch { statement: head.number, hash: head.hash })
+            }
+            Kind::Exec => {
+                let exec: Exec = read(bytes)?;
+                Decoded::Record(Record::Exec { pid: exec.pid, service: exec.service })
+            }
+        })
+    };
+    record().unwrap_or(Decoded::Malformed)
+}
+
+fn text(bytes: &[u8], from: usize, length: u32) -> Option<&[u8]> {
+    bytes.get(from..)?.get(..length as usize)
+}
+
+/// Texts that came in several pieces.
+#[derive(Debug, Default)]
+struct Pieces {
+    unfinished: VecDeque<(u64, Vec<u8>)>,
+    abandoned: u64,
+}
+
+impl Pieces {
+    /// Adds a piece; returns the statement when it was the last one.
+    fn join(&mut self, head: &StatementText, piece: &[u8]) -> Option<Record> {
+        let known = self.unfinished.iter().position(|(stream, _)| *stream == head.stream);
+        let mut text = known.and_then(|at| self.unfinished.remove(at)).map(|(_, text)| text).unwrap_or_default();
+        if head.offset == 0 {
+            text.clear();
+        }
+        // A piece in the middle is lost: what follows cannot be joined, but what there is may stand as a beginning.
+        let gap = text.len() != head.offset as usize;
+        if !gap && text.len() + piece.len() <= TEXT_LEN as usize {
+            text.extend_from_slice(piece);
+        }
+        if head.statement != 0 {
+            let cut = head.cut != 0 || gap;
+            return Some(Record::Statement { statement: head.statement, text, cut });
+        }
+        self.unfinished.push_back((head.stream, text));
+        if self.unfinished.len() > UNFINISHED {
+            self.unfinished.pop_front();
+            self.abandoned += 1;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steth_probes::record::bytes_of;
+
+    use super::*;
+
+    fn piece(stream: u64, statement: u32, offset: u32, text: &[u8]) -> Vec<u8> {
+        let header = Header { kind: Kind::StatementText as u32, text_len: text.len() as u32, at_ns: 1 };
+        let head = StatementText { header, stream, statement, offset, cut: 0, _pad: 0 };
+        [bytes_of(&head), text].concat()
+    }
+
+    #[test]
+    fn a_statement_in_pieces_is_joined_per_stream() {
+        let mut pieces = Pieces::default();
+        assert!(matches!(decode(&piece(1, 0, 0, b"SELECT "), &mut pieces), Decoded::Piece));
+        assert!(matches!(decode(&piece(2, 0, 0, b"DELETE "), &mut pieces), Decoded::Piece));
+        let Decoded::Record(record) = decode(&piece(1, 7, 7, b"1"), &mut pieces) else { panic!("not whole") };
+        assert_eq!(record, Record::Statement { statement: 7, text: b"SELECT 1".to_vec(), cut: false });
+    }
+
+    #[test]
+    fn a_statement_with_a_lost_piece_is_known_to_be_cut() {
+        let mut pieces = Pieces::default();
+        assert!(matches!(decode(&piece(1, 0, 0, b"SELECT "), &mut pieces), Decoded::Piece));
+        let Decoded::Record(record) = decode(&piece(1, 7, 9, b"1"), &mut pieces) else { panic!("not whole") };
+        assert_eq!(record, Record::Statement { statement: 7, text: b"SELECT ".to_vec(), cut: true });
+    }
+
+    #[test]
+    fn hostile_records_are_malformed_and_never_panic() {
+        let mut pieces = Pieces::default();
+        let whole = piece(1, 7, 0, b"SELECT 1");
+        for length in 0..whole.len() {
+            assert!(matches!(decode(&whole[..length], &mut pieces), Decoded::Malformed), "prefix {length}");
+        }
+        let mut unknown = whole.clone();
+        unknown[0] = 200;
+        assert!(matches!(decode(&unknown, &mut pieces), Decoded::Malformed));
+        let mut long = whole;
+        long[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(matches!(decode(&long, &mut pieces), Decoded::Malformed));
+    }
+}

@@ -1,0 +1,293 @@
+//! Loads the kernel programs and attaches each to its hook. A probe that this kernel cannot run is reported and the rest
+//! goes on.
+
+use std::{collections::BTreeMap, io, path::PathBuf};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Map, MapData, MapError, RingBuf},
+    programs::{BtfTracePoint, ProgramError},
+};
+use steth_probes::{
+    catalog::{Feature, PROBES, Probe},
+    limits,
+    offsets::{ABSENT, Settings},
+    record::bytes_of,
+};
+use thiserror::Error;
+
+use super::{
+    btf::{BtfError, KernelTypes},
+    tables::Table,
+};
+use crate::model::probe::{ProbeState, ProbeStatus};
+
+/// The kernel programs, as they were built with this agent.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steth-ebpf.o"));
+
+/// What to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the kernel's type information is.
+    pub btf: PathBuf,
+    /// Features that are wanted.
+    pub features: Vec<Feature>,
+    /// Bytes that all maps together may take.
+    pub memory_bytes: u64,
+    /// Bytes of the ring buffer.
+    pub ring_bytes: u32,
+    /// Services that are told apart.
+    pub services: u32,
+    /// Peers that are told apart.
+    pub peers: u32,
+    /// Statements that are told apart.
+    pub statements: u32,
+}
+
+/// Why no probe can run.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Offsets.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object was refused as a whole: its maps, or its relocation.
+    #[error("the kernel refused steth's maps: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// The object has not what this agent expects: it was built from other sources.
+    #[error("the embedded kernel object has no map {0}")]
+    NoMap(&'static str),
+    /// A map cannot be used.
+    #[error("cannot use a kernel map: {0}")]
+    Map(#[from] MapError),
+    /// A map cannot be read.
+    #[error("cannot read a kernel map: {0}")]
+    Read(#[from] io::Error),
+}
+
+/// The loaded programs and their maps; dropping it detaches and frees all.
+#[derive(Debug)]
+pub struct Kernel {
+    ebpf: Ebpf,
+    probes: Vec<(&'static Probe, ProbeState)>,
+    settings: Settings,
+}
+
+/// The maps that user space reads.
+#[derive(Debug)]
+pub struct Tables {
+    /// Services by key.
+    pub services: Table,
+    /// Rows of services.
+    pub service_rows: Table,
+    /// Histogram slots by cell.
+    pub histogram_slots: Table,
+    /// Histograms by slot.
+    pub histograms: Table,
+    /// Counters by cell.
+    pub counters: Table,
+    /// Losses by reason.
+    pub losses: Table,
+    /// Sockets.
+    pub connections: Table,
+    /// Peers by key.
+    pub peers: Table,
+    /// Postgres conversations.
+    pub wires: Table,
+    /// Number of copies in maps that are kept per CPU.
+    pub cpus: usize,
+}
+
+/// Memory that is shared out among maps at load, by what each entry costs.
+struct Sizes {
+    histograms: u32,
+    connections: u32,
+    wires: u32,
+    prepared: u32,
+}
+
+impl Sizes {
+    /// Shares of the budget. What is left over goes to the smaller maps and the kernel's own bookkeeping.
+    fn within(memory_bytes: u64, cpus: u64) -> Self {
+        let share = |percent: u64, entry_bytes: u64, most: u32| {
+            let entries = memory_bytes / 100 * percent / entry_bytes;
+            u32::try_from(entries).unwrap_or(most).clamp(64, most)
+        };
+        Self {
+            histograms: share(30, 1_176 * cpus, limits::HISTOGRAMS),
+            connections: share(20, 200, limits::CONNECTIONS),
+            wires: share(22, 700, limits::WIRES),
+            prepared: share(8, 88, limits::PREPARED),
+        }
+    }
+}
+
+impl Kernel {
+    /// Loads all programs of the wanted features and attaches them.
+    ///
+    /// # Errors
+    /// If no program can be loaded at all. A single probe that fails is no error: see [`Kernel::statuses`].
+    pub fn load(options: &Options) -> Result<Self, LoadError> {
+        let types = KernelTypes::read(&options.btf)?;
+        let offsets = types.offsets()?;
+        let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
+        let on = |feature| u32::from(options.features.contains(&feature));
+        let settings = Settings {
+            syscalls: on(Feature::Syscalls),
+            sockets: on(Feature::Sockets),
+            tcp: on(Feature::Tcp),
+            postgres: on(Feature::Postgres),
+            pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
+            histograms: sizes.histograms,
+            services: options.services,
+            peers: options.peers,
+            statements: options.statements,
+            databases: limits::DATABASES,
+        };
+        let mut ebpf = EbpfLoader::new()
+            .allow_unsupported_maps()
+            .override_global("OFFSETS", bytes_of(&offsets), true)
+            .override_global("SETTINGS", bytes_of(&settings), true)
+            .map_max_entries("HISTOGRAMS", sizes.histograms)
+            .map_max_entries("HISTOGRAM_SLOTS", sizes.histograms)
+            .map_max_entries("CONNECTIONS", sizes.connections)
+            .map_max_entries("WIRES", sizes.wires)
+            .map_max_entries("PREPARED", sizes.prepared)
+            .map_max_entries("SERVICES", options.services)
+            .map_max_entries("SERVICE_ROWS", options.services)
+            .map_max_entries("PEERS", options.peers)
+            .map_max_entries("STATEMENTS", options.statements)
+            .map_max_entries("RECORDS", options.ring_bytes)
+            .load(OBJECT)?;
+        let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
+            .map_err(|source| LoadError::Object(source.into()))?;
+        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, options))).collect();
+        Ok(Self { ebpf, probes, settings })
+    }
+
+    /// The maps to read from. To be called once.
+    ///
+    /// # Errors
+    /// If a map is missing or cannot be described.
+    pub fn tables(&mut self) -> Result<Tables, LoadError> {
+        let cpus = possible_cpus();
+        let table = |name, copies| -> Result<Table, LoadError> {
+            let map = self.ebpf.map(name).ok_or(LoadError::NoMap(name))?;
+            Ok(Table::new(map_data(map).ok_or(LoadError::NoMap(name))?, copies)?)
+        };
+        Ok(Tables {
+            services: table("SERVICES", 1)?,
+            service_rows: table("SERVICE_ROWS", 1)?,
+            histogram_slots: table("HISTOGRAM_SLOTS", 1)?,
+            histograms: table("HISTOGRAMS", cpus)?,
+            counters: table("COUNTERS", cpus)?,
+            losses: table("LOSSES_BY_REASON", cpus)?,
+            connections: table("CONNECTIONS", 1)?,
+            peers: table("PEERS", 1)?,
+            wires: table("WIRES", 1)?,
+            cpus,
+        })
+    }
+
+    /// The ring of records. To be called once.
+    ///
+    /// # Errors
+    /// If it cannot be mapped.
+    pub fn records(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// What became of each probe, with its cost so far.
+    pub fn statuses(&self) -> Vec<ProbeStatus> {
+        self.probes.iter().map(|(probe, state)| self.status(probe, state)).collect()
+    }
+
+    fn status(&self, probe: &Probe, state: &ProbeState) -> ProbeStatus {
+        let info = self.ebpf.program(probe.name).and_then(|program| program.info().ok());
+        ProbeStatus {
+            name: probe.name.into(),
+            hook: hook(probe),
+            state: state.clone(),
+            lost: probe.lost.into(),
+            memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
+            runs: info.as_ref().map_or(0, |info| info.run_count()),
+            run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Memory that each map takes, by its name, as the kernel accounts it.
+    pub fn map_memory(&self) -> BTreeMap<String, u64> {
+        self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?))).collect()
+    }
+
+    /// Room in the histogram map.
+    pub fn histogram_limit(&self) -> u32 {
+        self.settings.histograms
+    }
+}
+
+/// What users call the hook.
+pub fn hook(probe: &Probe) -> String {
+    format!("tp_btf/{}", probe.tracepoint)
+}
+
+fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, options: &Options) -> ProbeState {
+    let wanted = probe.feature == Feature::Identity
+        || options.features.contains(&probe.feature)
+        // Sockets and Postgres hang on the system calls' programs.
+        || (probe.feature == Feature::Syscalls && !options.features.is_empty());
+    if !wanted {
+        return ProbeState::Off;
+    }
+    match try_attach(ebpf, btf, probe) {
+        Ok(()) => ProbeState::Attached,
+        Err(error) => ProbeState::Unavailable { reason: reason(&error, probe) },
+    }
+}
+
+fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(probe.name).ok_or(ProgramError::NotLoaded)?;
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(probe.tracepoint, btf)?;
+    program.attach()?;
+    Ok(())
+}
+
+fn reason(error: &ProgramError, probe: &Probe) -> String {
+    match error {
+        ProgramError::Btf(_) => {
+            format!("this kernel has no tracepoint {} (Linux {})", probe.tracepoint, probe.since)
+        }
+        // The last line says what was refused; the rest is the verifier's whole walk.
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let words = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed"));
+            format!("the verifier refused it: {io_error}: {}", words.unwrap_or_default())
+        }
+        other => other.to_string(),
+    }
+}
+
+fn map_data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::RingBuf(data)
+        | Map::Unsupported(data) => Some(data),
+        _ => None,
+    }
+}
+
+/// The kernel tells a map's memory only in its descriptor's information file.
+fn memory_of(map: &MapData) -> Option<u64> {
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+fn possible_cpus() -> usize {
+    aya::util::nr_cpus().unwrap_or(1)
+}
