@@ -4,3 +4,4 @@
 
 pub mod histogram;
 pub mod record;
+pub mod shape;
