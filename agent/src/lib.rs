@@ -7,4 +7,5 @@ pub mod ingest;
 pub mod kernel;
 pub mod model;
 pub mod pipeline;
+pub mod postgres;
 pub mod serve;
