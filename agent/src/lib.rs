@@ -1,5 +1,6 @@
 //! The library of the `steth` agent; `main.rs` is its thin front. See ARCHITECTURE.md for the flow.
 
+pub mod aggregate;
 pub mod cli;
 pub mod config;
 pub mod export;

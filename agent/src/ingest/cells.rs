@@ -1,56 +1,24 @@
 //! Reads all cells of one moment.
 
-use std::io;
-
-use steth_probes::{
-    cell::{CellKey, CounterKind, HistogramKind, LOSSES, Loss},
-    histogram::Histogram,
-    identity::{ServiceEntry, ServiceKey, ServiceRow},
-    postgres::WireEntry,
-    record::read,
-    socket::{Connection, PeerKey},
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr},
 };
 
-use crate::kernel::Tables;
+use steth_probes::{
+    cell::{CellKey, CounterKind, Family, HistogramKind, LOSSES, Loss, Role},
+    histogram::Histogram,
+    identity::{ServiceEntry, ServiceKey, ServiceRow},
+    postgres::{Phase, WireEntry},
+    record::read,
+    socket::{Connection, PeerKey, Protocol},
+};
 
-/// The kernel's maps at one moment. Counts are totals since the programs were loaded.
-#[derive(Debug, Default)]
-pub struct Reading {
-    /// Histogram cells that have a slot, each the sum over CPUs; buckets wrap.
-    pub histograms: Vec<(HistogramKind, CellKey, Histogram)>,
-    /// Counter cells.
-    pub counters: Vec<(CounterKind, CellKey, u64)>,
-    /// What was not counted, by [`Loss`].
-    pub losses: Vec<(Loss, u64)>,
-    /// Services with their keys.
-    pub services: Vec<ServiceSeen>,
-    /// Peers with their keys.
-    pub peers: Vec<PeerEntry>,
-    /// Sockets.
-    pub connections: Vec<(u64, Connection)>,
-    /// Postgres conversations, by the address of their socket.
-    pub wires: Vec<(u64, WireEntry)>,
-    /// Entries that could not be decoded.
-    pub malformed: u64,
-}
-
-/// A service that the kernel has met.
-#[derive(Clone, Copy, Debug)]
-pub struct ServiceSeen {
-    /// What tells it apart.
-    pub key: ServiceKey,
-    /// Its number and a process of it.
-    pub entry: ServiceEntry,
-}
-
-/// A peer that the kernel has met.
-#[derive(Clone, Copy, Debug)]
-pub struct PeerEntry {
-    /// What tells it apart.
-    pub key: PeerKey,
-    /// Its number.
-    pub number: u32,
-}
+use crate::{
+    kernel::Tables,
+    model::event::{ConnectionSeen, PeerSeen, PostgresSeen, PostgresState, Reading, ServiceSeen},
+};
 
 /// Reads cells; keeps the buffers for it.
 #[derive(Debug)]
@@ -72,7 +40,7 @@ impl Cells {
     pub fn read(&mut self) -> io::Result<Reading> {
         let mut reading = Reading::default();
         self.read_histograms(&mut reading)?;
-        let Tables { services, counters, losses, connections, peers, wires, cpus, .. } = &mut self.tables;
+        let Tables { services, counters, losses, connections, peers, wires, .. } = &mut self.tables;
         let malformed = &mut reading.malformed;
 
         counters.visit(u32::MAX, |key, values| {
@@ -90,22 +58,28 @@ impl Cells {
             }
         })?;
         services.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(key), Some(entry)) => reading.services.push(ServiceSeen { key, entry }),
+            (Some(key), Some(entry)) => reading.services.push(service(&key, entry)),
             _ => *malformed += 1,
         })?;
         peers.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(key), Some(number)) => reading.peers.push(PeerEntry { key, number }),
+            (Some(key), Some(number)) => reading.peers.push(peer(&key, number)),
             _ => *malformed += 1,
         })?;
-        connections.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(sock), Some(connection)) => reading.connections.push((sock, connection)),
+        let mut conversations = HashMap::new();
+        wires.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<WireEntry>(value)) {
+            (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire))),
             _ => *malformed += 1,
         })?;
-        wires.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(sock), Some(wire)) => reading.wires.push((sock, wire)),
+        connections.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<Connection>(value)) {
+            (Some(sock), Some(known)) => {
+                let wire = conversations.get(&sock).copied().flatten();
+                match connection(&known, wire) {
+                    Some(connection) => reading.connections.push(connection),
+                    None => *malformed += 1,
+                }
+            }
             _ => *malformed += 1,
         })?;
-        debug_assert!(*cpus > 0);
         Ok(reading)
     }
 
@@ -145,6 +119,55 @@ impl Cells {
         let row = ServiceRow { excluded: excluded.into(), ..ServiceRow::zeroed() };
         self.tables.service_rows.put(&service, &row)
     }
+}
+
+fn service(key: &ServiceKey, entry: ServiceEntry) -> ServiceSeen {
+    let name = key.exe.split(|byte| *byte == 0).next().unwrap_or_default();
+    ServiceSeen {
+        number: entry.service,
+        first_pid: entry.first_pid,
+        cgroup: key.cgroup,
+        cgroup_v1: key.cgroup_v1 != 0,
+        executable: String::from_utf8_lossy(name).into_owned(),
+        cluster_pid: (key.cluster_pid != 0).then_some(key.cluster_pid),
+    }
+}
+
+fn peer(key: &PeerKey, number: u32) -> PeerSeen {
+    let address = IpAddr::V6(Ipv6Addr::from(key.address)).to_canonical();
+    PeerSeen { number, address, port: (key.port != 0).then_some(key.port) }
+}
+
+/// `None` while it is not certain that this is Postgres.
+fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
+    let wire = &entry.wire;
+    if wire.phase != Phase::Confirmed as u8 {
+        return None;
+    }
+    let state = match wire.transaction {
+        _ if wire.is_active() => PostgresState::Active,
+        b'T' | b'E' => PostgresState::IdleInTransaction,
+        _ => PostgresState::Idle,
+    };
+    Some(PostgresSeen { role: Role::from_u8(wire.role), database: wire.database, state })
+}
+
+fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<ConnectionSeen> {
+    let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen };
+    Some(ConnectionSeen {
+        service: known.service,
+        peer: known.peer,
+        port: known.port,
+        family: Family::from_u8(known.family)?,
+        tcp_state: (known.tcp_state != 0).then_some(known.tcp_state),
+        received_bytes: known.received_bytes,
+        sent_bytes: known.sent_bytes,
+        postgres: match Protocol::from_u8(known.protocol)? {
+            Protocol::Unknown => None,
+            Protocol::Postgres => wire,
+            Protocol::PostgresEncrypted => Some(encrypted),
+        },
+    })
 }
 
 /// The sum of a counter's copies on all CPUs.

@@ -4,5 +4,5 @@
 mod cells;
 mod records;
 
-pub use cells::{Cells, PeerEntry, Reading, ServiceSeen};
-pub use records::{Record, Records};
+pub use cells::Cells;
+pub use records::Records;

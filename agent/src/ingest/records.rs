@@ -9,40 +9,7 @@ use steth_probes::{
     record::read,
 };
 
-/// One decoded record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// The text behind a statement's number, as it was on the wire. Not to be kept or shown: see `postgres`.
-    Statement {
-        /// The number.
-        statement: u32,
-        /// The text, or its beginning.
-        text: Vec<u8>,
-        /// Whether it is only the beginning.
-        cut: bool,
-    },
-    /// The name behind a database's number.
-    Database {
-        /// The number.
-        database: u32,
-        /// The name.
-        name: String,
-    },
-    /// A number for cycles of several different statements.
-    Batch {
-        /// The number.
-        statement: u32,
-        /// What tells it from other batches.
-        hash: u64,
-    },
-    /// A process began to run an executable.
-    Exec {
-        /// The process.
-        pid: u32,
-        /// Its service now.
-        service: u32,
-    },
-}
+use crate::model::event::Record;
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;

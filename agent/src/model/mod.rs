@@ -2,6 +2,7 @@
 
 pub mod catalog;
 pub mod distribution;
+pub mod event;
 pub mod metric;
 pub mod probe;
 pub mod snapshot;

@@ -1,5 +1,6 @@
 //! The catalogs of all metrics, by chapter. Exposition and `docs/metrics.md` are made from them.
 
+pub mod kernel;
 pub mod steth;
 
 use super::metric::Metric;
@@ -16,4 +17,5 @@ pub struct Chapter {
 }
 
 /// All chapters.
-pub const CHAPTERS: &[&Chapter] = &[&steth::AGENT];
+pub const CHAPTERS: &[&Chapter] =
+    &[&kernel::SYSCALLS, &kernel::TCP, &kernel::SOCKETS, &kernel::POSTGRES, &kernel::PROBES, &steth::AGENT];

@@ -1,0 +1,84 @@
+//! From cells to totals with names: keeps what each cell has gained, and turns all of it into series. Cells of several
+//! kernel services that bear one name are one; what exceeds the configured limits is summed under `other`.
+
+mod names;
+mod series;
+mod shown;
+
+use std::collections::HashMap;
+
+pub use names::{Names, StatementName};
+use steth_probes::{
+    cell::{CellKey, CounterKind, HistogramKind, Loss},
+    histogram::Histogram,
+};
+
+use crate::model::{
+    distribution::Distribution,
+    event::{ConnectionSeen, Reading},
+};
+
+/// How many label values are shown one by one.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Services.
+    pub services: usize,
+    /// System calls of one service.
+    pub syscalls: usize,
+    /// Peers of one service.
+    pub peers: usize,
+    /// Statements.
+    pub queries: usize,
+}
+
+/// Totals since the agent started.
+#[derive(Debug)]
+pub struct Totals {
+    limits: Limits,
+    histograms: HashMap<(HistogramKind, CellKey), HistogramTotal>,
+    counters: HashMap<(CounterKind, CellKey), u64>,
+    losses: Vec<(Loss, u64)>,
+    connections: Vec<ConnectionSeen>,
+    malformed: u64,
+    shown: series::ShownLabels,
+    open_bytes: series::OpenBytes,
+}
+
+#[derive(Debug)]
+struct HistogramTotal {
+    last: Box<Histogram>,
+    total: Distribution,
+}
+
+impl Totals {
+    /// Nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            histograms: HashMap::new(),
+            counters: HashMap::new(),
+            losses: Vec::new(),
+            connections: Vec::new(),
+            malformed: 0,
+            shown: series::ShownLabels::default(),
+            open_bytes: series::OpenBytes::default(),
+        }
+    }
+
+    /// Adds what the cells have gained since the last reading.
+    pub fn absorb(&mut self, reading: Reading) {
+        for (kind, key, now) in reading.histograms {
+            let known = self.histograms.entry((kind, key)).or_insert_with(|| HistogramTotal {
+                last: Box::new(Histogram::zeroed()),
+                total: Distribution::default(),
+            });
+            known.total.add_difference(&known.last, &now);
+            *known.last = now;
+        }
+        // Counters are 64 bits wide and are never taken away, so the reading is the total.
+        self.counters.extend(reading.counters.into_iter().map(|(kind, key, total)| ((kind, key), total)));
+        self.losses = reading.losses;
+        self.connections = reading.connections;
+        self.malformed += reading.malformed;
+    }
+}

@@ -1,0 +1,96 @@
+//! The names behind the kernel's numbers. Does not find them out itself: stages before it do.
+
+use std::{collections::HashMap, sync::Arc};
+
+use steth_probes::postgres::{STATEMENT_OTHER, STATEMENT_UNKNOWN};
+
+use super::shown::OTHER;
+
+/// What is known of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatementName {
+    /// Fingerprint as it is shown.
+    pub fingerprint: String,
+    /// Operation, such as `SELECT`.
+    pub operation: &'static str,
+    /// Operation and tables.
+    pub summary: String,
+}
+
+/// All names.
+#[derive(Debug, Default)]
+pub struct Names {
+    services: HashMap<u32, Arc<str>>,
+    peers: HashMap<u32, String>,
+    statements: HashMap<u32, StatementName>,
+    databases: HashMap<u32, String>,
+}
+
+/// Where a name is not known.
+const UNKNOWN: &str = "unknown";
+
+impl Names {
+    /// Names a service.
+    pub fn set_service(&mut self, number: u32, name: Arc<str>) {
+        self.services.insert(number, name);
+    }
+
+    /// Whether a service has a name.
+    pub fn has_service(&self, number: u32) -> bool {
+        self.services.contains_key(&number)
+    }
+
+    /// All services.
+    pub fn services(&self) -> impl Iterator<Item = (u32, &Arc<str>)> {
+        self.services.iter().map(|(number, name)| (*number, name))
+    }
+
+    /// Names a peer.
+    pub fn set_peer(&mut self, number: u32, name: String) {
+        self.peers.insert(number, name);
+    }
+
+    /// Names a statement.
+    pub fn set_statement(&mut self, number: u32, name: StatementName) {
+        self.statements.insert(number, name);
+    }
+
+    /// Names a database.
+    pub fn set_database(&mut self, number: u32, name: String) {
+        self.databases.insert(number, name);
+    }
+
+    pub(super) fn service(&self, number: u32) -> &str {
+        match self.services.get(&number) {
+            Some(name) => name,
+            None => OTHER,
+        }
+    }
+
+    pub(super) fn peer(&self, number: u32) -> &str {
+        match self.peers.get(&number) {
+            Some(name) => name,
+            None => OTHER,
+        }
+    }
+
+    pub(super) fn database(&self, number: u32) -> &str {
+        match self.databases.get(&number) {
+            Some(name) => name,
+            None => UNKNOWN,
+        }
+    }
+
+    /// Fingerprint and operation.
+    pub(super) fn statement(&self, number: u32) -> (&str, &'static str) {
+        match (number, self.statements.get(&number)) {
+            (STATEMENT_OTHER, _) => (OTHER, "OTHER"),
+            (STATEMENT_UNKNOWN, _) | (_, None) => (UNKNOWN, "UNKNOWN"),
+            (_, Some(name)) => (&name.fingerprint, name.operation),
+        }
+    }
+
+    pub(super) fn statements(&self) -> impl Iterator<Item = &StatementName> {
+        self.statements.values()
+    }
+}
