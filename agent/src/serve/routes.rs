@@ -186,4 +186,26 @@ mod tests {
         }
         assert!(!accepts_gzip(&HeaderMap::new()));
     }
+
+    /// `cargo test --release -p steth --lib -- --ignored --nocapture gzip_cost`
+    #[test]
+    #[ignore = "a measurement, not a promise"]
+    fn gzip_cost_of_two_megabytes() {
+        let line = |i: u64| {
+            let (service, count) = (i / 15, i.wrapping_mul(2_654_435_761) % 100_000);
+            format!(
+                "steth_syscall_duration_seconds_bucket{{service=\"service-{service}.service\",syscall=\"read\",le=\"0.000001024\"}} {count}\n"
+            )
+        };
+        let text: Vec<u8> = (0..20_000).flat_map(|i| line(i).into_bytes()).collect();
+        let mut times: Vec<_> = (0..21)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                let bytes = gzip(&text).unwrap().len();
+                (start.elapsed(), bytes)
+            })
+            .collect();
+        times.sort();
+        println!("{} bytes to {}: median {:?}", text.len(), times[10].1, times[10].0);
+    }
 }
