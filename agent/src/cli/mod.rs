@@ -43,8 +43,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a needed privile
 
 /// Reads the configuration from a file, the environment and flags (flag, key, value).
 fn configuration(file: Option<&Path>, flags: Vec<(&'static str, &'static str, String)>) -> Result<Config, Complaints> {
-    let text = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    Config::load(&Given { file, environment: std::env::vars_os().filter_map(text).collect(), flags })
+    // What is no UTF-8 becomes text that no key accepts, and so is reported and not skipped.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    Config::load(&Given { file, environment, flags })
 }
 
 /// What a subcommand comes to.
