@@ -6,11 +6,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, configuration,
     terminal::{self, Paint},
 };
 use crate::{
-    config::{Config, Given},
     model::probe::{ProbeState, ProbeStatus, Verdict},
     pipeline::{self, Examination},
 };
@@ -37,8 +36,7 @@ pub struct Arguments {
 /// # Errors
 /// When the configuration is wrong, or when no probe can run.
 pub fn run(arguments: &Arguments) -> Outcome {
-    let config =
-        Config::load(&Given { file: arguments.config.as_deref(), ..Given::default() }).map_err(Failure::usage)?;
+    let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let examination = pipeline::examine(&config);
     let budget_bytes = config.kernel.memory_bytes;
     terminal::result(&match arguments.json {

@@ -8,9 +8,11 @@ mod logging;
 pub mod run;
 mod terminal;
 
-use std::{fmt, process::ExitCode};
+use std::{ffi::OsString, fmt, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::config::{Complaints, Config, Given};
 
 /// A stethoscope for Linux hosts: how long syscalls, TCP connections, sockets and Postgres queries take, and why.
 #[derive(Debug, Parser)]
@@ -38,6 +40,14 @@ pub enum Command {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 a needed privilege or kernel feature is missing.";
+
+/// Reads the configuration from a file, the environment and flags (flag, key, value).
+fn configuration(file: Option<&Path>, flags: Vec<(&'static str, &'static str, String)>) -> Result<Config, Complaints> {
+    // What is no UTF-8 becomes text that no key accepts, and so is reported and not skipped.
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    Config::load(&Given { file, environment, flags })
+}
 
 /// What a subcommand comes to.
 pub type Outcome = Result<(), Failure>;

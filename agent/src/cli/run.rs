@@ -10,13 +10,13 @@ use tokio::{
 };
 
 use super::{
-    Failure, Outcome,
+    Failure, Outcome, configuration,
     instance::{Instance, InstanceError},
     logging::Logging,
     terminal,
 };
 use crate::{
-    config::{Complaints, Config, Given, LogFormat},
+    config::{Complaints, Config, LogFormat},
     model::probe::{ProbeState, Verdict},
     pipeline::{self, Command, Examination, Pipeline, StartError},
 };
@@ -86,14 +86,8 @@ fn serve_until_signal(runtime: &Runtime, arguments: &Arguments, config: Config, 
 
 impl Arguments {
     fn configuration(&self) -> Result<Config, Complaints> {
-        let environment = std::env::vars_os();
-        Config::load(&Given {
-            file: self.config.as_deref(),
-            environment: environment
-                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-                .collect(),
-            flags: self.listen.iter().map(|listen| ("--listen", "listen", listen.clone())).collect(),
-        })
+        let flags = self.listen.iter().map(|listen| ("--listen", "listen", listen.clone())).collect();
+        configuration(self.config.as_deref(), flags)
     }
 }
 

@@ -28,6 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub async fn accept(listener: TcpListener, router: Router, bounds: Bounds, mut stopped: watch::Receiver<bool>) {
     let free = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         // Connections beyond the bound stay in the listener's backlog until one ends.
         let next = async {
@@ -41,6 +42,7 @@ pub async fn accept(listener: TcpListener, router: Router, bounds: Bounds, mut s
         };
         match (permit, accepted) {
             (Ok(permit), Ok((stream, _))) => {
+                failing = false;
                 let (router, stopped) = (router.clone(), stopped.clone());
                 connections.spawn(async move {
                     serve(stream, router, bounds.timeout, stopped).await;
@@ -48,7 +50,10 @@ pub async fn accept(listener: TcpListener, router: Router, bounds: Bounds, mut s
                 });
             }
             (_, Err(error)) => {
-                tracing::warn!(%error, "cannot accept a connection; trying again");
+                // Said once, until it works again: a host without descriptors must not get a full disk as well.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections; trying again until it works");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
             // The semaphore is never closed.

@@ -101,15 +101,6 @@ async fn metrics_are_served_at_both_paths_in_text_format() {
 }
 
 #[tokio::test]
-async fn metrics_are_compressed_for_those_who_ask() {
-    let (head, body) = stage().await.ask("GET", "/metrics", "accept-encoding: deflate, gzip\r\n").await;
-    assert!(head.contains("content-encoding: gzip"), "{head}");
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
-    assert_eq!(text, "steth_build_info 1\n".repeat(200));
-}
-
-#[tokio::test]
 async fn the_api_shows_probes_and_services_of_the_snapshot() {
     let stage = stage().await;
     let (status, probes) = stage.get_json("/api/v1/probes").await;
