@@ -2,4 +2,5 @@
 
 pub mod distribution;
 pub mod metric;
+pub mod service;
 pub mod snapshot;
