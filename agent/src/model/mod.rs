@@ -1,5 +1,6 @@
 //! The words that all stages share: metrics, series, distributions, snapshots. No I/O, no stage.
 
+pub mod catalog;
 pub mod distribution;
 pub mod metric;
 pub mod service;
