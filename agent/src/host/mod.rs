@@ -17,7 +17,9 @@ mod memory;
 mod netstat;
 mod network;
 mod pressure;
+pub mod processes;
 mod schedstat;
+mod services;
 mod sockets;
 mod stat;
 mod system;
@@ -28,6 +30,9 @@ use std::{
     path::{Path, PathBuf},
     ptr,
 };
+
+pub use processes::Processes;
+pub use services::ProcServices;
 
 use self::files::Files;
 use crate::model::{metric::Metric, snapshot::Series};
