@@ -6,6 +6,7 @@ pub mod config;
 pub mod export;
 pub mod ingest;
 pub mod kernel;
+pub mod host;
 pub mod model;
 pub mod pipeline;
 pub mod postgres;

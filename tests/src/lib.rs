@@ -9,6 +9,7 @@ mod skip;
 
 pub mod agent;
 pub mod cgroup;
+pub mod exposition;
 pub mod http;
 pub mod metrics;
 pub mod network;

@@ -5,4 +5,5 @@ pub mod distribution;
 pub mod event;
 pub mod metric;
 pub mod probe;
+pub mod service;
 pub mod snapshot;

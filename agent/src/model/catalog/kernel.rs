@@ -25,7 +25,7 @@ pub static SYSCALL_ERRORS: Metric = Metric::counter(
 pub static SYSCALLS: Chapter = Chapter {
     title: "System calls",
     source: "BTF tracepoints `sys_enter` and `sys_exit`",
-    metrics: &[&SYSCALL_DURATION, &SYSCALL_ERRORS],
+    metrics: || vec![&SYSCALL_DURATION, &SYSCALL_ERRORS],
 };
 
 /// Connects.
@@ -92,7 +92,7 @@ pub static TCP: Chapter = Chapter {
     title: "TCP connections",
     source: "BTF tracepoints `inet_sock_set_state`, `tcp_retransmit_skb`, `tcp_send_reset`, `tcp_receive_reset`, and the \
              kernel's `tcp_sock`",
-    metrics: &[
+    metrics: || vec![
         &TCP_CONNECT,
         &TCP_ACCEPT_QUEUE,
         &TCP_RTT,
@@ -132,7 +132,7 @@ pub static SOCKET_PICKUP: Metric = Metric::histogram(
 pub static SOCKETS: Chapter = Chapter {
     title: "Socket operations",
     source: "the system call programs, and BTF tracepoint `sk_data_ready`",
-    metrics: &[&SOCKET_READ, &SOCKET_WRITE, &SOCKET_PICKUP],
+    metrics: || vec![&SOCKET_READ, &SOCKET_WRITE, &SOCKET_PICKUP],
 };
 
 /// Queries.
@@ -198,7 +198,7 @@ pub static POSTGRES_QUERY_INFO: Metric = Metric::gauge(
 pub static POSTGRES: Chapter = Chapter {
     title: "Postgres",
     source: "the wire protocol, in what processes read and write",
-    metrics: &[
+    metrics: || vec![
         &POSTGRES_QUERY,
         &POSTGRES_FIRST_BYTE,
         &POSTGRES_STATEMENTS,
@@ -252,7 +252,7 @@ pub static KERNEL_MEMORY: Metric =
 pub static PROBES: Chapter = Chapter {
     title: "Probes",
     source: "the kernel's own accounting, and the programs' loss counters",
-    metrics: &[
+    metrics: || vec![
         &RECORDS_LOST,
         &CELLS_FULL,
         &SERIES_FOLDED,

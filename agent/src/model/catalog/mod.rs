@@ -1,5 +1,6 @@
 //! The catalogs of all metrics, by chapter. Exposition and `docs/metrics.md` are made from them.
 
+pub mod host;
 pub mod kernel;
 pub mod steth;
 
@@ -13,9 +14,9 @@ pub struct Chapter {
     /// Where they are taken from.
     pub source: &'static str,
     /// The metrics, in the order in which people read them.
-    pub metrics: &'static [&'static Metric],
+    pub metrics: fn() -> Vec<&'static Metric>,
 }
 
 /// All chapters.
 pub const CHAPTERS: &[&Chapter] =
-    &[&kernel::SYSCALLS, &kernel::TCP, &kernel::SOCKETS, &kernel::POSTGRES, &kernel::PROBES, &steth::AGENT];
+    &[&kernel::SYSCALLS, &kernel::TCP, &kernel::SOCKETS, &kernel::POSTGRES, &kernel::PROBES, &steth::AGENT, &host::HOST];

@@ -21,5 +21,5 @@ pub static DUPLICATE_SERIES: Metric = Metric::counter(
 pub static AGENT: Chapter = Chapter {
     title: "The agent",
     source: "`/proc/self/stat` and the agent's own counts",
-    metrics: &[&BUILD_INFO, &AGENT_CPU, &AGENT_RESIDENT, &DUPLICATE_SERIES],
+    metrics: || vec![&BUILD_INFO, &AGENT_CPU, &AGENT_RESIDENT, &DUPLICATE_SERIES],
 };

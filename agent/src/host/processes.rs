@@ -1,0 +1,527 @@
+//! Processes by service: CPU, memory, descriptors, I/O, faults, context switches. One pass over procfs; who is
+//! which service is asked of whoever knows.
+//!
+//! Counters of a service stay monotonic although its processes come and go: each process's last reading is kept,
+//! and what it gained since is added to its service. A process that was there before the first pass adds only
+//! what it gains from then on, so that a restart of the agent does not look like a burst; a later one adds its
+//! whole life. What a process does between its last pass and its end is not seen here.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use procfs::{
+    FromReadSI, KernelStats, ProcError, ProcResult, current_system_info, page_size,
+    process::{LimitValue, Process, Stat, all_processes_with_root},
+    ticks_per_second,
+};
+
+use super::{Problem, files::read_all, group, malformed, push, services::is_kernel_thread};
+use crate::model::{
+    catalog::host,
+    metric::Metric,
+    service::{KERNEL, Services},
+    snapshot::Series,
+};
+
+/// A service without processes is forgotten after this many passes: its counters start anew if it comes back.
+const FORGET_AFTER_PASSES: u64 = 600;
+
+/// Reads all processes, by service.
+pub struct Processes {
+    proc: PathBuf,
+    buffer: Vec<u8>,
+    pass: u64,
+    boot_unix_seconds: Option<u64>,
+    seen: HashMap<(i32, u64), Seen>,
+    groups: HashMap<Arc<str>, Group>,
+}
+
+/// What one process had counted when it was last seen.
+struct Seen {
+    counters: Counters,
+    pass: u64,
+}
+
+/// All that only grows. The order is that of [`COUNTERS`].
+type Counters = [u64; COUNTERS.len()];
+
+/// The metric, its second label, and what one unit is worth.
+static COUNTERS: [(&Metric, Option<&str>, Unit); 8] = [
+    (&host::PROCESS_CPU_SECONDS, Some("user"), Unit::Tick),
+    (&host::PROCESS_CPU_SECONDS, Some("system"), Unit::Tick),
+    (&host::PROCESS_MAJOR_FAULTS, None, Unit::One),
+    (&host::PROCESS_MINOR_FAULTS, None, Unit::One),
+    (&host::PROCESS_CONTEXT_SWITCHES, Some("voluntary"), Unit::One),
+    (&host::PROCESS_CONTEXT_SWITCHES, Some("nonvoluntary"), Unit::One),
+    (&host::PROCESS_READ_BYTES, None, Unit::One),
+    (&host::PROCESS_WRITE_BYTES, None, Unit::One),
+];
+
+enum Unit {
+    One,
+    Tick,
+}
+
+/// process-exporter's names of the states, in the order of [`Group::states`].
+const STATES: [&str; 5] = ["Running", "Sleeping", "Waiting", "Zombie", "Other"];
+
+/// One service.
+#[derive(Default)]
+struct Group {
+    counters: Counters,
+    last_pass: u64,
+    now: Gauges,
+}
+
+/// What a service has at this moment; starts from nothing at each pass.
+#[derive(Default)]
+struct Gauges {
+    processes: u64,
+    threads: u64,
+    states: [u64; STATES.len()],
+    resident_bytes: u64,
+    virtual_bytes: u64,
+    swapped_bytes: u64,
+    open_files: u64,
+    worst_files_ratio: f64,
+    oldest_start_ticks: Option<u64>,
+}
+
+/// One process at one moment.
+struct Reading {
+    stat: Stat,
+    counters: Counters,
+    swapped_bytes: u64,
+    open_files: u64,
+    files_ratio: f64,
+    was_denied: bool,
+}
+
+impl Processes {
+    /// Reads the processes of the procfs that is mounted there.
+    pub fn new(proc: impl Into<PathBuf>) -> Self {
+        Self {
+            proc: proc.into(),
+            buffer: Vec::new(),
+            pass: 0,
+            boot_unix_seconds: None,
+            seen: HashMap::new(),
+            groups: HashMap::new(),
+        }
+    }
+
+    /// Reads all processes: the series of all services, those of one metric together, and what could not be read.
+    /// A process that ends while it is read is left out; that is no problem.
+    pub fn read(&mut self, services: &mut dyn Services) -> (Vec<Series>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        match all_processes_with_root(&self.proc) {
+            Ok(processes) => {
+                self.pass += 1;
+                let mut denied_count = 0;
+                for process in processes {
+                    match process.and_then(|process| self.reading(&process)) {
+                        Ok(reading) => {
+                            denied_count += usize::from(reading.was_denied);
+                            self.add(&reading, services);
+                        }
+                        Err(error) if has_ended(&error) => {}
+                        Err(ProcError::PermissionDenied(_)) => denied_count += 1,
+                        Err(error) => problems.push(malformed(&self.proc, error)),
+                    }
+                }
+                if denied_count > 0 {
+                    problems.push(Problem::ProcessesDenied { count: denied_count });
+                }
+            }
+            Err(error) => problems.push(malformed(&self.proc, error)),
+        }
+        self.forget();
+        let mut out = Vec::new();
+        self.push(&mut out);
+        group(&mut out);
+        (out, problems)
+    }
+
+    fn reading(&mut self, process: &Process) -> ProcResult<Reading> {
+        let stat = process.stat()?;
+        let mut reading = Reading {
+            counters: [stat.utime, stat.stime, stat.majflt, stat.minflt, 0, 0, 0, 0],
+            stat,
+            swapped_bytes: 0,
+            open_files: 0,
+            files_ratio: 0.0,
+            was_denied: false,
+        };
+        let status = Status::read(process, &mut self.buffer)?;
+        reading.swapped_bytes = status.swapped_bytes;
+        reading.counters[4] = status.voluntary_switches;
+        reading.counters[5] = status.nonvoluntary_switches;
+        if let Some(io) = reading.unless_denied(process.io())? {
+            reading.counters[6] = io.read_bytes;
+            reading.counters[7] = io.write_bytes;
+        }
+        // Kernel threads and the dead have no descriptors.
+        if !is_kernel_thread(&reading.stat) && reading.stat.state != 'Z' {
+            if let Some(count) = reading.unless_denied(process.fd_count())? {
+                reading.open_files = count as u64;
+            }
+            if let Some(limits) = reading.unless_denied(process.limits())?
+                && let LimitValue::Value(limit) = limits.max_open_files.soft_limit
+                && limit > 0
+            {
+                reading.files_ratio = reading.open_files as f64 / limit as f64;
+            }
+        }
+        Ok(reading)
+    }
+
+    fn add(&mut self, reading: &Reading, services: &mut dyn Services) {
+        let stat = &reading.stat;
+        let service =
+            if is_kernel_thread(stat) { Some(KERNEL.into()) } else { services.service_of(stat.pid, stat.starttime) };
+        let Some(service) = service else { return };
+        let group = self.groups.entry(service).or_default();
+        if group.last_pass != self.pass {
+            group.last_pass = self.pass;
+            group.now = Gauges::default();
+        }
+        group.now.add(reading);
+        let is_first_pass = self.pass == 1;
+        let seen = self.seen.entry((stat.pid, stat.starttime)).or_insert_with(|| Seen {
+            counters: if is_first_pass { reading.counters } else { Counters::default() },
+            pass: 0,
+        });
+        seen.pass = self.pass;
+        for ((total, before), now) in group.counters.iter_mut().zip(&mut seen.counters).zip(reading.counters) {
+            // A file that was denied or had ended reads as zero: then nothing was gained.
+            *total += now.saturating_sub(*before);
+            *before = now.max(*before);
+        }
+    }
+
+    fn forget(&mut self) {
+        let pass = self.pass;
+        self.seen.retain(|_, seen| seen.pass == pass);
+        self.groups.retain(|_, group| pass - group.last_pass <= FORGET_AFTER_PASSES);
+        for group in self.groups.values_mut().filter(|group| group.last_pass != pass) {
+            group.now = Gauges::default();
+        }
+    }
+
+    fn push(&mut self, out: &mut Vec<Series>) {
+        let ticks = ticks_per_second() as f64;
+        let boot = *self.boot_unix_seconds.get_or_insert_with(|| boot_unix_seconds(&self.proc));
+        out.reserve(self.groups.len() * (COUNTERS.len() + STATES.len() + 9));
+        for (service, Group { counters, now, .. }) in &self.groups {
+            for ((metric, label, unit), value) in COUNTERS.iter().zip(counters) {
+                let value = *value as f64 / if matches!(unit, Unit::Tick) { ticks } else { 1.0 };
+                match label {
+                    Some(label) => push(out, metric, &[service, label], value),
+                    None => push(out, metric, &[service], value),
+                }
+            }
+            for (state, count) in STATES.iter().zip(now.states) {
+                push(out, &host::PROCESS_STATES, &[service, state], count as f64);
+            }
+            for (kind, bytes) in
+                [("resident", now.resident_bytes), ("virtual", now.virtual_bytes), ("swapped", now.swapped_bytes)]
+            {
+                push(out, &host::PROCESS_MEMORY, &[service, kind], bytes as f64);
+            }
+            let started = now.oldest_start_ticks.map_or(0.0, |start| boot as f64 + start as f64 / ticks);
+            for (metric, value) in [
+                (&host::PROCESS_COUNT, now.processes as f64),
+                (&host::PROCESS_THREADS, now.threads as f64),
+                (&host::PROCESS_OPEN_FILES, now.open_files as f64),
+                (&host::PROCESS_WORST_FILES_RATIO, now.worst_files_ratio),
+                (&host::PROCESS_OLDEST_START, started),
+            ] {
+                push(out, metric, &[service], value);
+            }
+        }
+    }
+}
+
+impl Gauges {
+    fn add(&mut self, reading: &Reading) {
+        let stat = &reading.stat;
+        self.processes += 1;
+        self.threads += u64::try_from(stat.num_threads).unwrap_or(0);
+        let state = match stat.state {
+            'R' => 0,
+            'S' => 1,
+            'D' => 2,
+            'Z' => 3,
+            _ => 4,
+        };
+        self.states[state] += 1;
+        self.resident_bytes += stat.rss * page_size();
+        self.virtual_bytes += stat.vsize;
+        self.swapped_bytes += reading.swapped_bytes;
+        self.open_files += reading.open_files;
+        self.worst_files_ratio = self.worst_files_ratio.max(reading.files_ratio);
+        self.oldest_start_ticks = Some(self.oldest_start_ticks.unwrap_or(u64::MAX).min(stat.starttime));
+    }
+}
+
+impl Reading {
+    /// Passes on what was read; what this user may not read is noted, and read as nothing.
+    fn unless_denied<T>(&mut self, result: ProcResult<T>) -> ProcResult<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(ProcError::PermissionDenied(_)) => {
+                self.was_denied = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The three lines of `/proc/PID/status` that are in no other file.
+///
+/// By hand: procfs makes a map of all sixty lines, and refuses the file when the process has given itself a name
+/// that is not UTF-8.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Status {
+    swapped_bytes: u64,
+    voluntary_switches: u64,
+    nonvoluntary_switches: u64,
+}
+
+impl Status {
+    fn read(process: &Process, buffer: &mut Vec<u8>) -> ProcResult<Self> {
+        let length = read_all(process.open_relative("status")?, buffer)?;
+        Ok(Self::parse(buffer.get(..length).unwrap_or_default()))
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let mut status = Self::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Some(rest) = line.strip_prefix(b"VmSwap:") {
+                status.swapped_bytes = number(rest) * 1024;
+            } else if let Some(rest) = line.strip_prefix(b"voluntary_ctxt_switches:") {
+                status.voluntary_switches = number(rest);
+            } else if let Some(rest) = line.strip_prefix(b"nonvoluntary_ctxt_switches:") {
+                status.nonvoluntary_switches = number(rest);
+            }
+        }
+        status
+    }
+}
+
+fn number(text: &[u8]) -> u64 {
+    text.iter()
+        .skip_while(|byte| !byte.is_ascii_digit())
+        .take_while(|byte| byte.is_ascii_digit())
+        .fold(0, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
+}
+
+/// Whether an error says no more than that the process has ended: its folder is gone (ENOENT), or was open and
+/// has nobody behind it any more (ESRCH).
+fn has_ended(error: &ProcError) -> bool {
+    match error {
+        ProcError::NotFound(_) => true,
+        ProcError::Io(error, _) => {
+            error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+        }
+        _ => false,
+    }
+}
+
+fn boot_unix_seconds(proc: &Path) -> u64 {
+    KernelStats::from_file(proc.join("stat"), current_system_info()).map_or(0, |stat| stat.btime)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use procfs::FromRead;
+
+    use super::*;
+    use crate::{host::tests::values, model::snapshot::Value};
+
+    /// Knows some processes' names.
+    struct Named(HashMap<i32, Arc<str>>);
+
+    impl Named {
+        fn new<const N: usize>(names: [(i32, &str); N]) -> Self {
+            Self(names.into_iter().map(|(pid, name)| (pid, name.into())).collect())
+        }
+    }
+
+    impl Services for Named {
+        fn service_of(&mut self, pid: i32, _: u64) -> Option<Arc<str>> {
+            self.0.get(&pid).cloned()
+        }
+    }
+
+    fn reading(pid: i32, start_ticks: u64, user_ticks: u64, flags: u32) -> Reading {
+        let zeros = "0 ".repeat(30);
+        let text = format!(
+            "{pid} (a) b) S 1 1 1 0 -1 {flags} 0 0 0 0 {user_ticks} 0 0 0 20 0 3 0 {start_ticks} 4096 2 {zeros}"
+        );
+        let stat = Stat::from_read(text.as_bytes()).unwrap();
+        let mut counters = Counters::default();
+        counters[0] = user_ticks;
+        Reading { stat, counters, swapped_bytes: 0, open_files: 10, files_ratio: 0.25, was_denied: false }
+    }
+
+    fn pass(processes: &mut Processes, readings: &[Reading], services: &mut Named) {
+        processes.pass += 1;
+        readings.iter().for_each(|reading| processes.add(reading, services));
+        processes.forget();
+    }
+
+    fn user_ticks(processes: &Processes, service: &str) -> u64 {
+        processes.groups[service].counters[0]
+    }
+
+    #[test]
+    fn counters_of_a_service_only_grow_while_its_processes_come_and_go() {
+        let mut services = Named::new([(10, "web"), (11, "web"), (12, "web")]);
+        let mut processes = Processes::new("/proc");
+        pass(&mut processes, &[reading(10, 1, 100, 0), reading(11, 1, 50, 0)], &mut services);
+        assert_eq!(user_ticks(&processes, "web"), 0, "what was before the agent is not its gain");
+        pass(&mut processes, &[reading(10, 1, 110, 0), reading(11, 1, 50, 0)], &mut services);
+        assert_eq!(user_ticks(&processes, "web"), 10);
+        pass(&mut processes, &[reading(11, 1, 51, 0), reading(12, 9, 5, 0)], &mut services);
+        assert_eq!(user_ticks(&processes, "web"), 16, "a new process brings its whole life, an old one is kept");
+        pass(&mut processes, &[], &mut services);
+        assert_eq!(user_ticks(&processes, "web"), 16);
+        assert_eq!(processes.groups["web"].now.processes, 0);
+        assert!(processes.seen.is_empty());
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let mut services = Named::new([(10, "web")]);
+        let mut processes = Processes::new("/proc");
+        pass(&mut processes, &[reading(10, 1, 100, 0)], &mut services);
+        pass(&mut processes, &[reading(10, 7, 3, 0)], &mut services);
+        assert_eq!(user_ticks(&processes, "web"), 3);
+    }
+
+    #[test]
+    fn what_a_process_gains_after_exec_goes_to_its_new_service() {
+        let mut processes = Processes::new("/proc");
+        pass(&mut processes, &[], &mut Named::new([]));
+        pass(&mut processes, &[reading(10, 1, 2, 0)], &mut Named::new([(10, "sh")]));
+        pass(&mut processes, &[reading(10, 1, 7, 0)], &mut Named::new([(10, "psql")]));
+        assert_eq!((user_ticks(&processes, "sh"), user_ticks(&processes, "psql")), (2, 5));
+    }
+
+    #[test]
+    fn a_counter_that_falls_or_was_denied_takes_nothing_away() {
+        let mut services = Named::new([(10, "web")]);
+        let mut processes = Processes::new("/proc");
+        for user_ticks in [100, 0, 90, 103] {
+            pass(&mut processes, &[reading(10, 1, user_ticks, 0)], &mut services);
+        }
+        assert_eq!(user_ticks(&processes, "web"), 3);
+    }
+
+    #[test]
+    fn kernel_threads_are_one_service_and_nobody_is_asked() {
+        let mut processes = Processes::new("/proc");
+        let threads = [reading(2, 0, 1, 0x0020_0000), reading(3, 0, 1, 0x0020_0000)];
+        pass(&mut processes, &threads, &mut Named::new([]));
+        assert_eq!(processes.groups[KERNEL].now.processes, 2);
+    }
+
+    #[test]
+    fn a_service_without_processes_is_forgotten_in_the_end() {
+        let mut processes = Processes::new("/proc");
+        pass(&mut processes, &[reading(10, 1, 0, 0)], &mut Named::new([(10, "job")]));
+        for _ in 0..FORGET_AFTER_PASSES {
+            pass(&mut processes, &[], &mut Named::new([]));
+        }
+        assert!(processes.groups.contains_key("job"));
+        pass(&mut processes, &[], &mut Named::new([]));
+        assert!(processes.groups.is_empty());
+    }
+
+    #[test]
+    fn every_service_has_process_exporters_series() {
+        let mut processes = Processes::new("/proc");
+        pass(&mut processes, &[reading(10, 100, 0, 0)], &mut Named::new([(10, "web")]));
+        processes.boot_unix_seconds = Some(1_000_000);
+        let mut out = Vec::new();
+        processes.push(&mut out);
+        let values = values(&out);
+        let resident = 2 * page_size();
+        let started = 1_000_000.0 + 100.0 / ticks_per_second() as f64;
+        for expected in [
+            r#"num_procs{groupname="web"} 1"#.to_owned(),
+            r#"num_threads{groupname="web"} 3"#.to_owned(),
+            r#"open_filedesc{groupname="web"} 10"#.to_owned(),
+            r#"worst_fd_ratio{groupname="web"} 0.25"#.to_owned(),
+            format!(r#"memory_bytes{{groupname="web",memtype="resident"}} {resident}"#),
+            r#"memory_bytes{groupname="web",memtype="virtual"} 4096"#.to_owned(),
+            r#"memory_bytes{groupname="web",memtype="swapped"} 0"#.to_owned(),
+            r#"cpu_seconds_total{groupname="web",mode="system"} 0"#.to_owned(),
+            r#"context_switches_total{groupname="web",ctxswitchtype="nonvoluntary"} 0"#.to_owned(),
+            r#"states{groupname="web",state="Sleeping"} 1"#.to_owned(),
+            r#"states{groupname="web",state="Zombie"} 0"#.to_owned(),
+            format!(r#"oldest_start_time_seconds{{groupname="web"}} {started}"#),
+        ] {
+            let expected = format!("namedprocess_namegroup_{expected}");
+            assert!(values.contains(&expected), "{expected} is not in {values:#?}");
+        }
+        assert_eq!(values.len(), 21);
+    }
+
+    #[test]
+    fn a_status_is_read_whatever_the_process_calls_itself() {
+        let text = b"Name:\todd\xff\xfe\nVmSwap:\t      12 kB\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        let expected = Status { swapped_bytes: 12288, voluntary_switches: 150, nonvoluntary_switches: 545 };
+        assert_eq!(Status::parse(text), expected);
+        for length in 0..text.len() {
+            Status::parse(&text[..length]);
+        }
+    }
+
+    struct Running(Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_live_process_is_read_as_procfs_has_it_and_its_end_is_no_problem() {
+        // `cat` waits for the end of its input.
+        let mut cat = Command::new("cat");
+        let child = cat.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let child = Running(child);
+        let pid = child.0.id().cast_signed();
+        let mut services = Named::new([(pid, "cat")]);
+        let mut processes = Processes::new("/proc");
+        let value = |series: &[Series], metric: &'static Metric| {
+            let found = series.iter().find(|series| series.metric == metric && series.labels[0] == "cat");
+            let Value::Number(number) = found.unwrap().value else { panic!() };
+            number
+        };
+        let (series, _) = processes.read(&mut services);
+        assert_eq!(value(&series, &host::PROCESS_COUNT), 1.0);
+        assert_eq!(value(&series, &host::PROCESS_THREADS), 1.0);
+        let files = Process::new(pid).unwrap().fd().unwrap().count() as f64;
+        assert_eq!(value(&series, &host::PROCESS_OPEN_FILES), files);
+        let LimitValue::Value(limit) = Process::new(pid).unwrap().limits().unwrap().max_open_files.soft_limit else {
+            panic!()
+        };
+        assert_eq!(value(&series, &host::PROCESS_WORST_FILES_RATIO), files / limit as f64);
+        drop(child);
+        let (series, problems) = processes.read(&mut services);
+        assert_eq!(value(&series, &host::PROCESS_COUNT), 0.0);
+        assert!(problems.iter().all(|problem| matches!(problem, Problem::ProcessesDenied { .. })), "{problems:?}");
+    }
+}
