@@ -46,7 +46,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
         workspace::complete(apt_get().arg("update"))?;
     }
     let mut install = apt_get();
-    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    // What is there already stays as it is.
+    install.args(["install", "--yes", "--no-install-recommends", "--no-upgrade"]).args(packages);
     if workspace::complete(&mut install).is_err() {
         eprintln!("once more, with fresh package lists");
         workspace::complete(apt_get().arg("update"))?;
