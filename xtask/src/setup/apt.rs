@@ -55,8 +55,9 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     for service in SERVICES.into_iter().filter(|service| packages.contains(service) && command("systemctl")) {
         // Installed for its program: the machine's owner did not ask for a service at each boot.
-        workspace::complete(Command::new("systemctl").args(["disable", "--quiet", service]))
-            .with_context(|| format!("{service} is installed and would start at the next boot"))?;
+        if let Err(error) = workspace::complete(Command::new("systemctl").args(["disable", "--quiet", service])) {
+            eprintln!("{error:#}; {service} will start at the next boot, unless you disable it");
+        }
     }
     Ok(())
 }
