@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         });
     }
-    session.finish()
+    session.finish(filter)
 }
 
 /// Output of passed tests is shown too: only there does a test say that it was skipped.
@@ -127,7 +127,10 @@ impl Session {
         self.failures.push(failure);
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(mut self, filter: Option<&str>) -> Result<()> {
+        if let Some(filter) = filter.filter(|_| self.count == Count::default()) {
+            self.fail(format!("no test has `{filter}` in its path"));
+        }
         let Count { passed, failed, skipped } = self.count;
         println!();
         for failure in &self.failures {

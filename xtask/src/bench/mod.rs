@@ -25,7 +25,7 @@ const PAGE: &str = "docs/benchmarks.md";
 const BENCHES: &[Bench] = &[Bench {
     name: "syscall",
     title: "One syscall",
-    what: "Nanoseconds that one `getppid` takes, in a loop pinned to nothing, without steth and while it runs.",
+    what: "Nanoseconds that one `getppid` takes, in a loop, without steth and while it runs.",
     unit: "ns",
     rounds: 7,
     run: syscall::run,

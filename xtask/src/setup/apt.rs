@@ -46,7 +46,8 @@ pub fn install(packages: &[&str]) -> Result<()> {
         workspace::complete(apt_get().arg("update"))?;
     }
     let mut install = apt_get();
-    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    // What is there already stays as it is.
+    install.args(["install", "--yes", "--no-install-recommends", "--no-upgrade"]).args(packages);
     if workspace::complete(&mut install).is_err() {
         eprintln!("once more, with fresh package lists");
         workspace::complete(apt_get().arg("update"))?;
@@ -54,8 +55,9 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     for service in SERVICES.into_iter().filter(|service| packages.contains(service) && command("systemctl")) {
         // Installed for its program: the machine's owner did not ask for a service at each boot.
-        workspace::complete(Command::new("systemctl").args(["disable", "--quiet", service]))
-            .with_context(|| format!("{service} is installed and would start at the next boot"))?;
+        if let Err(error) = workspace::complete(Command::new("systemctl").args(["disable", "--quiet", service])) {
+            eprintln!("{error:#}; {service} will start at the next boot, unless you disable it");
+        }
     }
     Ok(())
 }

@@ -138,7 +138,7 @@ pub const REQUIREMENTS: &[Requirement] = &[
         name: "curl",
         why: "HTTP requests as users make them",
         purpose: Purpose::Test,
-        source: Source::Debian(&["curl", "ca-certificates"]),
+        source: Source::Debian(&["curl"]),
         is_there: || command("curl"),
     },
     Requirement {
