@@ -65,6 +65,11 @@ impl Totals {
         }
     }
 
+    /// Shows more from now on, or fewer among those that have no place yet.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Adds what the cells have gained since the last reading.
     pub fn absorb(&mut self, reading: Reading) {
         for (kind, key, now) in reading.histograms {

@@ -45,6 +45,16 @@ impl Names {
         self.services.iter().map(|(number, name)| (*number, name))
     }
 
+    /// The name of a service, if it has one.
+    pub fn service_name(&self, number: u32) -> Option<&str> {
+        self.services.get(&number).map(|name| &**name)
+    }
+
+    /// Whether a peer has a name.
+    pub fn has_peer(&self, number: u32) -> bool {
+        self.peers.contains_key(&number)
+    }
+
     /// Names a peer.
     pub fn set_peer(&mut self, number: u32, name: String) {
         self.peers.insert(number, name);

@@ -148,6 +148,7 @@ mod tests {
             ability: HostAbility {
                 kernel_release: "6.1.0-28-amd64".into(),
                 architecture: "x86_64".into(),
+                machine: "2 × Example CPU, 4096 MiB".into(),
                 btf: Btf::Missing {
                     path: "/sys/kernel/btf/vmlinux".into(),
                     reason: "No such file or directory".into(),
@@ -174,6 +175,7 @@ mod tests {
         let expected = "\
 Host
   ok       kernel      Linux 6.1.0-28-amd64 x86_64
+  ok       machine     2 × Example CPU, 4096 MiB
   missing  BTF         /sys/kernel/btf/vmlinux: No such file or directory
                        the kernel must be built with CONFIG_DEBUG_INFO_BTF, or set kernel.btf to a file made for it
   missing  privileges  user 1000 without CAP_PERFMON, CAP_BPF
@@ -203,14 +205,14 @@ Kernel memory: 4.00 MiB of 32.00 MiB (kernel.memory)
         let text = lines(&examination(), 32 << 20);
         let all: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let kinds: Vec<_> = all.iter().map(|line| line["kind"].as_str().unwrap()).collect();
-        assert_eq!(kinds, [["ability"; 5].as_slice(), &["probe"; 4], &["total"]].concat());
+        assert_eq!(kinds, [["ability"; 6].as_slice(), &["probe"; 4], &["total"]].concat());
         assert_eq!(
-            all[6],
+            all[7],
             json!({
                 "kind": "probe", "name": "sys_exit", "hook": "tp_btf/sys_exit", "state": "fallback", "instead": "raw_tp/sys_exit",
                 "reason": "no BTF", "lost": "everything about sys_exit", "memory_bytes": 1 << 20, "runs": 0, "run_ns": 0,
             })
         );
-        assert_eq!(all[9], json!({ "kind": "total", "kernel_memory_bytes": 4 << 20, "budget_bytes": 32 << 20 }));
+        assert_eq!(all[10], json!({ "kind": "total", "kernel_memory_bytes": 4 << 20, "budget_bytes": 32 << 20 }));
     }
 }

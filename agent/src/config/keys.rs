@@ -28,16 +28,20 @@ pub enum Change {
 pub const COLLECTORS: &[&str] = &[
     "cpu",
     "diskstats",
+    "entropy",
     "filefd",
     "filesystem",
     "loadavg",
     "meminfo",
+    "netclass",
     "netdev",
     "netstat",
     "pressure",
     "schedstat",
     "sockstat",
     "stat",
+    "time",
+    "uname",
     "vmstat",
 ];
 
@@ -68,7 +72,6 @@ pub const KEYS: &[Key] = &[
     key("host.node", Shape::Switch(|c| &mut c.host.node), Change::Reload),
     key("host.processes", Shape::Switch(|c| &mut c.host.processes), Change::Reload),
     key("host.collectors", Shape::Subset(COLLECTORS, |c| &mut c.host.collectors), Change::Reload),
-    key("postgres.slow", Shape::Duration(ms(1)..=ms(3_600_000), |c| &mut c.postgres.slow), Change::Restart),
     key(
         "log.level",
         Shape::Word(

@@ -45,8 +45,6 @@ pub struct Config {
     pub limits: Limits,
     /// What is read from /proc and /sys.
     pub host: Host,
-    /// Postgres queries.
-    pub postgres: Postgres,
     /// The agent's own log.
     pub log: Log,
 }
@@ -134,13 +132,6 @@ pub struct Host {
     pub collectors: Vec<String>,
 }
 
-/// `[postgres]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Postgres {
-    /// Queries that take at least this long are recorded one by one.
-    pub slow: Duration,
-}
-
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -214,7 +205,6 @@ impl Default for Config {
                 processes: true,
                 collectors: COLLECTORS.iter().map(|name| name.to_string()).collect(),
             },
-            postgres: Postgres { slow: Duration::from_millis(100) },
             log: Log { level: LogLevel::Info, format: LogFormat::Text },
         }
     }

@@ -12,6 +12,7 @@ mod disk;
 mod fd;
 mod files;
 mod filesystem;
+mod kernel_services;
 mod load;
 mod memory;
 mod netstat;
@@ -31,6 +32,7 @@ use std::{
     ptr,
 };
 
+pub use kernel_services::KernelServices;
 pub use processes::Processes;
 pub use services::ProcServices;
 

@@ -1,5 +1,6 @@
 //! What this kernel can do: its type information, loading and attaching the programs, reading their maps.
 
+pub mod ability;
 pub mod btf;
 pub mod load;
 pub mod tables;

@@ -12,6 +12,8 @@ pub struct HostAbility {
     pub kernel_release: String,
     /// `uname -m`.
     pub architecture: String,
+    /// Processors and memory.
+    pub machine: String,
     /// Type information of the running kernel; offsets of its structures are read from it.
     pub btf: Btf,
     /// Who the agent runs as.
@@ -131,12 +133,19 @@ pub enum ProbeState {
 
 impl HostAbility {
     /// The oldest kernel with all that the probes need: ring buffers and BTF tracepoints (5.8), task storage for
-    /// tracing programs (5.11).
-    pub const MIN_KERNEL: (u32, u32) = (5, 11);
+    /// tracing programs (5.11), `bpf_loop` (5.17).
+    pub const MIN_KERNEL: (u32, u32) = (5, 17);
 
     /// Judges each ability.
     pub fn findings(&self) -> Vec<Finding> {
-        vec![self.kernel(), self.btf(), self.privileges(), self.lockdown(), self.bpf_stats()]
+        vec![
+            self.kernel(),
+            Finding::good("machine", self.machine.clone()),
+            self.btf(),
+            self.privileges(),
+            self.lockdown(),
+            self.bpf_stats(),
+        ]
     }
 
     /// Whether any probe can run.

@@ -47,6 +47,18 @@ pub enum ServiceKind {
     Executable,
 }
 
+impl ServiceKind {
+    /// What a service's name shows: names are made by the rules in [`super::service`].
+    pub fn of(name: &str) -> Self {
+        match name.split_once(':') {
+            Some(("postgres", _)) => Self::PostgresCluster,
+            Some(_) => Self::Container,
+            None if name.ends_with(".service") || name.ends_with(".slice") || name.ends_with(".scope") => Self::Unit,
+            None => Self::Executable,
+        }
+    }
+}
+
 /// One time series and its value at the end of the window.
 #[derive(Clone, Debug)]
 pub struct Series {

@@ -92,17 +92,19 @@ pub static TCP: Chapter = Chapter {
     title: "TCP connections",
     source: "BTF tracepoints `inet_sock_set_state`, `tcp_retransmit_skb`, `tcp_send_reset`, `tcp_receive_reset`, and the \
              kernel's `tcp_sock`",
-    metrics: || vec![
-        &TCP_CONNECT,
-        &TCP_ACCEPT_QUEUE,
-        &TCP_RTT,
-        &TCP_RETRANSMITS,
-        &TCP_RESETS,
-        &TCP_BYTES,
-        &TCP_CONNECTIONS,
-        &TCP_LIFETIME,
-        &TCP_LISTEN_OVERFLOWS,
-    ],
+    metrics: || {
+        vec![
+            &TCP_CONNECT,
+            &TCP_ACCEPT_QUEUE,
+            &TCP_RTT,
+            &TCP_RETRANSMITS,
+            &TCP_RESETS,
+            &TCP_BYTES,
+            &TCP_CONNECTIONS,
+            &TCP_LIFETIME,
+            &TCP_LISTEN_OVERFLOWS,
+        ]
+    },
 };
 
 /// Reads.
@@ -198,17 +200,19 @@ pub static POSTGRES_QUERY_INFO: Metric = Metric::gauge(
 pub static POSTGRES: Chapter = Chapter {
     title: "Postgres",
     source: "the wire protocol, in what processes read and write",
-    metrics: || vec![
-        &POSTGRES_QUERY,
-        &POSTGRES_FIRST_BYTE,
-        &POSTGRES_STATEMENTS,
-        &POSTGRES_ROWS,
-        &POSTGRES_ERRORS,
-        &POSTGRES_TRANSACTIONS,
-        &POSTGRES_TRANSACTION,
-        &POSTGRES_CONNECTIONS,
-        &POSTGRES_QUERY_INFO,
-    ],
+    metrics: || {
+        vec![
+            &POSTGRES_QUERY,
+            &POSTGRES_FIRST_BYTE,
+            &POSTGRES_STATEMENTS,
+            &POSTGRES_ROWS,
+            &POSTGRES_ERRORS,
+            &POSTGRES_TRANSACTIONS,
+            &POSTGRES_TRANSACTION,
+            &POSTGRES_CONNECTIONS,
+            &POSTGRES_QUERY_INFO,
+        ]
+    },
 };
 
 /// Records.
@@ -252,13 +256,15 @@ pub static KERNEL_MEMORY: Metric =
 pub static PROBES: Chapter = Chapter {
     title: "Probes",
     source: "the kernel's own accounting, and the programs' loss counters",
-    metrics: || vec![
-        &RECORDS_LOST,
-        &CELLS_FULL,
-        &SERIES_FOLDED,
-        &PROBE_ATTACHED,
-        &PROBE_RUNS,
-        &PROBE_RUN_SECONDS,
-        &KERNEL_MEMORY,
-    ],
+    metrics: || {
+        vec![
+            &RECORDS_LOST,
+            &CELLS_FULL,
+            &SERIES_FOLDED,
+            &PROBE_ATTACHED,
+            &PROBE_RUNS,
+            &PROBE_RUN_SECONDS,
+            &KERNEL_MEMORY,
+        ]
+    },
 };

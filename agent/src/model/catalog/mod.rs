@@ -18,5 +18,12 @@ pub struct Chapter {
 }
 
 /// All chapters.
-pub const CHAPTERS: &[&Chapter] =
-    &[&kernel::SYSCALLS, &kernel::TCP, &kernel::SOCKETS, &kernel::POSTGRES, &kernel::PROBES, &steth::AGENT, &host::HOST];
+pub const CHAPTERS: &[&Chapter] = &[
+    &kernel::SYSCALLS,
+    &kernel::TCP,
+    &kernel::SOCKETS,
+    &kernel::POSTGRES,
+    &kernel::PROBES,
+    &steth::AGENT,
+    &host::HOST,
+];

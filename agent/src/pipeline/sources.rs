@@ -1,0 +1,168 @@
+//! All sources of a snapshot: the kernel's probes, the host's files, the agent itself.
+
+use std::{collections::HashSet, time::SystemTime};
+
+use procfs::{WithCurrentSystemInfo as _, process::Process};
+
+use super::{
+    Examination,
+    probes::{self, Probes},
+};
+use crate::{
+    config::Config,
+    host::{self, Family, Problem, ProcServices, Processes},
+    kernel::{LoadError, ability::ability},
+    model::{
+        catalog::steth::{AGENT_CPU, AGENT_RESIDENT, BUILD_INFO},
+        probe::{ProbeState, ProbeStatus},
+        snapshot::{Series, ServiceInfo, ServiceKind, Snapshot},
+    },
+};
+
+/// What snapshots are made from.
+pub struct Sources {
+    probes: Option<Probes>,
+    /// What became of probes that could not even be loaded.
+    unloaded: Vec<ProbeStatus>,
+    reader: Option<host::Reader>,
+    processes: Option<(Processes, ProcServices)>,
+    known_problems: HashSet<String>,
+}
+
+impl Sources {
+    /// Opens what the configuration asks for and this host allows.
+    pub fn open(config: &Config) -> (Self, Examination) {
+        let ability = ability(&config.kernel.btf);
+        let (probes, statuses) = match load(config, ability.probes_can_run()) {
+            Ok(probes) => {
+                let statuses = probes.statuses();
+                (Some(probes), statuses)
+            }
+            Err(reason) => (None, unavailable(&reason)),
+        };
+        let mut sources = Self {
+            unloaded: if probes.is_none() { statuses.clone() } else { Vec::new() },
+            probes,
+            reader: None,
+            processes: None,
+            known_problems: HashSet::new(),
+        };
+        sources.open_host(config);
+        (sources, Examination { ability, probes: statuses })
+    }
+
+    /// Takes over what may change while the agent runs.
+    pub fn reload(&mut self, config: &Config) {
+        self.open_host(config);
+        if let Some(probes) = &mut self.probes {
+            probes.set_limits(probes::limits(config));
+        }
+    }
+
+    /// Empties the ring of records.
+    pub fn drain(&mut self) {
+        if let Some(probes) = &mut self.probes {
+            probes.drain();
+        }
+    }
+
+    /// Reads everything.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let mut series = own_series();
+        let mut services = Vec::new();
+        let mut statuses = self.unloaded.clone();
+        if let Some(probes) = &mut self.probes {
+            series.extend(probes.read());
+            services = probes.services();
+            statuses = probes.statuses();
+        }
+        let mut problems = Vec::new();
+        if let Some(reader) = &mut self.reader {
+            let (host, met) = reader.read();
+            series.extend(host);
+            problems.extend(met);
+        }
+        if let Some((processes, names)) = &mut self.processes {
+            let (host, met) = processes.read(names);
+            series.extend(host);
+            problems.extend(met);
+        }
+        self.report(&problems);
+        let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Snapshot {
+            at_unix_ms: since_epoch.as_millis().try_into().unwrap_or(u64::MAX),
+            series,
+            probes: statuses,
+            services: services.into_iter().map(service_info).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    fn open_host(&mut self, config: &Config) {
+        let families: Vec<Family> =
+            Family::ALL.iter().copied().filter(|family| config.host.collects(family.name())).collect();
+        // A new reader costs nothing but the memory of what was silent before.
+        self.reader =
+            (!families.is_empty()).then(|| host::Reader::new(host::Options { families, ..host::Options::default() }));
+        match (config.host.processes, &self.processes) {
+            (true, None) => self.processes = Some((Processes::new("/proc"), ProcServices::new("/proc"))),
+            (false, Some(_)) => self.processes = None,
+            _ => {}
+        }
+    }
+
+    /// Says each problem once while it lasts.
+    fn report(&mut self, problems: &[Problem]) {
+        let now: HashSet<String> = problems.iter().map(ToString::to_string).collect();
+        for problem in problems {
+            let text = problem.to_string();
+            if self.known_problems.contains(&text) {
+                continue;
+            }
+            match problem {
+                Problem::Absent { .. } => tracing::info!("{text}"),
+                _ => tracing::warn!("{text}"),
+            }
+        }
+        self.known_problems = now;
+    }
+}
+
+fn load(config: &Config, can_run: bool) -> Result<Probes, String> {
+    if !can_run {
+        return Err("this host does not allow any probe; see above".into());
+    }
+    let open = || -> Result<Probes, LoadError> { Probes::new(probes::load(config)?, config) };
+    open().map_err(|error| error.to_string())
+}
+
+fn unavailable(reason: &str) -> Vec<ProbeStatus> {
+    let state = || ProbeState::Unavailable { reason: reason.to_owned() };
+    steth_probes::catalog::PROBES
+        .iter()
+        .map(|probe| ProbeStatus {
+            name: probe.name.into(),
+            hook: crate::kernel::load::hook(probe),
+            state: state(),
+            lost: probe.lost.into(),
+            memory_bytes: 0,
+            runs: 0,
+            run_ns: 0,
+        })
+        .collect()
+}
+
+fn own_series() -> Vec<Series> {
+    let mut series = vec![Series::number(&BUILD_INFO, vec![env!("CARGO_PKG_VERSION").into()], 1.0)];
+    if let Ok(stat) = Process::myself().and_then(|process| process.stat()) {
+        let cpu_seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        series.push(Series::number(&AGENT_CPU, vec![], cpu_seconds));
+        series.push(Series::number(&AGENT_RESIDENT, vec![], stat.rss_bytes().get() as f64));
+    }
+    series
+}
+
+fn service_info(name: String) -> ServiceInfo {
+    let kind = ServiceKind::of(&name);
+    ServiceInfo { name, kind, pids: Vec::new() }
+}
