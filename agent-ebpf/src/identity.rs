@@ -65,15 +65,15 @@ fn report_exec(pid: u32, service: u32) {
 /// The state of the task that runs now; made anew for one that was there before the agent.
 #[inline(always)]
 pub fn current_state() -> Option<&'static mut TaskState> {
-    let task = Known::current();
-    match TASKS.get(task) {
-        Some(state) => Some(state),
-        None => stamp(task),
-    }
+    stamp(Known::current())
 }
 
+/// Gives a task its service if it has none yet.
 #[inline(always)]
-fn stamp(task: Known) -> Option<&'static mut TaskState> {
+pub fn stamp(task: Known) -> Option<&'static mut TaskState> {
+    if let Some(state) = TASKS.get(task) {
+        return Some(state);
+    }
     let mut state = TaskState { entered_ns: 0, syscall: 0, service: service_of(task) };
     let stamped = TASKS.get_or_insert(task, &mut state);
     if stamped.is_none() {

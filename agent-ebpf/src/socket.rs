@@ -52,8 +52,6 @@ pub fn exit(call: &Call, row: *mut ServiceRow) -> Option<()> {
     }
     let (sock, inode) = find(call.descriptor)?;
     let connection = known_or_new(sock, inode, call.service, call.now_ns)?;
-    // SAFETY: a map value; two CPUs may use one socket at a time, and then a byte count or a delay may be lost.
-    let connection = unsafe { &mut *connection };
     connection.service = call.service;
     let reads = call.call.is_read();
     observe_slot(
@@ -105,26 +103,42 @@ pub fn find(descriptor: u32) -> Option<(Address, u64)> {
     Some((sock, number))
 }
 
-/// What is kept of a socket. An entry that another socket left at the same address is replaced.
+/// What is kept of a socket. Two CPUs may use one socket at a time; then a byte count or a delay may be lost.
 #[inline(always)]
-pub fn known_or_new(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*mut Connection> {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&sock.0) {
-        // SAFETY: a map value.
-        let known = unsafe { &mut *connection };
-        if known.inode == inode {
-            return Some(connection);
+pub fn known(sock: Address) -> Option<&'static mut Connection> {
+    // SAFETY: a map value; it lives as long as the program runs.
+    CONNECTIONS.get_ptr_mut(&sock.0).map(|connection| unsafe { &mut *connection })
+}
+
+/// As [`known`], and begins to follow it if need be. An entry that another socket left at this address is replaced.
+#[inline(always)]
+pub fn known_or_new(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<&'static mut Connection> {
+    if let Some(connection) = known(sock) {
+        if connection.inode == 0 {
+            connection.inode = inode;
         }
-        if known.inode == 0 {
-            known.inode = inode;
+        if connection.inode == inode {
             return Some(connection);
         }
     }
-    create(sock, inode, service, now_ns)
+    create(sock, inode, service, now_ns, Origin::Met)
+}
+
+/// How a socket came to be followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Origin {
+    /// It was there already.
+    Met = 0,
+    /// From its beginning: this process called, or listens.
+    Begun = 1,
+    /// From its beginning: the peer called.
+    Called = 2,
 }
 
 /// Begins to follow a socket. Families without a place in the figures are left alone.
 #[inline(never)]
-pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*mut Connection> {
+pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64, origin: Origin) -> Option<&'static mut Connection> {
     let family = match sock.read::<u16>(offset!(sock_family))? {
         AF_INET => Family::Inet,
         AF_INET6 => Family::Inet6,
@@ -141,6 +155,8 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*m
     fresh.sampled_ns = now_ns;
     fresh.family = family as u8;
     fresh.protocol = Protocol::Unknown as u8;
+    fresh.complete = (origin != Origin::Met) as u8;
+    fresh.incoming = (origin == Origin::Called) as u8;
     if family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
         tcp::describe(sock, fresh);
     }
@@ -148,7 +164,7 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<*m
         lost(Loss::ConnectionsFull);
         return None;
     }
-    CONNECTIONS.get_ptr_mut(&sock.0)
+    known(sock)
 }
 
 /// Histogram slot of one kind of socket call of one service.
@@ -181,9 +197,7 @@ fn slot(row: *mut ServiceRow, what: usize, family: u8, service: u32) -> Option<u
 #[btf_tracepoint(function = "sk_data_ready")]
 pub fn sk_data_ready(ctx: BtfTracePointContext) -> i32 {
     let sock: *const u8 = ctx.arg(0);
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&(sock as u64)) {
-        // SAFETY: a map value; the later of two racing writers wins.
-        let connection = unsafe { &mut *connection };
+    if let Some(connection) = known(Address(sock as u64)) {
         if connection.ready_ns == 0 {
             // SAFETY: a helper without arguments.
             connection.ready_ns = unsafe { bpf_ktime_get_ns() };

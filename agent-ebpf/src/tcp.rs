@@ -1,7 +1,10 @@
 //! TCP: how connections begin and end, their round-trip times, what is sent again or reset, and the bytes.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+    bindings::BPF_NOEXIST,
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
 };
 use steth_probes::{
     cell::{ConnectOutcome, CounterKind, Direction, HistogramKind, Loss},
@@ -14,11 +17,16 @@ use crate::{
     identity::current_state,
     kernel::{Address, Known, offset, setting},
     maps::{CONNECTIONS, PEERS, WIRES},
-    socket::{self, Call},
+    socket::{self, Call, Origin},
 };
 
 const AF_INET: u16 = 2;
 const IPPROTO_TCP: u16 = 6;
+/// `sk_shutdown`: the peer has sent its FIN.
+const RCV_SHUTDOWN: u8 = 1;
+/// Who called is not seen of a connection that was there before; ports from here on are given to callers
+/// (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: u16 = 32_768;
 const ECONNREFUSED: i32 = 111;
 const ETIMEDOUT: i32 = 110;
 const ENETUNREACH: i32 = 101;
@@ -44,18 +52,15 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
         tcp_state::SYN_SENT | tcp_state::LISTEN => {
             // Only here is the current task the one that owns the socket.
             let service = current_state()?.service;
-            begin(sock, service, new, now_ns)?;
+            begin(sock, service, new, now_ns, Origin::Begun)?;
         }
         tcp_state::SYN_RECV => {}
         tcp_state::ESTABLISHED if old == tcp_state::SYN_RECV => {
-            let connection = begin(sock, 0, new, now_ns)?;
-            connection.incoming = 1;
-            connection.established_ns = now_ns;
-            describe_peer(sock.address(), connection);
+            begin(sock, 0, new, now_ns, Origin::Called)?.established_ns = now_ns;
         }
         tcp_state::CLOSE => end(sock, old, now_ns)?,
         _ => {
-            let connection = known(sock)?;
+            let connection = socket::known(sock.address())?;
             connection.tcp_state = new;
             if old == tcp_state::SYN_SENT {
                 observe_connect(connection, ConnectOutcome::Established, now_ns);
@@ -65,26 +70,17 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
     None
 }
 
-#[inline(always)]
-fn known(sock: Known) -> Option<&'static mut Connection> {
-    // SAFETY: a map value; it lives as long as the program runs.
-    CONNECTIONS.get_ptr_mut(&sock.address().0).map(|connection| unsafe { &mut *connection })
-}
-
 /// Whatever an earlier socket left at this address is replaced.
 #[inline(always)]
-fn begin(sock: Known, service: u32, state: u8, now_ns: u64) -> Option<&'static mut Connection> {
-    let connection = socket::create(sock.address(), 0, service, now_ns)?;
-    // SAFETY: as in `known`.
-    let connection = unsafe { &mut *connection };
+fn begin(sock: Known, service: u32, state: u8, now_ns: u64, origin: Origin) -> Option<&'static mut Connection> {
+    let connection = socket::create(sock.address(), 0, service, now_ns, origin)?;
     connection.tcp_state = state;
-    connection.complete = 1;
     Some(connection)
 }
 
 #[inline(always)]
 fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
-    let connection = known(sock)?;
+    let connection = socket::known(sock.address())?;
     if old == tcp_state::SYN_SENT {
         let outcome = match sock.load::<i32>(offset!(sock_error)) {
             ECONNREFUSED => ConnectOutcome::Refused,
@@ -117,9 +113,15 @@ fn observe_connect(connection: &Connection, outcome: ConnectOutcome, now_ns: u64
 pub fn describe(sock: Address, connection: &mut Connection) -> Option<()> {
     connection.tcp_state = sock.read::<u8>(offset!(sock_state))?;
     connection.port = sock.read::<u16>(offset!(sock_port))?;
-    if connection.tcp_state != tcp_state::LISTEN {
-        describe_peer(sock, connection);
+    if connection.tcp_state == tcp_state::LISTEN {
+        connection.dropped_seen = if offset!(sock_drops) == ABSENT { 0 } else { sock.read(offset!(sock_drops))? };
+        return None;
     }
+    if connection.complete == 0 {
+        let peer_port = u16::from_be(sock.read(offset!(sock_peer_port))?);
+        connection.incoming = (peer_port >= EPHEMERAL && connection.port < EPHEMERAL) as u8;
+    }
+    describe_peer(sock, connection);
     None
 }
 
@@ -166,14 +168,10 @@ fn peer_number(key: &PeerKey) -> u32 {
 #[inline(always)]
 pub fn accepted(call: &Call) -> Option<()> {
     if let Some((listener, inode)) = socket::find(call.descriptor) {
-        let connection = socket::known_or_new(listener, inode, call.service, call.now_ns)?;
-        // SAFETY: a map value.
-        drops(listener, unsafe { &mut *connection }, call.service);
+        socket::known_or_new(listener, inode, call.service, call.now_ns)?.service = call.service;
     }
     let (sock, inode) = socket::find(call.result as u32)?;
     let connection = socket::known_or_new(sock, inode, call.service, call.now_ns)?;
-    // SAFETY: a map value.
-    let connection = unsafe { &mut *connection };
     connection.service = call.service;
     if connection.established_ns != 0 {
         let ns = call.now_ns.saturating_sub(connection.established_ns);
@@ -183,17 +181,26 @@ pub fn accepted(call: &Call) -> Option<()> {
     None
 }
 
-/// Counts what a listener dropped since it was last looked at: its queue was full.
+/// Not attached: the agent runs it for each listener whose figures it reads. Counts what the listener dropped since it was
+/// last looked at: its queue was full.
+#[raw_tracepoint(tracepoint = "listener_drops")]
+pub fn listener_drops(ctx: RawTracePointContext) -> i32 {
+    try_listener_drops(&ctx);
+    0
+}
+
 #[inline(always)]
-fn drops(listener: Address, connection: &mut Connection, service: u32) -> Option<()> {
+fn try_listener_drops(ctx: &RawTracePointContext) -> Option<()> {
+    let sock = Address(ctx.arg(0));
+    let connection = socket::known(sock)?;
     if offset!(sock_drops) == ABSENT || connection.tcp_state != tcp_state::LISTEN {
         return None;
     }
-    let dropped: u32 = listener.read(offset!(sock_drops))?;
+    let dropped: u32 = sock.read(offset!(sock_drops))?;
     let more = dropped.wrapping_sub(connection.dropped_seen);
     connection.dropped_seen = dropped;
     if more != 0 {
-        count(CounterKind::TcpListenDrop, 0, service, connection.port as u32, 0, more as u64);
+        count(CounterKind::TcpListenDrop, 0, connection.service, connection.port as u32, 0, more as u64);
     }
     None
 }
@@ -219,7 +226,9 @@ pub fn sample(sock: Address, connection: &mut Connection) -> Option<()> {
 /// At the end, the kernel's own counts settle what went past the calls that are followed: `sendfile`, io_uring.
 #[inline(always)]
 fn reconcile(sock: Address, connection: &mut Connection) -> Option<()> {
-    let received: u64 = sock.read(offset!(tcp_bytes_received))?;
+    // The kernel counts the peer's FIN as a byte received.
+    let fin = (sock.read::<u8>(offset!(sock_shutdown))? & RCV_SHUTDOWN) as u64;
+    let received = sock.read::<u64>(offset!(tcp_bytes_received))?.saturating_sub(fin);
     let sent: u64 = sock.read::<u64>(offset!(tcp_bytes_sent))?.wrapping_sub(sock.read(offset!(tcp_bytes_resent))?);
     // Of a connection that was there before the agent, an unknown part went by uncounted.
     if connection.complete != 0 {

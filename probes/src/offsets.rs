@@ -91,6 +91,8 @@ offsets! {
     sock_protocol: "sock"."sk_protocol",
     /// Last error.
     sock_error: "sock"."sk_err",
+    /// Which halves are closed.
+    sock_shutdown: "sock"."sk_shutdown",
     /// Packets dropped, for a listener connections.
     sock_drops: "sock"."sk_drops",
     /// Smoothed round-trip time in microseconds, times eight.

@@ -46,12 +46,12 @@ fn an_empty_file_is_the_default() {
 fn misspelt_keys_and_sections_are_errors_with_line_and_suggestion() {
     let text = "listne = \"127.0.0.1:1\"\n\n[kernel]\nmemmory = \"32MiB\"\nlive = \"1s\"\nlisten = 1\n\n[probe]\ntcp = true\n[zoo]\n";
     let expected = [
-        "steth.toml:1: unknown key `listne`; did you mean `listen`? allowed: listen, run, window, http, kernel, probes, limits, host, postgres, log",
+        "steth.toml:1: unknown key `listne`; did you mean `listen`? allowed: listen, run, window, http, kernel, probes, limits, host, log",
         "steth.toml:4: unknown key `memmory` in [kernel]; did you mean `memory`? allowed: btf, memory, ring, ring_interval",
         "steth.toml:5: unknown key `live` in [kernel]; `live` belongs to [window]; allowed: btf, memory, ring, ring_interval",
         "steth.toml:6: unknown key `listen` in [kernel]; `listen` stands at the top, above all sections; allowed: btf, memory, ring, ring_interval",
-        "steth.toml:8: unknown section [probe]; did you mean `probes`? allowed: listen, run, window, http, kernel, probes, limits, host, postgres, log",
-        "steth.toml:10: unknown section [zoo]; allowed: listen, run, window, http, kernel, probes, limits, host, postgres, log",
+        "steth.toml:8: unknown section [probe]; did you mean `probes`? allowed: listen, run, window, http, kernel, probes, limits, host, log",
+        "steth.toml:10: unknown section [zoo]; allowed: listen, run, window, http, kernel, probes, limits, host, log",
     ];
     assert_eq!(complaints(text), expected);
 }
@@ -74,8 +74,6 @@ peers = -3
 queries = 7
 [host]
 collectors = ["cpu", "mem_info"]
-[postgres]
-slow = "100"
 [log]
 level = "warning"
 format = "xml"
@@ -91,10 +89,9 @@ format = "xml"
         "steth.toml:12: limits.services = 1.5: a whole number is needed here, not a value of type float; allowed: a whole number from 16 to 16384",
         "steth.toml:13: limits.peers = -3: it is not a whole number that a count can be; allowed: a whole number from 16 to 16384",
         "steth.toml:14: limits.queries = 7: it is too small; allowed: a whole number from 16 to 100000",
-        r#"steth.toml:16: host.collectors = ["cpu", "mem_info"]: there is no "mem_info"; did you mean `meminfo`? allowed: a list of some of cpu, diskstats, filefd, filesystem, loadavg, meminfo, netdev, netstat, pressure, schedstat, sockstat, stat, vmstat"#,
-        r#"steth.toml:18: postgres.slow = "100": a duration needs a unit; allowed: a duration from 1ms to 1h, written "250ms", "10s", "5m" or "1h""#,
-        r#"steth.toml:20: log.level = "warning": there is no "warning"; allowed: "error", "warn", "info", "debug", "trace""#,
-        r#"steth.toml:21: log.format = "xml": there is no "xml"; allowed: "text", "json""#,
+        r#"steth.toml:16: host.collectors = ["cpu", "mem_info"]: there is no "mem_info"; did you mean `meminfo`? allowed: a list of some of cpu, diskstats, entropy, filefd, filesystem, loadavg, meminfo, netclass, netdev, netstat, pressure, schedstat, sockstat, stat, time, uname, vmstat"#,
+        r#"steth.toml:18: log.level = "warning": there is no "warning"; allowed: "error", "warn", "info", "debug", "trace""#,
+        r#"steth.toml:19: log.format = "xml": there is no "xml"; allowed: "text", "json""#,
     ];
     assert_eq!(complaints(text), expected);
 }
@@ -153,14 +150,14 @@ fn environment_overrides_the_file_and_flags_override_both() {
 #[test]
 fn wrong_variables_and_flags_are_named() {
     let Complaints(found) =
-        typed(&[("STETH_LISTEM", "x"), ("STETH_POSTGRES_SLOW", "1")], &[("--listen", "listen", "9464")])
+        typed(&[("STETH_LISTEM", "x"), ("STETH_WINDOW_LIVE", "1")], &[("--listen", "listen", "9464")])
             .expect_err("nothing of this is valid");
     let found: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(
         found,
         [
             "environment variable STETH_LISTEM: there is no such key; did you mean `STETH_LISTEN`? all keys: steth docs config",
-            "environment variable STETH_POSTGRES_SLOW: postgres.slow = 1: a duration needs a unit; allowed: a duration from 1ms to 1h, written \"250ms\", \"10s\", \"5m\" or \"1h\"",
+            "environment variable STETH_WINDOW_LIVE: window.live = 1: a duration needs a unit; allowed: a duration from 100ms to 1m, written \"250ms\", \"10s\", \"5m\" or \"1h\"",
             "--listen: listen = 9464: it is not an IP address with a port; allowed: an IP address and a port, such as \"127.0.0.1:9464\" or \"[::1]:9464\"",
         ]
     );

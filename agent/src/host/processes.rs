@@ -14,7 +14,7 @@ use std::{
 };
 
 use procfs::{
-    FromReadSI, KernelStats, ProcError, ProcResult, current_system_info, page_size,
+    FromReadSI, KernelStats, ProcError, ProcResult, current_system_info,
     process::{LimitValue, Process, Stat, all_processes_with_root},
     ticks_per_second,
 };
@@ -95,6 +95,7 @@ struct Gauges {
 struct Reading {
     stat: Stat,
     counters: Counters,
+    resident_bytes: u64,
     swapped_bytes: u64,
     open_files: u64,
     files_ratio: f64,
@@ -151,12 +152,14 @@ impl Processes {
         let mut reading = Reading {
             counters: [stat.utime, stat.stime, stat.majflt, stat.minflt, 0, 0, 0, 0],
             stat,
+            resident_bytes: 0,
             swapped_bytes: 0,
             open_files: 0,
             files_ratio: 0.0,
             was_denied: false,
         };
         let status = Status::read(process, &mut self.buffer)?;
+        reading.resident_bytes = status.resident_bytes;
         reading.swapped_bytes = status.swapped_bytes;
         reading.counters[4] = status.voluntary_switches;
         reading.counters[5] = status.nonvoluntary_switches;
@@ -259,7 +262,7 @@ impl Gauges {
             _ => 4,
         };
         self.states[state] += 1;
-        self.resident_bytes += stat.rss * page_size();
+        self.resident_bytes += reading.resident_bytes;
         self.virtual_bytes += stat.vsize;
         self.swapped_bytes += reading.swapped_bytes;
         self.open_files += reading.open_files;
@@ -282,12 +285,14 @@ impl Reading {
     }
 }
 
-/// The three lines of `/proc/PID/status` that are in no other file.
+/// The lines of `/proc/PID/status` that are in no other file, or, like the resident memory, only nearly right: `stat` and
+/// `statm` leave out what each CPU has not yet reported (Linux 6.2, `get_mm_counter_sum` in fs/proc/task_mmu.c).
 ///
 /// By hand: procfs makes a map of all sixty lines, and refuses the file when the process has given itself a name
 /// that is not UTF-8.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Status {
+    resident_bytes: u64,
     swapped_bytes: u64,
     voluntary_switches: u64,
     nonvoluntary_switches: u64,
@@ -304,6 +309,8 @@ impl Status {
         for line in text.split(|byte| *byte == b'\n') {
             if let Some(rest) = line.strip_prefix(b"VmSwap:") {
                 status.swapped_bytes = number(rest) * 1024;
+            } else if let Some(rest) = line.strip_prefix(b"VmRSS:") {
+                status.resident_bytes = number(rest) * 1024;
             } else if let Some(rest) = line.strip_prefix(b"voluntary_ctxt_switches:") {
                 status.voluntary_switches = number(rest);
             } else if let Some(rest) = line.strip_prefix(b"nonvoluntary_ctxt_switches:") {
@@ -342,7 +349,7 @@ fn boot_unix_seconds(proc: &Path) -> u64 {
 mod tests {
     use std::process::{Child, Command, Stdio};
 
-    use procfs::FromRead;
+    use procfs::{FromRead, page_size};
 
     use super::*;
     use crate::{host::tests::values, model::snapshot::Value};
@@ -370,7 +377,16 @@ mod tests {
         let stat = Stat::from_read(text.as_bytes()).unwrap();
         let mut counters = Counters::default();
         counters[0] = user_ticks;
-        Reading { stat, counters, swapped_bytes: 0, open_files: 10, files_ratio: 0.25, was_denied: false }
+        let resident_bytes = stat.rss * page_size();
+        Reading {
+            stat,
+            counters,
+            resident_bytes,
+            swapped_bytes: 0,
+            open_files: 10,
+            files_ratio: 0.25,
+            was_denied: false,
+        }
     }
 
     fn pass(processes: &mut Processes, readings: &[Reading], services: &mut Named) {
@@ -479,8 +495,13 @@ mod tests {
 
     #[test]
     fn a_status_is_read_whatever_the_process_calls_itself() {
-        let text = b"Name:\todd\xff\xfe\nVmSwap:\t      12 kB\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
-        let expected = Status { swapped_bytes: 12288, voluntary_switches: 150, nonvoluntary_switches: 545 };
+        let text = b"Name:\todd\xff\xfe\nVmRSS:\t     100 kB\nVmSwap:\t      12 kB\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
+        let expected = Status {
+            resident_bytes: 102_400,
+            swapped_bytes: 12288,
+            voluntary_switches: 150,
+            nonvoluntary_switches: 545,
+        };
         assert_eq!(Status::parse(text), expected);
         for length in 0..text.len() {
             Status::parse(&text[..length]);

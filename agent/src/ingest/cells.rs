@@ -12,7 +12,7 @@ use steth_probes::{
     identity::{ServiceEntry, ServiceKey, ServiceRow},
     postgres::{Phase, WireEntry},
     record::read,
-    socket::{Connection, PeerKey, Protocol},
+    socket::{Connection, PeerKey, Protocol, tcp_state},
 };
 
 use crate::{
@@ -33,23 +33,17 @@ impl Cells {
         Self { tables, slots: Vec::new() }
     }
 
-    /// Reads everything.
+    /// Reads everything. `refresh` gets the addresses of all listening sockets before counters are read, so that
+    /// what the kernel counts by itself can be brought up to date.
     ///
     /// # Errors
     /// If the kernel refuses to give a map's entries.
-    pub fn read(&mut self) -> io::Result<Reading> {
+    pub fn read(&mut self, refresh: impl FnOnce(Vec<u64>)) -> io::Result<Reading> {
         let mut reading = Reading::default();
         self.read_histograms(&mut reading)?;
         let Tables { services, counters, losses, connections, peers, wires, .. } = &mut self.tables;
         let malformed = &mut reading.malformed;
 
-        counters.visit(u32::MAX, |key, values| {
-            let decoded = read::<CellKey>(key).and_then(|key| Some((CounterKind::from_u8(key.kind)?, key)));
-            match decoded {
-                Some((kind, key)) => reading.counters.push((kind, key, sum(values))),
-                None => *malformed += 1,
-            }
-        })?;
         losses.visit(LOSSES, |key, values| {
             let loss = read::<u32>(key).and_then(|key| Loss::from_u8(u8::try_from(key).ok()?));
             match loss {
@@ -65,6 +59,7 @@ impl Cells {
             (Some(key), Some(number)) => reading.peers.push(peer(&key, number)),
             _ => *malformed += 1,
         })?;
+        let mut listeners = Vec::new();
         let mut conversations = HashMap::new();
         wires.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<WireEntry>(value)) {
             (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire))),
@@ -72,6 +67,9 @@ impl Cells {
         })?;
         connections.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<Connection>(value)) {
             (Some(sock), Some(known)) => {
+                if known.tcp_state == tcp_state::LISTEN {
+                    listeners.push(sock);
+                }
                 let wire = conversations.get(&sock).copied().flatten();
                 match connection(&known, wire) {
                     Some(connection) => reading.connections.push(connection),
@@ -79,6 +77,14 @@ impl Cells {
                 }
             }
             _ => *malformed += 1,
+        })?;
+        refresh(listeners);
+        counters.visit(u32::MAX, |key, values| {
+            let decoded = read::<CellKey>(key).and_then(|key| Some((CounterKind::from_u8(key.kind)?, key)));
+            match decoded {
+                Some((kind, key)) => reading.counters.push((kind, key, sum(values))),
+                None => *malformed += 1,
+            }
         })?;
         Ok(reading)
     }

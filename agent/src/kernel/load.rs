@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Map, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, ProgramError},
+    programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
     catalog::{Feature, PROBES, Probe},
@@ -21,6 +21,9 @@ use super::{
     tables::Table,
 };
 use crate::model::probe::{ProbeState, ProbeStatus};
+
+/// The program that the agent runs for each listener.
+const LISTENER_DROPS: &str = "listener_drops";
 
 /// The kernel programs, as they were built with this agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steth-ebpf.o"));
@@ -161,7 +164,14 @@ impl Kernel {
         let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
             .map_err(|source| LoadError::Object(source.into()))?;
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, options))).collect();
-        Ok(Self { ebpf, probes, settings })
+        if let Err(error) = seed(&mut ebpf, &btf) {
+            tracing::warn!("sockets that were open before are met at their first use only: {error}");
+        }
+        let mut kernel = Self { ebpf, probes, settings };
+        if let Err(error) = kernel.load_listener_drops() {
+            tracing::warn!("listen overflows are off: {error}");
+        }
+        Ok(kernel)
     }
 
     /// The maps to read from. To be called once.
@@ -195,6 +205,26 @@ impl Kernel {
     pub fn records(&mut self) -> Result<RingBuf<MapData>, LoadError> {
         let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
         Ok(RingBuf::try_from(map)?)
+    }
+
+    fn load_listener_drops(&mut self) -> Result<(), ProgramError> {
+        let program: &mut RawTracePoint =
+            self.ebpf.program_mut(LISTENER_DROPS).ok_or(ProgramError::NotLoaded)?.try_into()?;
+        program.load()
+    }
+
+    /// Brings the counts of what these listeners dropped up to date. A socket is named by its address.
+    pub fn count_listener_drops(&self, listeners: impl IntoIterator<Item = u64>) {
+        let program: Option<&RawTracePoint> =
+            self.ebpf.program(LISTENER_DROPS).and_then(|program| program.try_into().ok());
+        let Some(program) = program else { return };
+        for listener in listeners {
+            let mut options = RawTracePointRunOptions::default();
+            options.args[0] = listener;
+            if let Err(error) = program.test_run(options) {
+                tracing::debug!("cannot look at a listener: {error}");
+            }
+        }
     }
 
     /// What became of each probe, with its cost so far.
@@ -250,6 +280,17 @@ fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramEr
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(probe.tracepoint, btf)?;
     program.attach()?;
+    Ok(())
+}
+
+/// Goes through all open files once, so that sockets and services from before the agent are known.
+fn seed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), Box<dyn std::error::Error>> {
+    let program: &mut Iter = ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()?;
+    program.load("task_file", btf)?;
+    let link = program.attach()?;
+    let mut file = program.take_link(link)?.into_file()?;
+    // The program writes nothing; reading runs it.
+    io::copy(&mut file, &mut io::sink())?;
     Ok(())
 }
 

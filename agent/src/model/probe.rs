@@ -240,6 +240,7 @@ mod tests {
         HostAbility {
             kernel_release: "6.1.0-28-amd64".into(),
             architecture: "x86_64".into(),
+            machine: "2 × Example CPU, 4096 MiB".into(),
             btf: Btf::Found { path: "/sys/kernel/btf/vmlinux".into(), size_bytes: 5_000_000 },
             privileges: Privileges { uid: 0, missing_capabilities: vec![] },
             lockdown: Lockdown::Integrity,

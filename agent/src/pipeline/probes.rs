@@ -133,7 +133,8 @@ impl Probes {
 
     /// Reads all cells and gives the series of this moment, with the services that were met.
     pub fn read(&mut self) -> Vec<Series> {
-        match self.cells.read() {
+        let kernel = &self.kernel;
+        match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
             Ok(reading) => {
                 self.name_services(&reading);
                 self.name_peers(&reading);

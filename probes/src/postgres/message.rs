@@ -185,7 +185,11 @@ fn step_up<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source: &mut S
         Frame::Begin => {
             let (tag, length) = (wire.up.tag, wire.up.number);
             let bare = matches!(tag, b'S' | b'H' | b'X' | b'c');
-            if !is_request_tag(tag) || !(4..=opening::MESSAGE_MAX).contains(&length) || (bare && length != 4) {
+            let longest = match wire.phase {
+                phase if phase == Phase::Candidate as u8 => opening::OPENING_MAX,
+                _ => opening::MESSAGE_MAX,
+            };
+            if !is_request_tag(tag) || !(4..=longest).contains(&length) || (bare && length != 4) {
                 return Step::Broken;
             }
             wire.up.left = length - 4;

@@ -25,7 +25,7 @@ impl Opening {
 /// Longest start-up packet: `MAX_STARTUP_PACKET_LENGTH` in PostgreSQL's `pqcomm.h`.
 pub(super) const STARTUP_MAX: u32 = 10_000;
 /// Longest message that a conversation may open with; longer ones are rather another protocol's text.
-const OPENING_MAX: u32 = 1 << 26;
+pub(super) const OPENING_MAX: u32 = 1 << 26;
 /// Longest message: PostgreSQL's own limit, `PQ_LARGE_MESSAGE_LIMIT` (1 GiB).
 pub(super) const MESSAGE_MAX: u32 = 1 << 30;
 /// A request that does not end within the first read or write must have filled at least this much of it.
@@ -45,7 +45,12 @@ pub(super) const GSS: u32 = 80_877_104;
 pub fn opening<S: Source>(source: &mut S) -> Opening {
     let have = source.left();
     if have < 5 {
-        return Opening::Nothing;
+        // Too little to judge: the header is checked when the rest of it comes.
+        return match source.byte_at(0) {
+            Some(0) => Opening::Startup,
+            Some(b'Q' | b'P' | b'B') => Opening::Request,
+            _ => Opening::Nothing,
+        };
     }
     let Some([first, a, b, c, d]) = source.header() else { return Opening::Nothing };
     if first == 0 {
