@@ -84,6 +84,11 @@ mod tests {
     }
 
     #[test]
+    fn zeroed_is_zero_in_every_byte() {
+        assert_eq!(bytes_of(&Pair::zeroed()), [0; 8]);
+    }
+
+    #[test]
     fn a_short_slice_reads_as_nothing_and_a_long_one_as_its_head() {
         let pair = Pair { a: 7, b: [1, 2, 3, 4] };
         let bytes = bytes_of(&pair);

@@ -163,10 +163,10 @@ impl Probes {
                 continue;
             }
             let name = self.services.name(service);
-            if self.exclude.iter().any(|excluded| **excluded == *name) {
-                if let Err(error) = self.cells.exclude(service.number, true) {
-                    tracing::warn!("cannot leave out service {name}: {error}");
-                }
+            if self.exclude.iter().any(|excluded| **excluded == *name)
+                && let Err(error) = self.cells.exclude(service.number, true)
+            {
+                tracing::warn!("cannot leave out service {name}: {error}");
             }
             self.names.set_service(service.number, name);
         }
