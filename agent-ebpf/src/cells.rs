@@ -103,48 +103,58 @@ pub fn slot_of(key: &CellKey) -> u32 {
     unsafe { HISTOGRAM_SLOTS.get(key) }.copied().unwrap_or(0)
 }
 
-/// Adds a duration to the histogram in `slot`. Slot 0 takes nothing: its loss was counted when there was no room.
+/// The histogram in `slot` of this CPU. Slot 0 is none: its loss was counted when there was no room.
 #[inline(always)]
-pub fn observe_slot(slot: u32, ns: u64) {
+fn histogram(slot: u32) -> Option<*mut Histogram> {
     if slot == 0 {
-        return;
+        return None;
     }
-    let Some(histogram) = HISTOGRAMS.get_ptr_mut(slot) else { return };
-    observe_in(histogram, ns);
+    HISTOGRAMS.get_ptr_mut(slot)
 }
 
+/// Adds a duration to a histogram that only programs at system calls add to: they do not interrupt each other, because
+/// they run with preemption off.
 #[inline(always)]
-fn observe_in(histogram: *mut Histogram, ns: u64) {
+pub fn observe_slot(slot: u32, ns: u64) -> Option<()> {
+    let histogram = histogram(slot)?;
     let bucket = bucket_of(ns);
     if bucket >= BUCKETS {
-        return; // Never so; the verifier cannot follow the arithmetic.
+        return None; // Never so; the verifier cannot follow the arithmetic.
     }
-    // SAFETY: a map value of this CPU; `bucket` was checked. Soft interrupts may add in between, so adding is atomic.
+    // SAFETY: a map value of this CPU; `bucket` was checked.
+    unsafe {
+        (*histogram).sum_ns += ns;
+        *(&raw mut (*histogram).buckets).cast::<u32>().add(bucket) += 1;
+    }
+    None
+}
+
+/// Adds to the counts that go with such a histogram.
+#[inline(always)]
+pub fn tally_slot(slot: u32, tally: [u64; 2]) -> Option<()> {
+    let histogram = histogram(slot)?;
+    // SAFETY: a map value of this CPU.
+    let counts = unsafe { &mut (*histogram).tally };
+    counts[0] += tally[0];
+    counts[1] += tally[1];
+    None
+}
+
+/// Adds a duration to a histogram cell that programs in soft interrupts add to as well: adding is atomic.
+#[inline(always)]
+pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u64) -> Option<()> {
+    let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
+    let histogram = histogram(slot_of(&key))?;
+    let bucket = bucket_of(ns);
+    if bucket >= BUCKETS {
+        return None; // As above.
+    }
+    // SAFETY: a map value of this CPU; `bucket` was checked.
     unsafe {
         add(&raw mut (*histogram).sum_ns, ns);
         add_u32((&raw mut (*histogram).buckets).cast::<u32>().add(bucket), 1);
     }
-}
-
-/// Adds to the counts that go with the histogram in `slot`.
-#[inline(always)]
-pub fn tally_slot(slot: u32, tally: [u64; 2]) {
-    if slot == 0 {
-        return;
-    }
-    let Some(histogram) = HISTOGRAMS.get_ptr_mut(slot) else { return };
-    // SAFETY: a map value of this CPU.
-    let counts = unsafe { (&raw mut (*histogram).tally).cast::<u64>() };
-    add(counts, tally[0]);
-    // SAFETY: the array has two elements.
-    add(unsafe { counts.add(1) }, tally[1]);
-}
-
-/// Adds a duration to a histogram cell that has no remembered slot.
-#[inline(always)]
-pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u64) {
-    let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
-    observe_slot(slot_of(&key), ns);
+    None
 }
 
 /// Sends a record to user space, which reads on a timer: a wake-up for each would cost the observed process over a

@@ -32,7 +32,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         Some(state) => state.service,
         None => service_of(parent),
     };
-    let mut state = TaskState { entered_ns: 0, syscall: 0, service };
+    let mut state = TaskState::new(service);
     if TASKS.get_or_insert(child, &mut state).is_none() {
         lost(Loss::TaskStateFailed);
     }
@@ -44,7 +44,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Known(ctx.arg::<*const u8>(0));
     let service = service_of(task);
-    let mut fresh = TaskState { entered_ns: 0, syscall: 0, service };
+    let mut fresh = TaskState::new(service);
     match TASKS.get_or_insert(task, &mut fresh) {
         Some(state) => state.service = service,
         None => lost(Loss::TaskStateFailed),
@@ -74,7 +74,7 @@ pub fn stamp(task: Known) -> Option<&'static mut TaskState> {
     if let Some(state) = TASKS.get(task) {
         return Some(state);
     }
-    let mut state = TaskState { entered_ns: 0, syscall: 0, service: service_of(task) };
+    let mut state = TaskState::new(service_of(task));
     let stamped = TASKS.get_or_insert(task, &mut state);
     if stamped.is_none() {
         lost(Loss::TaskStateFailed);

@@ -3,7 +3,7 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use steth_probes::{
     cell::{CellKey, Family, HistogramKind, Loss},
-    identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow},
+    identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow, TaskState},
     socket::{Connection, Protocol, SAMPLE_NS},
     syscalls::{RECVFROM, SocketCall},
 };
@@ -40,7 +40,7 @@ const MSG_NOT_NEXT: u32 = 0x1 | 0x2 | 0x2000;
 
 /// A socket call returned.
 #[inline(always)]
-pub fn exit(call: &Call, row: *mut ServiceRow) -> Option<()> {
+pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<()> {
     if call.result < 0 {
         return None;
     }
@@ -50,7 +50,7 @@ pub fn exit(call: &Call, row: *mut ServiceRow) -> Option<()> {
         }
         return None;
     }
-    let (sock, inode) = find(call.descriptor)?;
+    let (sock, inode) = find_again(call.descriptor, task)?;
     let connection = known_or_new(sock, inode, call.service, call.now_ns)?;
     connection.service = call.service;
     let reads = call.call.is_read();
@@ -88,19 +88,47 @@ pub fn exit(call: &Call, row: *mut ServiceRow) -> Option<()> {
 /// The socket behind a descriptor of the current process, and its inode's number; `None` if it is no socket.
 #[inline(always)]
 pub fn find(descriptor: u32) -> Option<(Address, u64)> {
+    let file = file_of(descriptor)?;
+    let inode = file.follow(offset!(file_inode))?;
+    if inode.read::<u16>(offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    Some((sock_of(file)?, inode.read(offset!(inode_number))?))
+}
+
+/// As [`find`], and remembers the socket with the task: most tasks use the same one again. Its inode's number tells whether
+/// the file is still that socket: numbers are not given twice while they last.
+#[inline(always)]
+fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64)> {
+    let file = file_of(descriptor)?;
+    let inode = file.follow(offset!(file_inode))?;
+    let number: u64 = inode.read(offset!(inode_number))?;
+    if task.file == file.0 && task.inode == number {
+        return Some((Address(task.sock), number));
+    }
+    if inode.read::<u16>(offset!(inode_mode))? & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let sock = sock_of(file)?;
+    task.file = file.0;
+    task.inode = number;
+    task.sock = sock.0;
+    Some((sock, number))
+}
+
+#[inline(always)]
+fn file_of(descriptor: u32) -> Option<Address> {
     let table = Known::current().follow(offset!(task_files))?.follow(offset!(files_table))?;
     if descriptor >= table.load::<u32>(offset!(table_size)) {
         return None;
     }
     let slots: u64 = table.load(offset!(table_slots));
-    let file = Address(slots + descriptor as u64 * 8).follow(0)?;
-    let inode = file.follow(offset!(file_inode))?;
-    if inode.read::<u16>(offset!(inode_mode))? & S_IFMT != S_IFSOCK {
-        return None;
-    }
-    let number = inode.read(offset!(inode_number))?;
-    let sock = file.follow(offset!(file_private))?.follow(offset!(socket_sock))?;
-    Some((sock, number))
+    Address(slots + descriptor as u64 * 8).follow(0)
+}
+
+#[inline(always)]
+fn sock_of(file: Address) -> Option<Address> {
+    file.follow(offset!(file_private))?.follow(offset!(socket_sock))
 }
 
 /// What is kept of a socket. Two CPUs may use one socket at a time; then a byte count or a delay may be lost.

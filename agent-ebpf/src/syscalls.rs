@@ -9,7 +9,7 @@ use steth_probes::{
 };
 
 use crate::{
-    cells::{count, observe_slot, slot_of},
+    cells::{count, observe_slot, slot_of, tally_slot},
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
@@ -29,6 +29,8 @@ mod regs {
 
 /// Errors are the last 4095 values: `MAX_ERRNO`.
 const MAX_ERRNO: i64 = 4095;
+
+const EAGAIN: i64 = 11;
 
 /// A system call begins.
 #[btf_tracepoint(function = "sys_enter")]
@@ -79,8 +81,12 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
     let result: i64 = ctx.arg(1);
     let row = SERVICE_ROWS.get_ptr_mut(state.service)?;
     if setting!(syscalls) != 0 {
-        observe_slot(syscall_slot(row, state, syscall)?, ns);
-        if result < 0 && result >= -MAX_ERRNO {
+        let slot = syscall_slot(row, state, syscall)?;
+        observe_slot(slot, ns);
+        if result == -EAGAIN {
+            // So common on sockets that do not block that it has its place in the cell.
+            tally_slot(slot, [1, 0]);
+        } else if result < 0 && result >= -MAX_ERRNO {
             count(CounterKind::SyscallError, 0, state.service, syscall, -result as u32, 1);
         }
     }
@@ -99,7 +105,7 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
                 now_ns,
                 service: state.service,
             };
-            socket::exit(&args, row);
+            socket::exit(&args, row, state);
         }
     }
     None

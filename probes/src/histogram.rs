@@ -25,7 +25,8 @@ record! {
     pub struct Histogram {
         /// Sum of all observed durations, in nanoseconds.
         pub sum_ns: u64,
-        /// Two counts that go with the cell; only Postgres statements use them: statements that ended well, and rows.
+        /// Two counts that go with the cell. Postgres queries: statements that ended well, and rows. System calls: those that
+        /// failed with EAGAIN.
         pub tally: [u64; 2],
         /// Observations in each bucket, modulo 2^32.
         pub buckets: [u32; BUCKETS],

@@ -38,6 +38,12 @@ record! {
         pub syscall: u32,
         /// The service that the task belongs to, 0 for "other".
         pub service: u32,
+        /// The `struct file` of the socket that the task used last.
+        pub file: u64,
+        /// The number of its inode, which tells whether it is still that socket.
+        pub inode: u64,
+        /// Its `struct sock`.
+        pub sock: u64,
     }
 }
 
@@ -50,6 +56,14 @@ record! {
         pub socket_slots: [[u32; 3]; 3],
         /// Histogram slot of each system call; 0 is none yet.
         pub syscall_slots: [u32; limits::SYSCALLS],
+    }
+}
+
+impl TaskState {
+    /// The state of a task of this service that has done nothing yet.
+    #[inline(always)]
+    pub fn new(service: u32) -> Self {
+        Self { service, ..Self::zeroed() }
     }
 }
 

@@ -70,10 +70,19 @@ impl Totals {
         let mut sums = Sums::default();
         for ((kind, key), total) in &self.histograms {
             self.histogram(&mut sums, names, *kind, key, &total.total);
-            if *kind == HistogramKind::PostgresQuery {
-                let labels = self.query_labels(names, key);
-                sums.add(&catalog::POSTGRES_STATEMENTS, labels.clone(), total.last.tally[0] as f64);
-                sums.add(&catalog::POSTGRES_ROWS, labels, total.last.tally[1] as f64);
+            let [first, second] = total.last.tally;
+            match kind {
+                HistogramKind::PostgresQuery => {
+                    let labels = self.query_labels(names, key);
+                    sums.add(&catalog::POSTGRES_STATEMENTS, labels.clone(), first as f64);
+                    sums.add(&catalog::POSTGRES_ROWS, labels, second as f64);
+                }
+                HistogramKind::Syscall if first > 0 => {
+                    let service = self.service(names, key.service).to_owned();
+                    let labels = vec![service, self.syscall(names, key), "EAGAIN".into()];
+                    sums.add(&catalog::SYSCALL_ERRORS, labels, first as f64);
+                }
+                _ => {}
             }
         }
         for ((kind, key), total) in &self.counters {
