@@ -273,7 +273,8 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
         if opening == Opening::Nothing {
             return None;
         }
-        start(sock, connection, scratch, opening, if reads { Role::Server } else { Role::Client })?;
+        let role = if reads { Role::Server } else { Role::Client };
+        start(sock, connection, scratch, opening, role, call.now_ns)?;
     }
     let Some(entry) = WIRES.get_ptr_mut(&sock.0) else {
         connection.protocol = Protocol::Unknown as u8;
@@ -282,7 +283,6 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
     let walk = source.walk();
-    let known = wire.phase != Phase::Candidate as u8;
     let up = reads == (wire.role == Role::Server as u8);
     walk.role = wire.role as u32;
     walk.up = up as u32;
@@ -298,7 +298,7 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
         walk.broken = 1;
     }
     if walk.broken != 0 {
-        if known {
+        if wire.is_known() {
             lost(Loss::PostgresOutOfStep);
         }
         connection.protocol = Protocol::Unknown as u8;
@@ -318,12 +318,14 @@ fn start(
     scratch: *mut Scratch,
     opening: Opening,
     role: Role,
+    now_ns: u64,
 ) -> Option<()> {
     // SAFETY: this CPU's own work space.
     let fresh = unsafe { &mut (*scratch).wire };
     *fresh = WireEntry::zeroed();
     fresh.wire.start(role as u8, opening);
-    fresh.connection = sock.0.rotate_left(32) ^ connection.opened_ns;
+    // Not the same after a break: names that were prepared before may mean something else by now.
+    fresh.connection = sock.0.rotate_left(32) ^ now_ns;
     if WIRES.insert(&sock.0, &*fresh, ANY).is_err() {
         lost(Loss::ConnectionsFull);
         return None;

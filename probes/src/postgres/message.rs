@@ -219,7 +219,7 @@ fn step_up<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source: &mut S
 #[inline(always)]
 fn begin_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
     let tag = wire.up.tag;
-    if wire.open == 0 && matches!(tag, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'F' | b'S') {
+    if wire.open != cycle::OPEN && matches!(tag, b'Q' | b'P' | b'B' | b'E' | b'D' | b'C' | b'F' | b'S') {
         let mark = wire.up_mark_ns;
         cycle::begin(wire, fx, mark);
     }
@@ -250,11 +250,12 @@ fn byte_up<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
                 end_text(wire, fx, false);
                 return true;
             }
-            wire.shape.push(byte);
-            wire.up.text_len += 1;
             if wire.up.text_len >= TEXT_LEN {
                 end_text(wire, fx, true);
+                return true;
             }
+            wire.shape.push(byte);
+            wire.up.text_len += 1;
         }
         Some(Mode::Startup) => return byte_startup(wire, byte),
         Some(Mode::StartupKey) => {
@@ -372,10 +373,11 @@ fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) {
             wire.up.mode = Mode::Skip as u8;
         }
         Some(Mode::CloseName) => {
-            if wire.up.note == b'S' && unnamed {
-                wire.unnamed = STATEMENT_UNKNOWN;
-            } else if !unnamed {
-                fx.forget(if wire.up.note == b'S' { name } else { name ^ PORTAL_SALT });
+            match (wire.up.note, unnamed) {
+                (b'S', true) => wire.unnamed = STATEMENT_UNKNOWN,
+                (b'S', false) => fx.forget(name),
+                (_, true) => wire.portal = STATEMENT_UNKNOWN,
+                (_, false) => fx.forget(name ^ PORTAL_SALT),
             }
             wire.up.mode = Mode::Skip as u8;
         }
@@ -390,10 +392,17 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, cut: bool) {
     wire.up.mode = Mode::Skip as u8;
     if wire.up.tag == b'Q' {
         cycle::execute(wire, fx, statement, true);
-    } else if wire.parse_name == 0 {
+        return;
+    }
+    let name = wire.parse_name;
+    let watched = cycle::parse(wire, name);
+    if name == 0 {
         wire.unnamed = statement;
+    } else if watched {
+        fx.prepare(name, statement);
     } else {
-        fx.prepare(wire.parse_name, statement);
+        // Whether the name is this statement's will not be seen; another's it is no more, or will be again.
+        fx.forget(name);
     }
 }
 
@@ -407,8 +416,11 @@ fn end_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
     if tag == b'F' {
         cycle::execute(wire, fx, STATEMENT_UNKNOWN, true);
     }
-    if matches!(tag, b'Q' | b'S' | b'F') {
-        cycle::close(wire, fx);
+    match tag {
+        b'Q' | b'F' => cycle::close(wire, fx, true),
+        b'S' => cycle::close(wire, fx, false),
+        b'c' | b'f' => cycle::copied(wire),
+        _ => {}
     }
     if tag == 0 && wire.text_len > 0 {
         wire.database = fx.database(&wire.text, wire.text_len);
@@ -422,7 +434,13 @@ fn step_down<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, ended_ns: u6
     if wire.phase == Phase::AskedEncryption as u8 {
         return answer_encryption(wire, source);
     }
-    match frame(&mut wire.down, source) {
+    let between = wire.down.mode == Mode::Header as u8 && wire.down.have == 0;
+    let frame = frame(&mut wire.down, source);
+    // What the server sends on its own account is no reply.
+    if between && !matches!(wire.down.tag, b'A' | b'N' | b'S') && !matches!(frame, Frame::Unreadable) {
+        cycle::first_byte(wire, begun_ns);
+    }
+    match frame {
         Frame::Unreadable => return Step::Done,
         Frame::Nothing => {}
         Frame::Begin => {
@@ -434,10 +452,7 @@ fn step_down<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, ended_ns: u6
             wire.down.left = length - 4;
             wire.down.have = 0;
             wire.down.number = 0;
-            // What the server sends on its own account is no reply.
-            if !matches!(tag, b'A' | b'N' | b'S') {
-                cycle::first_byte(wire, begun_ns);
-            }
+            wire.down.name = FNV_OFFSET;
             wire.down.mode = match tag {
                 b'C' => Mode::CommandTag,
                 b'Z' => Mode::Status,
@@ -467,6 +482,7 @@ fn answer_encryption<S: Source>(wire: &mut Wire, source: &mut S) -> Step {
             wire.phase = Phase::Candidate as u8;
             wire.up.mode = Mode::Startup as u8;
             wire.up.left = 8;
+            wire.up.have = 0;
             wire.up.number = 0;
             Step::More
         }
@@ -485,17 +501,15 @@ fn byte_down(wire: &mut Wire, byte: u8) {
     let stream = &mut wire.down;
     match Mode::from_u8(stream.mode) {
         Some(Mode::CommandTag) => {
-            if stream.have == 0 {
-                stream.have = 1;
-                wire.command = byte;
+            if byte == 0 {
+                stream.mode = Mode::Skip as u8;
+                return;
             }
-            match byte {
-                b'0'..=b'9' => {
-                    stream.number = stream.number.saturating_mul(10).saturating_add((byte - b'0') as u32);
-                }
-                0 => stream.mode = Mode::Skip as u8,
-                _ => stream.number = 0,
-            }
+            stream.name = push_hash(stream.name, byte);
+            stream.number = match byte {
+                b'0'..=b'9' => stream.number.saturating_mul(10).saturating_add((byte - b'0') as u32),
+                _ => 0,
+            };
         }
         Some(Mode::Status) => {
             stream.note = byte;
@@ -527,11 +541,12 @@ fn byte_down(wire: &mut Wire, byte: u8) {
 /// The last byte of a reply was seen.
 #[inline(always)]
 fn end_down<E: Effects>(wire: &mut Wire, fx: &mut E, ended_ns: u64) {
-    let (tag, number, note) = (wire.down.tag, wire.down.number, wire.down.note);
+    let (tag, number, name, note) = (wire.down.tag, wire.down.number, wire.down.name, wire.down.note);
     wire.down.mode = Mode::Header as u8;
     wire.down.have = 0;
     match tag {
-        b'C' => cycle::completed(wire, fx, number),
+        b'1' => cycle::parsed(wire),
+        b'C' => cycle::completed(wire, fx, name, number),
         b'I' | b's' => cycle::passed(wire),
         b'E' => cycle::failed(wire, fx, number),
         b'Z' => cycle::ready(wire, fx, note, ended_ns),

@@ -28,6 +28,8 @@ pub const NAME_LEN: usize = 64;
 pub const CYCLES: usize = 8;
 /// Statements that may be under way on one connection.
 pub const STATEMENTS: usize = 32;
+/// Parse messages that may wait for their answer on one connection.
+pub const PARSES: usize = 8;
 /// Messages and text bytes walked in one read or write; the rest is given up, so that no process waits for us long.
 pub const STEPS: u32 = 32_768;
 
@@ -64,8 +66,14 @@ record! {
         pub mixed: u64,
         /// Its first statement.
         pub statement: u32,
-        /// Statements asked for.
-        pub executions: u32,
+        /// Statements asked for, as far as a byte can count.
+        pub executions: u8,
+        /// How many of them stand in the queue.
+        pub entries: u8,
+        /// Its Parse messages that are not answered yet.
+        pub parses: u8,
+        /// What found no room, as bits.
+        pub loose: u8,
     }
 }
 
@@ -88,7 +96,10 @@ record! {
         pub parse_name: u64,
         /// Cycles under way; a ring that starts at `cycle_first`.
         pub cycles: [Cycle; CYCLES],
-        /// Statements under way, each a statement number or a mark; a ring that starts at `queue_first`.
+        /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
+        /// `parse_first`.
+        pub parses: [u64; PARSES],
+        /// Statements under way by their numbers; a ring that starts at `queue_first`. A simple query needs no entry.
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.
         pub text: [u8; NAME_LEN],
@@ -100,17 +111,17 @@ record! {
         pub unnamed: u32,
         /// Statement behind the unnamed portal.
         pub portal: u32,
-        /// Spare.
-        pub _pad: u32,
+        /// The statement last asked for.
+        pub last: u32,
         /// A [`Phase`].
         pub phase: u8,
         /// A [`crate::cell::Role`].
         pub role: u8,
         /// Transaction state of the last ReadyForQuery: `I`, `T` or `E`; 0 while unknown.
         pub transaction: u8,
-        /// First byte of the last command tag: `C` of COMMIT or `R` of ROLLBACK decide how a transaction ended.
+        /// Which of BEGIN, COMMIT and ROLLBACK were completed in the current cycle, as bits.
         pub command: u8,
-        /// 1 while a request is sent that has not been closed by Sync.
+        /// Whether the newest request is still being sent, and what closed it.
         pub open: u8,
         /// Index of the oldest cycle.
         pub cycle_first: u8,
@@ -120,12 +131,18 @@ record! {
         pub queue_first: u8,
         /// Number of statements in the ring.
         pub queue_count: u8,
-        /// 1 after statements were lost for lack of room: replies are not matched until the connection is idle.
-        pub blurred: u8,
+        /// Index of the oldest Parse.
+        pub parse_first: u8,
+        /// Number of Parse messages in the ring.
+        pub parse_count: u8,
+        /// 1 after a ReadyForQuery that answers no request seen so far.
+        pub early: u8,
         /// 1 if the current cycle saw an error.
         pub failed: u8,
         /// Bytes of `text` that are filled.
         pub text_len: u8,
+        /// Spare.
+        pub _pad: [u8; 6],
     }
 }
 
@@ -181,6 +198,12 @@ impl Wire {
             self.up.mode = message::Mode::Startup as u8;
             self.up.left = 8;
         }
+    }
+
+    /// Whether this is Postgres for certain: a reply confirmed it, or a start-up packet was read to its end.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        self.phase != Phase::Candidate as u8 || self.database != 0
     }
 
     /// Whether a request is under way.
