@@ -358,6 +358,8 @@ extern "C" fn walk_step(_index: u64, context: *mut c_void) -> i64 {
         return 0;
     }
     match step(wire, walk.up != 0, walk.begun_ns, walk.ended_ns, &mut source, &mut sink) {
+        // The usual end: nothing is left, and no piece of a text needs sending.
+        Step::More if walk.left == 0 && walk.beyond == 0 && wire.up.mode != Mode::Text as u8 => walk.finished = 1,
         Step::More => return 0,
         Step::Done if wire.phase == Phase::Opaque as u8 => walk.finished = 1,
         Step::Done => {

@@ -112,6 +112,9 @@ const PORTAL_SALT: u64 = 0x5EED_0F0B_1E55_0A11;
 const FIELD_DATABASE: u8 = 1;
 const FIELD_USER: u8 = 2;
 
+/// Bytes of a name, a text or a tag that one step takes at most.
+const RUN: usize = 16;
+
 /// What framing found.
 enum Frame {
     Nothing,
@@ -124,10 +127,7 @@ enum Frame {
 #[inline(always)]
 fn frame<S: Source>(stream: &mut Stream, source: &mut S) -> Frame {
     if stream.mode == Mode::Skip as u8 {
-        let have = source.left();
-        let count = if stream.left < have { stream.left } else { have };
-        source.advance(count);
-        stream.left -= count;
+        skip(stream, source);
         return Frame::Nothing;
     }
     if stream.mode == Mode::Header as u8
@@ -156,6 +156,65 @@ fn frame<S: Source>(stream: &mut Stream, source: &mut S) -> Frame {
         return Frame::Nothing;
     }
     Frame::Begin
+}
+
+/// Passes over the rest of the message, or as much of it as is there.
+#[inline(always)]
+fn skip<S: Source>(stream: &mut Stream, source: &mut S) {
+    let have = source.left();
+    let count = if stream.left < have { stream.left } else { have };
+    source.advance(count);
+    stream.left -= count;
+}
+
+/// The next byte of a name, a text or a tag if it is there and neither ends it nor the message. Runs of them are taken in one
+/// step; what comes after goes the long way, byte by byte.
+#[inline(always)]
+fn next_of_run<S: Source>(stream: &mut Stream, source: &mut S) -> Option<u8> {
+    if stream.left <= 1 {
+        return None;
+    }
+    let byte = source.byte_at(0)?;
+    if byte == 0 {
+        return None;
+    }
+    source.advance(1);
+    stream.left -= 1;
+    Some(byte)
+}
+
+#[inline(always)]
+fn run_up<S: Source>(wire: &mut Wire, source: &mut S) {
+    match Mode::from_u8(wire.up.mode) {
+        Some(Mode::Text) => {
+            for _ in 0..RUN {
+                if wire.up.text_len >= TEXT_LEN {
+                    return;
+                }
+                let Some(byte) = next_of_run(&mut wire.up, source) else { return };
+                wire.shape.push(byte);
+                wire.up.text_len += 1;
+            }
+        }
+        Some(Mode::ParseName | Mode::BindPortal | Mode::BindStatement | Mode::ExecutePortal | Mode::StartupKey) => {
+            for _ in 0..RUN {
+                let Some(byte) = next_of_run(&mut wire.up, source) else { return };
+                wire.up.name = push_hash(wire.up.name, byte);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn run_down<S: Source>(wire: &mut Wire, source: &mut S) {
+    if wire.down.mode != Mode::CommandTag as u8 {
+        return;
+    }
+    for _ in 0..RUN {
+        let Some(byte) = next_of_run(&mut wire.down, source) else { return };
+        push_tag(&mut wire.down, byte);
+    }
 }
 
 /// Walks one step of one direction: `up` is towards the server. `begun_ns` is when the bytes began to move, `ended_ns`
@@ -208,6 +267,10 @@ fn step_up<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source: &mut S
                 fx.text_begins(source);
             }
         }
+    }
+    run_up(wire, source);
+    if wire.up.mode == Mode::Skip as u8 {
+        skip(&mut wire.up, source);
     }
     if wire.up.left == 0 && wire.up.mode != Mode::Header as u8 {
         end_up(wire, fx);
@@ -462,6 +525,10 @@ fn step_down<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, ended_ns: u6
         }
         Frame::Byte(byte) => byte_down(wire, byte),
     }
+    run_down(wire, source);
+    if wire.down.mode == Mode::Skip as u8 {
+        skip(&mut wire.down, source);
+    }
     if wire.down.left == 0 && wire.down.mode != Mode::Header as u8 {
         end_down(wire, fx, ended_ns);
     }
@@ -495,6 +562,16 @@ fn answer_encryption<S: Source>(wire: &mut Wire, source: &mut S) -> Step {
     }
 }
 
+/// A byte of a command tag: the last number in it is the count of rows.
+#[inline(always)]
+fn push_tag(stream: &mut Stream, byte: u8) {
+    stream.name = push_hash(stream.name, byte);
+    stream.number = match byte {
+        b'0'..=b'9' => stream.number.saturating_mul(10).saturating_add((byte - b'0') as u32),
+        _ => 0,
+    };
+}
+
 /// A byte of a reply's body that matters.
 #[inline(always)]
 fn byte_down(wire: &mut Wire, byte: u8) {
@@ -505,11 +582,7 @@ fn byte_down(wire: &mut Wire, byte: u8) {
                 stream.mode = Mode::Skip as u8;
                 return;
             }
-            stream.name = push_hash(stream.name, byte);
-            stream.number = match byte {
-                b'0'..=b'9' => stream.number.saturating_mul(10).saturating_add((byte - b'0') as u32),
-                _ => 0,
-            };
+            push_tag(stream, byte);
         }
         Some(Mode::Status) => {
             stream.note = byte;
