@@ -116,6 +116,21 @@ impl Cells {
         })
     }
 
+    /// Reads the services that were met, and nothing else.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give the map's entries.
+    pub fn services(&mut self) -> io::Result<Vec<ServiceSeen>> {
+        let mut seen = Vec::new();
+        self.tables.services.visit(u32::MAX, |key, value| {
+            // What cannot be decoded is counted by `read`.
+            if let (Some(key), Some(entry)) = (read(key), read(value)) {
+                seen.push(service(&key, entry));
+            }
+        })?;
+        Ok(seen)
+    }
+
     /// Leaves a service out of the figures, or takes it in again.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::{
     kernel::{self, Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
-        event::{PeerSeen, Reading, Record},
+        event::{PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
         snapshot::Series,
     },
@@ -106,6 +106,7 @@ impl Probes {
 
     /// Empties the ring.
     pub fn drain(&mut self) {
+        let mut strangers = false;
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -126,7 +127,17 @@ impl Probes {
                     };
                     self.names.set_statement(statement, name);
                 }
-                Record::Exec { pid, service } => tracing::trace!(pid, service, "exec"),
+                Record::Exec { pid, service } => {
+                    tracing::trace!(pid, service, "exec");
+                    strangers |= service != 0 && !self.names.has_service(service);
+                }
+            }
+        }
+        // A service is best named, or left out, while its first process lives.
+        if strangers {
+            match self.cells.services() {
+                Ok(services) => self.name_services(&services),
+                Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
             }
         }
     }
@@ -136,7 +147,7 @@ impl Probes {
         let kernel = &self.kernel;
         match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
             Ok(reading) => {
-                self.name_services(&reading);
+                self.name_services(&reading.services);
                 self.name_peers(&reading);
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
@@ -157,8 +168,8 @@ impl Probes {
         names
     }
 
-    fn name_services(&mut self, reading: &Reading) {
-        for service in &reading.services {
+    fn name_services(&mut self, services: &[ServiceSeen]) {
+        for service in services {
             if self.names.has_service(service.number) {
                 continue;
             }
