@@ -130,13 +130,14 @@ fn frame<S: Source>(stream: &mut Stream, source: &mut S) -> Frame {
         stream.left -= count;
         return Frame::Nothing;
     }
-    if stream.mode == Mode::Header as u8 && stream.have == 0 {
-        if let Some([tag, a, b, c, d]) = source.header() {
-            source.advance(5);
-            stream.tag = tag;
-            stream.number = u32::from_be_bytes([a, b, c, d]);
-            return Frame::Begin;
-        }
+    if stream.mode == Mode::Header as u8
+        && stream.have == 0
+        && let Some([tag, a, b, c, d]) = source.header()
+    {
+        source.advance(5);
+        stream.tag = tag;
+        stream.number = u32::from_be_bytes([a, b, c, d]);
+        return Frame::Begin;
     }
     let Some(byte) = source.byte_at(0) else { return Frame::Unreadable };
     source.advance(1);
