@@ -1,0 +1,150 @@
+//! How a conversation is found to be Postgres, and what its opening may be.
+
+use steth_probes::{
+    cell::{Loss, Role},
+    postgres::Phase,
+};
+
+use crate::{conversation::Conversation, messages::*};
+
+fn phase(conversation: &Conversation) -> Option<u8> {
+    conversation.wire.map(|wire| wire.phase)
+}
+
+/// A conversation whose start-up was seen, ready for a query.
+pub fn connected() -> Conversation {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&startup(3 << 16, &[("user", "ann"), ("database", "shop")])).gets(&welcome());
+    conversation
+}
+
+#[test]
+fn the_end_that_reads_the_request_is_the_server() {
+    for end in [Role::Server, Role::Client] {
+        let mut conversation = Conversation::new(end);
+        conversation.sends(&query("select 1"));
+        assert_eq!(phase(&conversation), Some(Phase::Candidate as u8));
+        assert_eq!(conversation.wire.unwrap().role, end as u8);
+        conversation.gets(&all([columns(), row("1"), complete("SELECT 1"), ready(b'I')]));
+        assert_eq!(phase(&conversation), Some(Phase::Confirmed as u8));
+        assert_eq!(conversation.done(), [("select 1", 1)]);
+    }
+}
+
+#[test]
+fn a_request_alone_is_no_query() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&query("select 1"));
+    assert!(conversation.findings().queries.is_empty() && !conversation.is_confirmed());
+}
+
+#[test]
+fn a_request_without_a_valid_reply_is_forgotten_without_a_loss() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&query("select 1")).gets(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    assert!(conversation.wire.is_none() && conversation.findings().lost.is_empty());
+    conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.statements(), ["select 1"]);
+}
+
+#[test]
+fn a_confirmed_conversation_that_breaks_is_counted_and_found_anew() {
+    let mut conversation = connected();
+    conversation.sends(&query("select 1")).gets(b"\0\0\0\0\0\0\0\0");
+    assert_eq!(conversation.findings().lost, [Loss::PostgresOutOfStep]);
+    conversation.sends(&query("select 2")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.statements(), ["select 1"], "of the same shape, so under the text seen first");
+}
+
+#[test]
+fn start_up_packets_of_both_versions_name_the_database() {
+    for version in [3 << 16, 3 << 16 | 2] {
+        for (parameters, database) in [
+            (&[("user", "ann"), ("database", "shop")][..], "shop"),
+            (&[("database", "shop"), ("user", "ann")], "shop"),
+            (&[("user", "ann")], "ann"),
+            (&[("application_name", "database"), ("user", "ann"), ("options", "-c a=b")], "ann"),
+        ] {
+            let mut conversation = Conversation::new(Role::Server);
+            conversation.sends(&startup(version, parameters));
+            // NegotiateProtocolVersion may come first.
+            conversation.gets(&message(b'v', &[0; 8])).gets(&welcome());
+            conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+            assert_eq!(conversation.findings().queries[0].database, database, "{parameters:?}");
+        }
+    }
+}
+
+#[test]
+fn a_database_name_longer_than_postgres_keeps_is_cut_like_there() {
+    let name = "d".repeat(100);
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&startup(3 << 16, &[("user", "ann"), ("database", &name)])).gets(&error("3D000"));
+    assert_eq!(conversation.findings().errors, [("d".repeat(63), "3D000".to_owned())]);
+}
+
+#[test]
+fn an_unknown_protocol_version_is_not_postgres() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&startup(2 << 16, &[("user", "ann")]));
+    assert!(conversation.wire.is_none() && conversation.findings().lost.is_empty());
+}
+
+#[test]
+fn refused_encryption_is_followed_by_a_start_up() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&gss_request()).gets(b"N").sends(&ssl_request()).gets(b"N");
+    conversation.sends(&startup(3 << 16, &[("user", "ann")])).gets(&welcome());
+    conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.findings().queries[0].database, "ann");
+    assert!(conversation.findings().lost.is_empty());
+}
+
+#[test]
+fn accepted_encryption_is_opaque() {
+    for (request, answer) in [(ssl_request(), b"S"), (gss_request(), b"G")] {
+        let mut conversation = Conversation::new(Role::Server);
+        conversation.sends(&request).gets(answer);
+        conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+        assert!(conversation.findings().opaque && conversation.findings().queries.is_empty());
+    }
+}
+
+#[test]
+fn a_server_that_does_not_know_encryption_answers_with_an_error() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&ssl_request()).gets(&error("08P01"));
+    assert_eq!(conversation.sqlstates(), ["08P01"]);
+}
+
+#[test]
+fn a_cancel_request_is_no_query() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.sends(&cancel_request());
+    assert_eq!(phase(&conversation), Some(Phase::Cancel as u8));
+    assert!(conversation.findings().queries.is_empty() && conversation.findings().lost.is_empty());
+}
+
+#[test]
+fn an_opening_must_be_whole_or_fill_a_long_read() {
+    let short = query("select 1");
+    let mut conversation = Conversation::new(Role::Server);
+    conversation.sends(&short[..short.len() - 1]);
+    assert!(conversation.wire.is_none());
+    let long = query(&"x".repeat(3000));
+    conversation.sends(&long[..2000]).sends(&long[2000..]).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.statements(), ["x".repeat(3000)]);
+}
+
+#[test]
+fn after_the_start_up_everything_may_come_byte_by_byte() {
+    let mut conversation = connected();
+    for byte in all([parse("s", "select 1"), run("s"), sync()]) {
+        conversation.sends(&[byte]);
+    }
+    for byte in all([parsed(), bound(), row("1"), complete("SELECT 1"), ready(b'I')]) {
+        conversation.gets(&[byte]);
+    }
+    assert_eq!(conversation.done(), [("select 1", 1)]);
+    assert_eq!(conversation.statements(), ["select 1"]);
+}

@@ -1,0 +1,14 @@
+//! The wire walker on the host: real captures, made-up conversations, and bytes that are neither.
+//! Knows nothing of the kernel; what the kernel program adds stands in `conversation.rs` in its simplest form.
+
+mod capture;
+mod conversation;
+mod messages;
+
+mod captures;
+mod detection;
+mod extended;
+mod hostile;
+mod prepared;
+mod simple;
+mod transactions;

@@ -1,0 +1,115 @@
+//! Names of prepared statements and portals: whose text they stand for, and when that is not known any more.
+
+use crate::{
+    conversation::{Conversation, UNKNOWN},
+    detection::connected,
+    messages::*,
+};
+
+fn prepared(name: &str, text: &str) -> Conversation {
+    let mut conversation = connected();
+    conversation.sends(&all([parse(name, text), sync()])).gets(&all([parsed(), ready(b'I')]));
+    conversation
+}
+
+/// Executes the statement of a name and says which one that was.
+fn ran<'a>(conversation: &'a mut Conversation, name: &str) -> &'a str {
+    conversation.sends(&all([run(name), sync()])).gets(&all([bound(), complete("SELECT 1"), ready(b'I')]));
+    conversation.statements().last().unwrap()
+}
+
+#[test]
+fn a_named_statement_is_known_until_it_is_closed() {
+    let mut conversation = prepared("s", "select a");
+    assert_eq!(ran(&mut conversation, "s"), "select a");
+    assert_eq!(ran(&mut conversation, "s"), "select a");
+    assert_eq!(ran(&mut conversation, "other"), UNKNOWN);
+    conversation.sends(&all([close_statement("s"), sync()])).gets(&all([closed(), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+}
+
+#[test]
+fn a_name_used_again_stands_for_the_new_text() {
+    let mut conversation = prepared("s", "select a");
+    conversation.sends(&all([close_statement("s"), parse("s", "select b"), sync()]));
+    conversation.gets(&all([closed(), parsed(), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), "select b");
+}
+
+#[test]
+fn a_portal_is_not_a_statement_of_the_same_name() {
+    let mut conversation = prepared("x", "select a");
+    conversation.sends(&all([parse("y", "select b"), bind("x", "y"), execute("x", 0), run("x"), sync()]));
+    conversation.gets(&all([parsed(), bound(), complete("SELECT 1"), bound(), complete("SELECT 2"), ready(b'I')]));
+    assert_eq!(conversation.done(), [("select b", 1), ("select a", 2)]);
+}
+
+#[test]
+fn a_name_whose_parse_failed_does_not_stand_for_the_failed_text() {
+    for name in ["s", ""] {
+        let mut conversation = connected();
+        conversation.sends(&all([parse(name, "selec a"), sync()])).gets(&all([error("42601"), ready(b'I')]));
+        assert_eq!(ran(&mut conversation, name), UNKNOWN, "{name:?}");
+    }
+}
+
+#[test]
+fn a_name_whose_parse_was_refused_as_taken_is_not_guessed() {
+    let mut conversation = prepared("s", "select a");
+    conversation.sends(&all([parse("s", "select b"), sync()])).gets(&all([error("42P05"), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+}
+
+#[test]
+fn a_statement_that_fails_when_executed_stays_prepared() {
+    for name in ["s", ""] {
+        let mut conversation = connected();
+        conversation.sends(&all([parse(name, "select a"), run(name), sync()]));
+        conversation.gets(&all([parsed(), bound(), error("22012"), ready(b'I')]));
+        assert_eq!(ran(&mut conversation, name), "select a", "{name:?}");
+    }
+}
+
+#[test]
+fn parse_messages_that_the_server_skipped_prepare_nothing() {
+    let mut conversation = prepared("s", "select a");
+    let batch = [parse("bad", "selec"), close_statement("s"), parse("s", "select b"), parse("", "select c"), sync()];
+    conversation.sends(&all(batch)).gets(&all([error("42601"), ready(b'I')]));
+    for name in ["bad", "s", ""] {
+        assert_eq!(ran(&mut conversation, name), UNKNOWN, "{name:?}");
+    }
+}
+
+#[test]
+fn a_failed_parse_does_not_take_back_those_of_the_next_cycle() {
+    let mut conversation = connected();
+    conversation.sends(&all([parse("s", "selec a"), sync(), parse("t", "select b"), sync()]));
+    conversation.gets(&all([error("42601"), ready(b'I'), parsed(), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+    assert_eq!(ran(&mut conversation, "t"), "select b");
+}
+
+#[test]
+fn more_parses_under_way_than_are_watched_leave_their_names_unknown() {
+    let mut conversation = connected();
+    let names: Vec<String> = (0..20).map(|nth| format!("s{nth}")).collect();
+    let texts: Vec<String> = (0..20).map(|nth| format!("select a{nth}")).collect();
+    for (name, text) in names.iter().zip(&texts) {
+        conversation.sends(&parse(name, text));
+    }
+    conversation.sends(&sync()).gets(&parsed().repeat(20)).gets(&ready(b'I'));
+    for (nth, name) in names.iter().enumerate() {
+        let expected = if nth < steth_probes::postgres::PARSES { texts[nth].as_str() } else { UNKNOWN };
+        assert_eq!(ran(&mut conversation, name), expected);
+    }
+    // Room is back.
+    conversation.sends(&all([parse("s19", "select b"), sync()])).gets(&all([parsed(), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s19"), "select b");
+}
+
+#[test]
+fn a_conversation_found_anew_knows_no_names() {
+    let mut conversation = prepared("s", "select a");
+    conversation.gets(b"\0\0\0\0\0\0\0\0");
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+}
