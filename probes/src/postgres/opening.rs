@@ -28,8 +28,10 @@ pub(super) const STARTUP_MAX: u32 = 10_000;
 pub(super) const OPENING_MAX: u32 = 1 << 26;
 /// Longest message: PostgreSQL's own limit, `PQ_LARGE_MESSAGE_LIMIT` (1 GiB).
 pub(super) const MESSAGE_MAX: u32 = 1 << 30;
-/// A request that does not end within the first read or write must have filled at least this much of it.
+/// A request that does not end within the first read or write must either have filled at least this much of it, or
 const LONG_READ: u32 = 1024;
+/// be shorter than this, so that its length has two zero bytes: no text has.
+const SHORT_REQUEST: u32 = 1 << 16;
 
 /// Protocol 3.x.
 pub(super) const MAJOR_3: u32 = 3;
@@ -75,7 +77,7 @@ pub fn opening<S: Source>(source: &mut S) -> Opening {
     let plausible = if end == have {
         true
     } else if end > have {
-        have >= LONG_READ
+        have >= LONG_READ || length < SHORT_REQUEST
     } else {
         source.byte_at(end).is_some_and(is_request_tag)
     };

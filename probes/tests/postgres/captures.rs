@@ -73,8 +73,10 @@ fn opening_move(captured: &Captured) -> Option<usize> {
     })
 }
 
+/// What counts of a conversation's state. A mere candidate counts as none: a single byte makes one, the next ends it.
 fn state(wire: &Option<Wire>) -> Option<(u8, u8, u8, bool)> {
-    wire.map(|wire| (wire.phase, wire.transaction, wire.open, wire.is_active()))
+    wire.filter(|wire| wire.phase != Phase::Candidate as u8)
+        .map(|wire| (wire.phase, wire.transaction, wire.open, wire.is_active()))
 }
 
 #[test]

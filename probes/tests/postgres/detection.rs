@@ -126,14 +126,26 @@ fn a_cancel_request_is_no_query() {
 }
 
 #[test]
-fn an_opening_must_be_whole_or_fill_a_long_read() {
+fn an_opening_may_be_cut_anywhere() {
     let short = query("select 1");
+    for at in 1..short.len() {
+        let mut conversation = Conversation::new(Role::Server);
+        conversation.sends(&short[..at]).sends(&short[at..]).gets(&all([complete("SELECT 1"), ready(b'I')]));
+        assert_eq!(conversation.statements(), ["select 1"], "cut at {at}");
+    }
+    let long = query(&"x".repeat(100_000));
     let mut conversation = Conversation::new(Role::Server);
-    conversation.sends(&short[..short.len() - 1]);
-    assert!(conversation.wire.is_none());
-    let long = query(&"x".repeat(3000));
     conversation.sends(&long[..2000]).sends(&long[2000..]).gets(&all([complete("SELECT 1"), ready(b'I')]));
-    assert_eq!(conversation.statements(), ["x".repeat(3000)]);
+    assert_eq!(conversation.statements(), ["x".repeat(4096)]);
+}
+
+#[test]
+fn text_that_looks_like_a_long_message_is_no_opening() {
+    for text in ["POST / HTTP/1.1\r\n", "PUT /x", "QUIT\r\n", "PASS secret\r\n", "BYE BYE BYE"] {
+        let mut conversation = Conversation::new(Role::Server);
+        conversation.sends(text.as_bytes());
+        assert!(conversation.wire.is_none(), "{text}");
+    }
 }
 
 #[test]
