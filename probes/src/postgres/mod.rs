@@ -5,10 +5,14 @@
 //! [`Effects`], so that the same code runs in the kernel and in tests.
 
 mod cycle;
-pub mod message;
+mod frame;
+mod message;
 mod opening;
+mod reply;
+mod request;
 
-pub use message::{Effects, Source, Step, step};
+pub use frame::{Mode, Source};
+pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
 
 use crate::{record::record, shape::Shape};
@@ -42,7 +46,7 @@ record! {
         pub number: u32,
         /// Hash of the name under construction.
         pub name: u64,
-        /// A [`message::Mode`].
+        /// A [`frame::Mode`].
         pub mode: u8,
         /// Type byte of the current message.
         pub tag: u8,
@@ -195,7 +199,7 @@ impl Wire {
         self.shape = Shape::new();
         self.phase = Phase::Candidate as u8;
         if !opening.has_type_byte() {
-            self.up.mode = message::Mode::Startup as u8;
+            self.up.mode = frame::Mode::Startup as u8;
             self.up.left = 8;
         }
     }

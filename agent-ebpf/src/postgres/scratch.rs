@@ -1,0 +1,73 @@
+//! The work space of a walk over the Postgres wire protocol, one for each CPU.
+
+use steth_probes::{
+    message::{Number, StatementText},
+    postgres::{NAME_LEN, TEXT_LEN, WireEntry},
+    socket::Connection,
+};
+
+/// Bytes of user memory that are fetched at a time.
+pub const WINDOW: usize = 256;
+const TEXT: usize = TEXT_LEN as usize;
+
+/// Names a prepared statement or a portal of one connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PreparedKey {
+    pub connection: u64,
+    pub name: u64,
+}
+
+/// Work space of one CPU.
+#[repr(C)]
+pub struct Scratch {
+    pub connection: Connection,
+    pub wire: WireEntry,
+    pub walk: Walk,
+    pub window: [u8; WINDOW],
+    pub text: TextRecord,
+    pub name: NameRecord,
+}
+
+#[repr(C)]
+pub struct TextRecord {
+    pub head: StatementText,
+    pub text: [u8; TEXT],
+}
+
+#[repr(C)]
+pub struct NameRecord {
+    pub head: Number,
+    pub name: [u8; NAME_LEN],
+}
+
+/// Where a walk stands. All of it lies in the work space and not on the stack: what the verifier reads from there it takes
+/// for unknown, and so one pass over a step covers all of them.
+#[repr(C)]
+pub struct Walk {
+    /// Address of the next byte.
+    pub address: u64,
+    /// Address of the next buffer's `struct iovec`.
+    pub vector: u64,
+    /// When the bytes began to move, and when the call ended.
+    pub begun_ns: u64,
+    pub ended_ns: u64,
+    /// Where the current statement's text began in this buffer, and how much of it came before.
+    pub text_address: u64,
+    pub text_offset: u32,
+    /// Bytes left in this buffer, and after it.
+    pub left: u32,
+    pub beyond: u32,
+    /// Where the next byte stands in the window, and how much of that is filled.
+    pub window_at: u32,
+    pub window_len: u32,
+    /// Buffers left.
+    pub vector_left: u32,
+    pub service: u32,
+    pub role: u32,
+    /// 1: these bytes go towards the server.
+    pub up: u32,
+    /// How it ended: all bytes walked, or not to be understood.
+    pub finished: u32,
+    pub broken: u32,
+}

@@ -1,0 +1,270 @@
+//! What the walker of the wire protocol finds goes into cells, maps and records here.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
+};
+use steth_probes::{
+    cell::{CellKey, CounterKind, HistogramKind, Loss, TransactionOutcome},
+    message::{Header, Kind, Number, StatementText},
+    postgres::{
+        Effects, Mode, NAME_LEN, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source, TEXT_LEN, Wire,
+        WireEntry, hash_name,
+    },
+};
+
+use super::{
+    scratch::{NameRecord, PreparedKey, Scratch, TextRecord, Walk},
+    source::UserBytes,
+};
+use crate::{
+    cells::{ANY, Numbers, count, lost, next_number, observe_slot, send, slot_of, tally_slot},
+    kernel::{opaque, setting},
+    maps::{DATABASES, PREPARED, STATEMENTS},
+};
+
+/// What the walker's findings are put into.
+pub struct Sink {
+    pub scratch: *mut Scratch,
+    pub entry: *mut WireEntry,
+}
+
+impl Sink {
+    #[inline(always)]
+    fn walk(&self) -> &'static mut Walk {
+        UserBytes(self.scratch).walk()
+    }
+
+    /// Sends on what this buffer holds of a statement that goes on in the next one.
+    #[inline(always)]
+    pub fn piece(&mut self, wire: &Wire) {
+        let walk = self.walk();
+        if wire.up.mode == Mode::Text as u8 && wire.up.text_len > walk.text_offset {
+            self.send_text(STATEMENT_UNKNOWN, wire.up.text_len, false);
+            walk.text_offset = wire.up.text_len;
+        }
+    }
+
+    /// Sends the text from `text_offset` to `length`; false if there was no room.
+    #[inline(always)]
+    fn send_text(&mut self, statement: u32, length: u32, cut: bool) -> bool {
+        let walk = self.walk();
+        // SAFETY: this CPU's own work space.
+        let record = unsafe { &mut (*self.scratch).text };
+        let mut size = opaque(length.saturating_sub(walk.text_offset));
+        if size > TEXT_LEN {
+            size = TEXT_LEN;
+        }
+        // SAFETY: helpers; `size` is at most the text's length.
+        let (read, at_ns) = unsafe {
+            (
+                bpf_probe_read_user(record.text.as_mut_ptr().cast(), size, walk.text_address as *const c_void),
+                bpf_ktime_get_ns(),
+            )
+        };
+        if read != 0 {
+            lost(Loss::UserMemoryUnreadable);
+            return false;
+        }
+        record.head = StatementText {
+            header: Header { kind: Kind::StatementText as u32, text_len: size, at_ns },
+            // SAFETY: a map value.
+            stream: unsafe { (*self.entry).connection },
+            statement,
+            offset: walk.text_offset,
+            cut: cut as u32,
+            _pad: 0,
+        };
+        let whole = size_of::<StatementText>() + size as usize;
+        if whole > size_of::<TextRecord>() {
+            return false;
+        }
+        send(core::ptr::from_ref(record).cast(), whole as u64)
+    }
+
+    #[inline(always)]
+    fn slots(&mut self, database: u32, statement: u32) -> (u32, u32) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        if entry.statement != statement || entry.service != service || entry.query_slot == 0 {
+            let mut key = CellKey {
+                kind: HistogramKind::PostgresQuery as u8,
+                sub: role,
+                service: service as u16,
+                a: database,
+                b: statement,
+            };
+            entry.query_slot = slot_of(&key);
+            key.kind = HistogramKind::PostgresFirstByte as u8;
+            entry.first_byte_slot = slot_of(&key);
+            if entry.service != service {
+                entry.commit_slot = 0;
+            }
+            entry.statement = statement;
+            entry.service = service;
+        }
+        (entry.query_slot, entry.first_byte_slot)
+    }
+}
+
+impl Effects for Sink {
+    #[inline(always)]
+    fn text_begins<S: Source>(&mut self, source: &S) {
+        let walk = self.walk();
+        walk.text_address = source.address();
+        walk.text_offset = 0;
+    }
+
+    #[inline(always)]
+    fn statement(&mut self, shape: u64, length: u32, cut: bool) -> u32 {
+        // SAFETY: the value is copied at once.
+        if let Some(statement) = unsafe { STATEMENTS.get(&shape) } {
+            return *statement;
+        }
+        if cut {
+            lost(Loss::StatementCut);
+        }
+        let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
+            lost(Loss::NamesFull);
+            return STATEMENT_OTHER;
+        };
+        // The text goes first: a number without a text would stay nameless for good.
+        if !self.send_text(statement, length, cut) {
+            return STATEMENT_UNKNOWN;
+        }
+        if STATEMENTS.insert(&shape, &statement, BPF_NOEXIST.into()).is_ok() {
+            return statement;
+        }
+        // SAFETY: as above. Another CPU was faster.
+        unsafe { STATEMENTS.get(&shape) }.copied().unwrap_or(STATEMENT_UNKNOWN)
+    }
+
+    #[inline(always)]
+    fn batch(&mut self, hash: u64) -> u32 {
+        // SAFETY: the value is copied at once.
+        if let Some(statement) = unsafe { STATEMENTS.get(&hash) } {
+            return *statement;
+        }
+        let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
+            lost(Loss::NamesFull);
+            return STATEMENT_OTHER;
+        };
+        // SAFETY: a helper without arguments.
+        let at_ns = unsafe { bpf_ktime_get_ns() };
+        let record = Number {
+            header: Header { kind: Kind::Batch as u32, text_len: 0, at_ns },
+            hash,
+            number: statement,
+            _pad: 0,
+        };
+        if !send((&raw const record).cast(), size_of::<Number>() as u64) {
+            return STATEMENT_UNKNOWN;
+        }
+        let _ = STATEMENTS.insert(&hash, &statement, BPF_NOEXIST.into());
+        statement
+    }
+
+    #[inline(always)]
+    fn prepared(&mut self, name: u64) -> u32 {
+        // SAFETY: map values; the statement is copied at once.
+        unsafe {
+            let key = PreparedKey { connection: (*self.entry).connection, name };
+            PREPARED.get(&key).copied().unwrap_or(STATEMENT_UNKNOWN)
+        }
+    }
+
+    #[inline(always)]
+    fn prepare(&mut self, name: u64, statement: u32) {
+        // SAFETY: a map value.
+        let key = PreparedKey { connection: unsafe { (*self.entry).connection }, name };
+        if PREPARED.insert(&key, &statement, ANY).is_err() {
+            lost(Loss::PreparedFull);
+        }
+    }
+
+    #[inline(always)]
+    fn forget(&mut self, name: u64) {
+        // SAFETY: a map value.
+        let key = PreparedKey { connection: unsafe { (*self.entry).connection }, name };
+        let _ = PREPARED.remove(&key);
+    }
+
+    #[inline(always)]
+    fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32 {
+        let hash = hash_name(name);
+        // SAFETY: the value is copied at once.
+        if let Some(database) = unsafe { DATABASES.get(&hash) } {
+            return *database;
+        }
+        let Some(database) = next_number(Numbers::Databases, 1, setting!(databases)) else {
+            lost(Loss::NamesFull);
+            return 0;
+        };
+        // SAFETY: this CPU's own work space; a helper without arguments.
+        let record = unsafe { &mut (*self.scratch).name };
+        // SAFETY: a helper without arguments.
+        let at_ns = unsafe { bpf_ktime_get_ns() };
+        record.head = Number {
+            header: Header { kind: Kind::DatabaseName as u32, text_len: length as u32, at_ns },
+            hash,
+            number: database,
+            _pad: 0,
+        };
+        record.name = *name;
+        if !send(core::ptr::from_ref(record).cast(), size_of::<NameRecord>() as u64) {
+            return 0;
+        }
+        let _ = DATABASES.insert(&hash, &database, BPF_NOEXIST.into());
+        database
+    }
+
+    #[inline(always)]
+    fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64) {
+        let (query, first_byte) = self.slots(wire.database, statement);
+        observe_slot(query, duration_ns);
+        observe_slot(first_byte, first_byte_ns);
+    }
+
+    #[inline(always)]
+    fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32) {
+        let (query, _) = self.slots(wire.database, statement);
+        tally_slot(query, [1, rows as u64]);
+    }
+
+    #[inline(always)]
+    fn error(&mut self, wire: &Wire, sqlstate: u32) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        count(CounterKind::PostgresError, role, service, wire.database, sqlstate, 1);
+    }
+
+    #[inline(always)]
+    fn transaction(&mut self, wire: &Wire, outcome: TransactionOutcome, duration_ns: u64) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        let commit = outcome == TransactionOutcome::Commit;
+        if commit && entry.commit_slot != 0 && entry.service == service {
+            observe_slot(entry.commit_slot, duration_ns);
+            return;
+        }
+        let slot = slot_of(&CellKey {
+            kind: HistogramKind::PostgresTransaction as u8,
+            sub: role,
+            service: service as u16,
+            a: wire.database,
+            b: outcome as u32,
+        });
+        if commit {
+            entry.commit_slot = slot;
+        }
+        observe_slot(slot, duration_ns);
+    }
+
+    #[inline(always)]
+    fn lost(&mut self, loss: Loss) {
+        lost(loss);
+    }
+}
