@@ -4,6 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, pro
 use steth_probes::{
     cell::{CellKey, Family, HistogramKind, Loss},
     identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow, TaskState},
+    record::clear,
     socket::{Connection, Protocol, SAMPLE_NS},
     syscalls::{RECVFROM, SocketCall},
 };
@@ -176,7 +177,7 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64, origin: Orig
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: this CPU's own work space.
     let fresh = unsafe { &mut (*scratch).connection };
-    *fresh = Connection::zeroed();
+    clear(fresh);
     fresh.inode = inode;
     fresh.service = service;
     fresh.opened_ns = now_ns;

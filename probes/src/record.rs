@@ -75,6 +75,18 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
+/// Sets every byte to zero, eight at a time. What the compiler makes of an assignment of zeros for BPF is a call of a loop
+/// over single bytes, several nanoseconds in programs that have few.
+#[inline(always)]
+pub fn clear<T: Plain>(value: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8, "not made of words") };
+    let words = core::ptr::from_mut(value).cast::<u64>();
+    for at in 0..size_of::<T>() / 8 {
+        // SAFETY: `at` is within the value, its alignment was checked, and all bit patterns are valid.
+        unsafe { words.add(at).write_volatile(0) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +99,13 @@ mod tests {
     #[test]
     fn zeroed_is_zero_in_every_byte() {
         assert_eq!(bytes_of(&Pair::zeroed()), [0; 8]);
+    }
+
+    #[test]
+    fn clear_leaves_only_zeros() {
+        let mut words = [u64::MAX; 3];
+        clear(&mut words);
+        assert_eq!(words, [0; 3]);
     }
 
     #[test]

@@ -7,7 +7,6 @@ mod source;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use scratch::Walk;
 pub use scratch::{PreparedKey, Scratch};
 use sink::Sink;
 use source::UserBytes;
@@ -15,6 +14,7 @@ use steth_probes::{
     cell::{Loss, Role},
     limits,
     postgres::{Mode, Opening, Phase, STEPS, Step, WireEntry, opening, step},
+    record::clear,
     socket::{Connection, LOOKS, Protocol},
     syscalls::SocketCall,
 };
@@ -50,24 +50,12 @@ fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
     let mut source = UserBytes(scratch);
     let moved = if call.result > u32::MAX as i64 { u32::MAX } else { call.result as u32 };
     let walk = source.walk();
-    *walk = Walk {
-        address: call.buffer,
-        vector: 0,
-        begun_ns: if call.call.is_read() { call.now_ns } else { call.entered_ns },
-        ended_ns: call.now_ns,
-        text_address: 0,
-        text_offset: 0,
-        left: moved,
-        beyond: 0,
-        window_at: 0,
-        window_len: 0,
-        vector_left: 0,
-        service: call.service,
-        role: 0,
-        up: 0,
-        finished: 0,
-        broken: 0,
-    };
+    clear(walk);
+    walk.address = call.buffer;
+    walk.begun_ns = if call.call.is_read() { call.now_ns } else { call.entered_ns };
+    walk.ended_ns = call.now_ns;
+    walk.left = moved;
+    walk.service = call.service;
     let (vector, length) = match call.call {
         SocketCall::Read | SocketCall::Write => return Some(source),
         SocketCall::ReadVector | SocketCall::WriteVector => (call.buffer, call.length),
@@ -142,7 +130,7 @@ fn start(
 ) -> Option<()> {
     // SAFETY: this CPU's own work space.
     let fresh = unsafe { &mut (*scratch).wire };
-    *fresh = WireEntry::zeroed();
+    clear(fresh);
     fresh.wire.start(role as u8, opening);
     // Not the same after a break: names that were prepared before may mean something else by now.
     fresh.connection = sock.0.rotate_left(32) ^ now_ns;

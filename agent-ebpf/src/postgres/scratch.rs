@@ -3,6 +3,7 @@
 use steth_probes::{
     message::{Number, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
+    record::Plain,
     socket::Connection,
 };
 
@@ -44,6 +45,7 @@ pub struct NameRecord {
 /// Where a walk stands. All of it lies in the work space and not on the stack: what the verifier reads from there it takes
 /// for unknown, and so one pass over a step covers all of them.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct Walk {
     /// Address of the next byte.
     pub address: u64,
@@ -70,4 +72,8 @@ pub struct Walk {
     /// How it ended: all bytes walked, or not to be understood.
     pub finished: u32,
     pub broken: u32,
+    pub _pad: u32,
 }
+
+// SAFETY: integers only, and `_pad` fills the gap at the end.
+unsafe impl Plain for Walk {}

@@ -1,8 +1,11 @@
 //! What is under way on a connection: cycles from their first byte to ReadyForQuery, and the statements in them,
 //! matched with their replies in order.
 
-use super::{CYCLES, Cycle, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, hash_name};
-use crate::cell::{Loss, TransactionOutcome};
+use super::{CYCLES, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, hash_name};
+use crate::{
+    cell::{Loss, TransactionOutcome},
+    record::clear,
+};
 
 // What `Wire::open` says of the newest request.
 /// It has ended with a simple query or a function call, or there is none.
@@ -53,7 +56,8 @@ pub(super) fn begin<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64) {
         return;
     }
     let at = (wire.cycle_first as usize + wire.cycle_count as usize) % CYCLES;
-    wire.cycles[at] = Cycle { begun_ns, ..Cycle::zeroed() };
+    clear(&mut wire.cycles[at]);
+    wire.cycles[at].begun_ns = begun_ns;
     wire.cycle_count += 1;
 }
 

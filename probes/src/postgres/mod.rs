@@ -15,7 +15,10 @@ pub use frame::{Mode, Source};
 pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
 
-use crate::{record::record, shape::Shape};
+use crate::{
+    record::{clear, record},
+    shape::Shape,
+};
 
 /// The statement is not known: its text was never seen.
 pub const STATEMENT_UNKNOWN: u32 = 0;
@@ -194,7 +197,7 @@ impl Wire {
     /// A conversation of which nothing is known but which end the process is.
     #[inline(always)]
     pub fn start(&mut self, role: u8, opening: Opening) {
-        *self = Self::zeroed();
+        clear(self);
         self.role = role;
         self.shape = Shape::new();
         self.phase = Phase::Candidate as u8;
