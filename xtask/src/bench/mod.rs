@@ -8,6 +8,8 @@ mod exposition;
 mod interrupt;
 mod loops;
 mod machine;
+mod pgbench;
+mod postgres;
 mod process;
 mod report;
 mod rounds;
@@ -31,6 +33,7 @@ const PAGE: &str = "docs/benchmarks.md";
 /// All benchmarks, in the order of the page.
 const BENCHES: &[Bench] = &[
     Bench { name: "syscall", title: "One syscall", what: syscall::WHAT, rounds: 7, run: syscall::run },
+    Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
 ];
 
 /// One question about cost.
