@@ -5,6 +5,7 @@ mod agent;
 mod bpf;
 mod bpftrace;
 mod exposition;
+mod idle;
 mod interrupt;
 mod loops;
 mod machine;
@@ -13,6 +14,8 @@ mod postgres;
 mod process;
 mod report;
 mod rounds;
+mod scrape;
+mod start;
 mod syscall;
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, thread, time::Instant};
@@ -34,6 +37,9 @@ const PAGE: &str = "docs/benchmarks.md";
 const BENCHES: &[Bench] = &[
     Bench { name: "syscall", title: "One syscall", what: syscall::WHAT, rounds: 7, run: syscall::run },
     Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
+    Bench { name: "idle", title: "An idle host", what: idle::WHAT, rounds: 1, run: idle::run },
+    Bench { name: "scrape", title: "One scrape", what: scrape::WHAT, rounds: 50, run: scrape::run },
+    Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
 ];
 
 /// One question about cost.
