@@ -15,10 +15,11 @@ use super::{
     report::{Bound, Findings, figure},
 };
 
-pub const WHAT: &str = "The agent with everything on, on a host that does nothing else, scraped every 10 s as Prometheus does. Processor time is \
-the agent's own, user and system, of all threads (/proc/PID/stat); the time that its kernel programs take from others is \
-measured in a further leg, with `kernel.bpf_stats_enabled`. Resident memory is VmRSS at the end. Kernel memory is what the \
-kernel charges for the agent's maps and programs (`memlock` in /proc/PID/fdinfo).";
+pub const WHAT: &str = "\
+    The agent with everything on, on a host that does nothing else, scraped every 10 s as Prometheus does. Processor \
+    time is the agent's own, user and system, of all threads (/proc/PID/stat); the time that its kernel programs \
+    take from others is measured in a further leg, with `kernel.bpf_stats_enabled`. Resident memory is VmRSS at the \
+    end. Kernel memory is what the kernel charges for the agent's maps and programs (`memlock` in /proc/PID/fdinfo).";
 
 const LEG: Duration = Duration::from_secs(60);
 const PROGRAMS_LEG: Duration = Duration::from_secs(30);

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: a flag that all waiting looks at, so that what was started is stopped by its owner's `drop`.
+//! Ctrl-C, SIGTERM and the end of patience: all waiting looks here, so that what was started is stopped by its owner's
+//! `drop`.
 
 use std::{
     sync::{
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use signal_hook::{consts, flag};
 
 static SEEN: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+static END: OnceLock<Instant> = OnceLock::new();
 
 /// Between two looks, for all who wait.
 pub const PAUSE: Duration = Duration::from_millis(5);
@@ -26,9 +28,17 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
+/// All must be done by then.
+pub fn end_after(limit: Duration) {
+    END.get_or_init(|| Instant::now() + limit);
+}
+
 /// # Errors
-/// A signal came.
+/// A signal came, or the time is over.
 pub fn check() -> Result<()> {
+    if END.get().is_some_and(|end| Instant::now() > *end) {
+        bail!("this takes too long: given up");
+    }
     if SEEN.get().is_some_and(|seen| seen.load(Ordering::Relaxed)) {
         bail!("interrupted");
     }
@@ -36,7 +46,7 @@ pub fn check() -> Result<()> {
 }
 
 /// # Errors
-/// A signal came before the time was over.
+/// As [`check`], before the duration was over.
 pub fn sleep(duration: Duration) -> Result<()> {
     let started = Instant::now();
     loop {

@@ -18,7 +18,13 @@ mod scrape;
 mod start;
 mod syscall;
 
-use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, thread, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -32,6 +38,8 @@ use report::Findings;
 
 /// Where results go.
 const PAGE: &str = "docs/benchmarks.md";
+/// For all benchmarks together, unless the number of rounds is said.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// All benchmarks, in the order of the page.
 const BENCHES: &[Bench] = &[
@@ -88,6 +96,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let steth = build::steth(Profile::Release)?;
     check_host()?;
     interrupt::listen()?;
+    if arguments.rounds.is_none() {
+        interrupt::end_after(LIMIT);
+    }
     let began = Instant::now();
     for bench in chosen {
         let rounds = arguments.rounds.unwrap_or(bench.rounds).max(1);
@@ -115,6 +126,10 @@ fn check_host() -> Result<()> {
     let tracers = bpf::tracers();
     if tracers > 0 {
         eprintln!("warning: {tracers} tracing programs of others are loaded (bpftool prog show); bare is not bare");
+    }
+    let busy = machine::busy_ratio()?;
+    if busy > 0.05 {
+        eprintln!("warning: this host is {:.0} % busy already; the spread will show it", busy * 100.0);
     }
     if bpf::Stats::are_on() {
         eprintln!("warning: kernel.bpf_stats_enabled is on; programs take longer than they would");

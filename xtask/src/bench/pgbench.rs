@@ -14,9 +14,11 @@ use super::{
     rounds::{Variant, alternate},
 };
 
-pub const WHAT: &str = "`pgbench -S` on a PostgreSQL 15 of its own: scale 10, all in memory, the server pinned to CPU 0 and pgbench, in one \
-thread, to CPU 1; the agent runs where it finds room. Each pair of legs of 5 s is one without and one with the agent, which is started and stopped for it, with everything on. \
-Each leg checks that the agent counted at least 99 % of the queries that pgbench says it made.";
+pub const WHAT: &str = "\
+    `pgbench -S` on a PostgreSQL 15 of its own: scale 10, all in memory, the server pinned to CPU 0 and pgbench, in \
+    one thread, to CPU 1; the agent runs where it finds room. Each pair of legs of 5 s is one without and one with \
+    the agent, which is started and stopped for it, with everything on. Each leg checks that the agent counted at \
+    least 99 % of the queries that pgbench says it made.";
 
 const SECONDS: u32 = 5;
 const LOADS: &[(&str, Load)] = &[

@@ -14,9 +14,10 @@ use crate::workspace;
 /// What a new page begins with.
 const HEAD: &str = "# What steth costs
 
-Written by `cargo xtask bench`; `cargo xtask bench NAME` measures one section again. It needs root, two processors, and
-nothing else that runs. Variants take turns in one run (A, B, A, B, …), and each round is compared with itself: medians
-over rounds, and in brackets the quartiles. Figures move from machine to machine: compare within one table.
+Written by `cargo xtask bench`, which takes a quarter of an hour; `cargo xtask bench NAME` measures one section again.
+It needs root, two processors, and nothing else that runs. Variants take turns in one run (A, B, A, B, …), and each
+round is compared with itself: medians over rounds, and in brackets the quartiles. Figures move from machine to
+machine: compare within one table.
 ";
 
 /// What a benchmark found, in the order of the page.
@@ -72,7 +73,9 @@ impl Findings {
             vec![variant.name.to_owned(), shown(variant.quartiles()), compared]
         };
         let rows: Vec<Vec<String>> = rounds.variants.iter().enumerate().map(row).collect();
-        self.table(&[rounds.subject, unit, &to_base], &rows);
+        let columns = if rows.len() > 1 { 3 } else { 2 };
+        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.into_iter().take(columns).collect()).collect();
+        self.table(&[rounds.subject, unit, &to_base][..columns], &rows);
     }
 
     /// A table; all columns but the first hold figures.

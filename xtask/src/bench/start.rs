@@ -11,8 +11,9 @@ use super::{
     rounds::{Variant, alternate},
 };
 
-pub const WHAT: &str = "From the start of the process until it says `ready`: kernel programs loaded, verified and attached, the first snapshot \
-taken, the endpoint open. And from SIGTERM to its end.";
+pub const WHAT: &str = "\
+    From the start of the process until it says `ready`: kernel programs loaded, verified and attached, the first \
+    snapshot taken, the endpoint open. And from SIGTERM to its end.";
 
 const SUBJECTS: &[&str] = &["start to ready", "SIGTERM to end"];
 

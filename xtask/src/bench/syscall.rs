@@ -14,10 +14,12 @@ use super::{
     rounds::{Variant, alternate},
 };
 
-pub const WHAT: &str = "Nanoseconds that one turn of a loop takes: `getppid`; `read` of one byte of /dev/zero; `write` of a byte and `read` \
-at the other end of a unix socket pair, and of a loopback TCP connection. The loop is a process of its own, pinned to \
-CPU 1. `steth` is the agent with everything on; `steth, excluded` has the loop's service in `[probes] exclude_services`. \
-Each round checks that the agent counted the loop's calls, and did not where it is excluded.";
+pub const WHAT: &str = "\
+    Nanoseconds that one turn of a loop takes: `getppid`; `read` of one byte of /dev/zero; `write` of a byte and \
+    `read` at the other end of a unix socket pair, and of a loopback TCP connection. The loop is a process of its \
+    own, pinned to CPU 1. `steth` is the agent with everything on; `steth, excluded` has the loop's service in \
+    `[probes] exclude_services`. Each round checks that the agent counted the loop's calls, and did not where it is \
+    excluded.";
 
 /// The loop's executable, and so its service.
 const SERVICE: &str = "sysloop";
