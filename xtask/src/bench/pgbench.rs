@@ -95,8 +95,8 @@ fn programs(context: &Context, postgres: &Postgres, findings: &mut Findings) -> 
     let (runs, run_ns) = added.iter().fold((0, 0), |(runs, ns), program| (runs + program.runs, ns + program.run_ns));
     rows.push(row("all", runs, run_ns));
     findings.paragraph(&format!(
-        "Where the time goes: {name}, once more, with `kernel.bpf_stats_enabled` (which adds its own two clock reads to \
-         each run). Both ends of each transaction run on this host, so both are counted."
+        "Where the time goes: {name}, once more, with `kernel.bpf_stats_enabled` (which adds its own two clock reads \
+         to each run). Both ends of each transaction run on this host, so both are counted."
     ));
     findings.table(&["program", "runs per transaction", "ns per run", "ns per transaction"], &rows);
     Ok(())
