@@ -37,6 +37,9 @@ enum Command {
     Test(test::Arguments),
     /// Measures what steth costs and writes docs/benchmarks.md
     Bench(bench::Arguments),
+    /// What `bench` measures, as a process of its own
+    #[command(hide = true)]
+    BenchLoop,
     /// Checks who imports whom, and where unsafe code stands
     Layers,
     /// Formats all sources
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchLoop => bench::run_loop(),
         Command::Layers => layers::run(),
         Command::Fmt(arguments) => fmt::run(&arguments),
         Command::Lint => lint::run(),

@@ -1,78 +1,122 @@
 //! A running agent, for as long as a measurement takes.
 
 use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Stdio,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+
+use super::{
+    exposition::Exposition,
+    interrupt,
+    process::{self, Process},
+};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
-/// `steth run` on a free port of its own; stopped when dropped.
+/// `steth run` on a free port, with a configuration of its own; stopped when dropped.
 pub struct Agent {
-    child: Child,
+    process: Process,
     address: SocketAddr,
+    /// From the start of the process until it says that it is ready.
+    pub start: Duration,
+    _folder: TempDir,
+}
+
+/// One answer to `GET /metrics`.
+pub struct Scrape {
+    pub exposition: Exposition,
+    /// From the first byte of the request to the last of the answer, on a connection that stands.
+    pub duration: Duration,
 }
 
 impl Agent {
-    /// Starts it and waits until it is ready.
+    /// Starts it and waits until it is ready. It takes the host's lock: where another agent runs, there is nothing
+    /// to be measured.
     ///
     /// # Errors
     /// It ends early, or is not ready in time.
-    pub fn start(steth: &Path) -> Result<Self> {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr());
-        let address = free.context("no free port")?;
-        let child = Command::new(steth)
-            .args(["run", "--listen", &address.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {}", steth.display()))?;
-        let mut agent = Self { child, address };
-        let started = Instant::now();
-        while agent.get("/-/ready").is_none() {
-            if let Some(status) = agent.child.try_wait()? {
-                bail!("steth run ended before it was ready: {status}");
-            }
-            if started.elapsed() > START_LIMIT {
-                bail!("steth run is not ready after {} s", START_LIMIT.as_secs());
-            }
-            thread::sleep(Duration::from_millis(50));
+    pub fn start(steth: &Path, configuration: &str) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-bench-").tempdir()?;
+        let file = folder.path().join("steth.toml");
+        fs::write(&file, configuration)?;
+        let mut command = process::command(steth, None, None);
+        command.args(["run", "--listen", "127.0.0.1:0", "--config"]).arg(&file);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STETH_")) {
+            command.env_remove(name);
         }
-        Ok(agent)
+        let started = Instant::now();
+        let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
+        let talk = process.child().stderr.take().context("no pipe")?;
+        let (sender, ready) = mpsc::channel();
+        thread::spawn(move || {
+            let mut said = Vec::new();
+            for line in BufReader::new(talk).lines().map_while(Result::ok) {
+                if let Some(url) = line.strip_prefix("ready: ") {
+                    let _ = sender.send((started.elapsed(), url.to_owned()));
+                } else if !line.contains(" INFO ") {
+                    eprintln!("steth: {line}");
+                }
+                said.push(line);
+            }
+        });
+        let (start, url) = loop {
+            interrupt::check()?;
+            match ready.recv_timeout(interrupt::PAUSE) {
+                Ok(said) => break said,
+                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("steth run ended before it was ready; see above"),
+                Err(_) if started.elapsed() > START_LIMIT => {
+                    bail!("steth run is not ready after {} s", START_LIMIT.as_secs())
+                }
+                Err(_) => {}
+            }
+        };
+        let address = url.trim_start_matches("http://").trim_end_matches("/metrics");
+        let address = address.parse().map_err(|_| anyhow!("no address in `ready: {url}`"))?;
+        Ok(Self { process, address, start, _folder: folder })
     }
 
-    /// The whole answer to a GET, if it is 200.
-    pub fn get(&self, path: &str) -> Option<String> {
-        let mut stream = TcpStream::connect(self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let host = self.address;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.starts_with("HTTP/1.1 200 ").then_some(answer)
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `GET /metrics`.
+    ///
+    /// # Errors
+    /// It is not answered, or not with 200.
+    pub fn scrape(&self) -> Result<Scrape> {
+        let mut stream = TcpStream::connect(self.address).context("cannot connect to the agent")?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        // What an answer takes to grow here is not the agent's time.
+        let mut answer = Vec::with_capacity(16 << 20);
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        let started = Instant::now();
+        stream.write_all(request.as_bytes())?;
+        stream.read_to_end(&mut answer).context("GET /metrics: no whole answer")?;
+        let duration = started.elapsed();
+        let answer = String::from_utf8(answer).context("GET /metrics: no UTF-8")?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("GET /metrics: no head")?;
+        if !head.starts_with("HTTP/1.1 200 ") || head.to_ascii_lowercase().contains("chunked") {
+            bail!("GET /metrics: {head}");
+        }
+        Ok(Scrape { exposition: Exposition::new(body), duration })
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // `Child::kill` is SIGKILL, which would leave the agent no time to detach.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let asked = Instant::now();
-        while asked.elapsed() < STOP_LIMIT {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
+        if !self.process.stop("TERM", STOP_LIMIT) {
+            eprintln!("steth run did not end on SIGTERM within {} s; killed", STOP_LIMIT.as_secs());
         }
-        eprintln!("steth run did not end on SIGTERM within {} s; killed", STOP_LIMIT.as_secs());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

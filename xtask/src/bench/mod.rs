@@ -2,12 +2,29 @@
 //! rounds are run is known to `rounds`, how a section is written to `report`, and what runs to a file for each.
 
 mod agent;
+mod bpf;
+mod bpftrace;
+mod exposition;
+mod idle;
+mod interrupt;
+mod loops;
 mod machine;
+mod pgbench;
+mod postgres;
+mod process;
 mod report;
 mod rounds;
+mod scrape;
+mod start;
 mod syscall;
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -16,20 +33,22 @@ use crate::{
     build::{self, Profile},
     setup::{self, Purpose},
 };
-use rounds::Rounds;
+pub use loops::run as run_loop;
+use report::Findings;
 
 /// Where results go.
 const PAGE: &str = "docs/benchmarks.md";
+/// For all benchmarks together, unless the number of rounds is said.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// All benchmarks, in the order of the page.
-const BENCHES: &[Bench] = &[Bench {
-    name: "syscall",
-    title: "One syscall",
-    what: "Nanoseconds that one `getppid` takes, in a loop, without steth and while it runs.",
-    unit: "ns",
-    rounds: 7,
-    run: syscall::run,
-}];
+const BENCHES: &[Bench] = &[
+    Bench { name: "syscall", title: "One syscall", what: syscall::WHAT, rounds: 7, run: syscall::run },
+    Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
+    Bench { name: "idle", title: "An idle host", what: idle::WHAT, rounds: 1, run: idle::run },
+    Bench { name: "scrape", title: "One scrape", what: scrape::WHAT, rounds: 50, run: scrape::run },
+    Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
+];
 
 /// One question about cost.
 struct Bench {
@@ -37,10 +56,9 @@ struct Bench {
     title: &'static str,
     /// What is measured and how, for the page.
     what: &'static str,
-    unit: &'static str,
     /// How often all variants take turns, unless told otherwise.
     rounds: usize,
-    run: fn(&Context) -> Result<Rounds>,
+    run: fn(&Context, &mut Findings) -> Result<()>,
 }
 
 /// What every benchmark is given.
@@ -76,15 +94,46 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let chosen = chosen(&arguments.names)?;
     setup::install_missing(Purpose::Test)?;
     let steth = build::steth(Profile::Release)?;
+    check_host()?;
+    interrupt::listen()?;
+    if arguments.rounds.is_none() {
+        interrupt::end_after(LIMIT);
+    }
+    let began = Instant::now();
     for bench in chosen {
         let rounds = arguments.rounds.unwrap_or(bench.rounds).max(1);
         eprintln!("== {}: {rounds} rounds", bench.name);
         let context = Context { steth: steth.clone(), rounds };
-        let section = report::section(bench, &(bench.run)(&context)?);
+        let mut findings = Findings::default();
+        (bench.run)(&context, &mut findings)?;
+        let section = report::section(bench, rounds, findings);
         println!("{section}");
         report::replace_in_page(PAGE, bench.name, &section)?;
     }
-    eprintln!("wrote {PAGE}");
+    eprintln!("wrote {PAGE} after {} s", began.elapsed().as_secs());
+    Ok(())
+}
+
+/// What would make figures wrong, or impossible.
+fn check_host() -> Result<()> {
+    if fs::metadata("/proc/self")?.uid() != 0 {
+        bail!("benchmarks need root, as the agent does: sudo -E cargo xtask bench");
+    }
+    let processors = thread::available_parallelism()?.get();
+    if processors < 2 {
+        bail!("benchmarks need two processors, one for each end; there is {processors}");
+    }
+    let tracers = bpf::tracers();
+    if tracers > 0 {
+        eprintln!("warning: {tracers} tracing programs of others are loaded (bpftool prog show); bare is not bare");
+    }
+    let busy = machine::busy_ratio()?;
+    if busy > 0.05 {
+        eprintln!("warning: this host is {:.0} % busy already; the spread will show it", busy * 100.0);
+    }
+    if bpf::Stats::are_on() {
+        eprintln!("warning: kernel.bpf_stats_enabled is on; programs take longer than they would");
+    }
     Ok(())
 }
 

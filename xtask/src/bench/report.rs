@@ -4,27 +4,130 @@ use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result};
 
-use super::{Bench, machine::Machine, rounds::Rounds};
+use super::{
+    Bench,
+    machine::Machine,
+    rounds::{Measured, Quartiles, Rounds},
+};
 use crate::workspace;
 
 /// What a new page begins with.
-const HEAD: &str = "# What steth costs\n\nWritten by `cargo xtask bench`. Variants take turns in one run; ratios are medians of the rounds' own \
-                    ratios.\nFigures move from machine to machine: compare within one table.\n";
+const HEAD: &str = "# What steth costs
 
-/// One section: what, how, where, and the table.
-pub fn section(bench: &Bench, rounds: &Rounds) -> String {
-    let Bench { name, title, what, unit, .. } = bench;
-    let count = rounds.variants.first().map_or(0, |variant| variant.values.len());
-    let mut text =
-        format!("## {title}\n\n{what}\n\n`cargo xtask bench {name} --rounds {count}` on {}.\n\n", Machine::here());
-    let base = rounds.variants.first().map_or("the first", |first| first.name);
-    let _ = writeln!(text, "| variant | median, {unit} | least to greatest | ratio to {base} |\n|---|---:|---:|---:|");
-    for variant in &rounds.variants {
-        let (least, greatest) = variant.range();
-        let (median, ratio) = (variant.median(), rounds.ratio(variant));
-        let _ = writeln!(text, "| {} | {median:.1} | {least:.1} to {greatest:.1} | {ratio:.3} |", variant.name);
+Written by `cargo xtask bench`, which takes a quarter of an hour; `cargo xtask bench NAME` measures one section again.
+It needs root, two processors, and nothing else that runs. Variants take turns in one run (A, B, A, B, …), and each
+round is compared with itself: medians over rounds, and in brackets the quartiles. Figures move from machine to
+machine: compare within one table.
+";
+
+/// What a benchmark found, in the order of the page.
+#[derive(Default)]
+pub struct Findings {
+    text: String,
+    targets: Vec<Target>,
+}
+
+/// How variants are compared with the first.
+#[derive(Clone, Copy)]
+pub enum Compare {
+    /// Value less the first's.
+    Added,
+    /// Value divided by the first's.
+    Ratio,
+}
+
+/// What was aimed at.
+struct Target {
+    what: String,
+    measured: f64,
+    bound: Bound,
+    unit: &'static str,
+}
+
+/// What a target asks for.
+#[derive(Clone, Copy)]
+pub enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+    Below(f64),
+}
+
+impl Findings {
+    pub fn paragraph(&mut self, text: &str) {
+        let _ = writeln!(self.text, "{text}\n");
     }
-    text
+
+    /// A table of all variants of one subject.
+    pub fn comparison(&mut self, rounds: &Rounds, unit: &str, compare: Compare) {
+        let base = rounds.variants.first().map_or("the first", |first| first.name);
+        let to_base = match compare {
+            Compare::Added => format!("added to {base}, {unit}"),
+            Compare::Ratio => format!("ratio to {base}"),
+        };
+        let row = |(place, variant): (usize, &Measured)| {
+            let compared = match compare {
+                _ if place == 0 => String::new(),
+                Compare::Added => shown(rounds.added(variant)),
+                Compare::Ratio => shown(rounds.ratio(variant)),
+            };
+            vec![variant.name.to_owned(), shown(variant.quartiles()), compared]
+        };
+        let rows: Vec<Vec<String>> = rounds.variants.iter().enumerate().map(row).collect();
+        let columns = if rows.len() > 1 { 3 } else { 2 };
+        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.into_iter().take(columns).collect()).collect();
+        self.table(&[rounds.subject, unit, &to_base][..columns], &rows);
+    }
+
+    /// A table; all columns but the first hold figures.
+    pub fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
+        let _ = writeln!(self.text, "| {} |\n|---{}|", head.join(" | "), "|---:".repeat(head.len().saturating_sub(1)));
+        for row in rows {
+            let _ = writeln!(self.text, "| {} |", row.join(" | "));
+        }
+        self.text.push('\n');
+    }
+
+    pub fn target(&mut self, what: &str, measured: f64, unit: &'static str, bound: Bound) {
+        self.targets.push(Target { what: what.to_owned(), measured, bound, unit });
+    }
+}
+
+impl Target {
+    fn row(&self) -> Vec<String> {
+        let Self { what, measured, bound, unit } = self;
+        let (asked, met) = match *bound {
+            Bound::AtMost(limit) => (format!("at most {limit}"), *measured <= limit),
+            Bound::AtLeast(limit) => (format!("at least {limit}"), *measured >= limit),
+            Bound::Below(limit) => (format!("under {limit}"), *measured < limit),
+        };
+        let met = if met { "met" } else { "**missed**" };
+        vec![what.clone(), format!("{asked} {unit}"), format!("{} {unit}", figure(*measured)), met.to_owned()]
+    }
+}
+
+/// Three digits or so: more are noise.
+pub fn figure(value: f64) -> String {
+    match value.abs() {
+        large if large >= 1000.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+pub fn shown(quartiles: Quartiles) -> String {
+    format!("{} ({} to {})", figure(quartiles.median), figure(quartiles.low), figure(quartiles.high))
+}
+
+/// One section: what, how, where, the findings and what was aimed at.
+pub fn section(bench: &Bench, rounds: usize, mut findings: Findings) -> String {
+    let Bench { name, title, what, .. } = bench;
+    let targets = std::mem::take(&mut findings.targets);
+    if !targets.is_empty() {
+        let rows: Vec<Vec<String>> = targets.iter().map(Target::row).collect();
+        findings.table(&["target", "asked for", "measured", ""], &rows);
+    }
+    let body = findings.text.trim_end();
+    format!("## {title}\n\n{what}\n\n`cargo xtask bench {name} --rounds {rounds}` on {}.\n\n{body}\n", Machine::here())
 }
 
 /// Puts the section in the place of its predecessor, or at the end.

@@ -1,0 +1,91 @@
+//! What stands in an answer of /metrics, as far as benchmarks ask: how much it is, and sums over labels.
+
+/// A text exposition.
+pub struct Exposition {
+    text: String,
+}
+
+impl Exposition {
+    pub fn new(text: &str) -> Self {
+        Self { text: text.to_owned() }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Series as Prometheus counts and stores them: each bucket, `_sum` and `_count` is one.
+    pub fn series(&self) -> usize {
+        self.lines().count()
+    }
+
+    /// Series with each histogram counted once.
+    pub fn series_with_whole_histograms(&self) -> usize {
+        let histograms: Vec<&str> =
+            self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
+        let part = |line: &&str| {
+            let name = name(line);
+            let base = name.strip_suffix("_bucket").or_else(|| name.strip_suffix("_sum"));
+            base.is_some_and(|base| histograms.contains(&base))
+        };
+        self.lines().filter(|line| !part(line)).count()
+    }
+
+    /// The sum of all series of this name that have these labels.
+    pub fn sum(&self, wanted: &str, labels: &[(&str, &str)]) -> f64 {
+        let has = |line: &str| {
+            labels.iter().all(|(label, value)| {
+                let pair = format!("{label}=\"{value}\"");
+                line.contains(&format!("{{{pair}")) || line.contains(&format!(",{pair}"))
+            })
+        };
+        self.lines().filter(|line| name(line) == wanted && has(line)).filter_map(value).sum()
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
+    }
+}
+
+fn name(line: &str) -> &str {
+    line.split(['{', ' ']).next().unwrap_or_default()
+}
+
+fn value(line: &str) -> Option<f64> {
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+# HELP a_total Things.
+# TYPE a_total counter
+a_total{service=\"x\",syscall=\"read\"} 3
+a_total{service=\"x\",syscall=\"write\"} 4
+a_total{service=\"xy\",syscall=\"read\"} 5
+# TYPE b_seconds histogram
+b_seconds_bucket{service=\"x\",le=\"0.1\"} 1
+b_seconds_bucket{service=\"x\",le=\"+Inf\"} 2
+b_seconds_sum{service=\"x\"} 0.5
+b_seconds_count{service=\"x\"} 2
+# TYPE c_sum gauge
+c_sum 1
+";
+
+    #[test]
+    fn series_are_counted_in_both_ways() {
+        let exposition = Exposition::new(TEXT);
+        assert_eq!((exposition.series(), exposition.series_with_whole_histograms()), (8, 5));
+    }
+
+    #[test]
+    fn sums_take_the_series_that_have_all_labels() {
+        let exposition = Exposition::new(TEXT);
+        assert_eq!(exposition.sum("a_total", &[]), 12.0);
+        assert_eq!(exposition.sum("a_total", &[("service", "x")]), 7.0);
+        assert_eq!(exposition.sum("a_total", &[("syscall", "read"), ("service", "x")]), 3.0);
+        assert_eq!(exposition.sum("a", &[]), 0.0);
+    }
+}

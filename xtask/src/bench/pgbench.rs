@@ -1,0 +1,103 @@
+//! What the agent costs a database under full load.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    Context,
+    agent::Agent,
+    bpf::{self, Stats},
+    interrupt,
+    postgres::{Load, Postgres},
+    report::{Bound, Compare, Findings, figure},
+    rounds::{Variant, alternate},
+};
+
+pub const WHAT: &str = "\
+    `pgbench -S` on a PostgreSQL 15 of its own: scale 10, all in memory, the server pinned to CPU 0 and pgbench, in \
+    one thread, to CPU 1; the agent runs where it finds room. Each pair of legs of 5 s is one without and one with \
+    the agent, which is started and stopped for it, with everything on. Each leg checks that the agent counted at \
+    least 99 % of the queries that pgbench says it made.";
+
+const SECONDS: u32 = 5;
+const LOADS: &[(&str, Load)] = &[
+    ("prepared, 1 client", Load { mode: "prepared", tcp: false, clients: 1, seconds: SECONDS }),
+    ("prepared, 4 clients", Load { mode: "prepared", tcp: false, clients: 4, seconds: SECONDS }),
+    ("prepared, 1 client, TCP", Load { mode: "prepared", tcp: true, clients: 1, seconds: SECONDS }),
+    ("simple, 1 client", Load { mode: "simple", tcp: false, clients: 1, seconds: SECONDS }),
+];
+/// Those that the target is for.
+const TARGET: &[&str] = &["prepared, 1 client", "prepared, 4 clients"];
+
+/// What was counted is asked for right after a leg.
+const FRESH: &str = "[window]\nlive = \"100ms\"\n";
+const FRESH_AFTER: Duration = Duration::from_millis(200);
+
+pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
+    let postgres = Postgres::start()?;
+    let mut targets = Vec::new();
+    for (name, load) in LOADS {
+        eprintln!("{name}; first once to warm up");
+        postgres.run(*load)?;
+        // Each load takes turns for itself: the shorter the time between the two legs of a pair, the less else changes.
+        let variants = vec![
+            Variant::new("bare", || Ok(vec![postgres.run(*load)?.per_second])),
+            Variant::new("steth", || traced(context, &postgres, *load)),
+        ];
+        let results = alternate(context.rounds, &[name], variants)?;
+        let rounds = results.first().context("no result")?;
+        findings.comparison(rounds, "transactions/s", Compare::Ratio);
+        if TARGET.contains(name) {
+            let steth = rounds.variant("steth").context("no such variant")?;
+            targets.push((format!("throughput kept: {name}"), rounds.ratio(steth).median));
+        }
+    }
+    programs(context, &postgres, findings)?;
+    for (what, ratio) in targets {
+        findings.target(&what, ratio, "of bare", Bound::AtLeast(0.92));
+    }
+    Ok(())
+}
+
+/// Figures of an agent that did not see the queries would say nothing.
+fn traced(context: &Context, postgres: &Postgres, load: Load) -> Result<Vec<f64>> {
+    let agent = Agent::start(&context.steth, FRESH)?;
+    let outcome = postgres.run(load)?;
+    interrupt::sleep(FRESH_AFTER)?;
+    // Both ends are on this host; the server's is as good as the client's.
+    let labels = [("role", "server")];
+    let counted = agent.scrape()?.exposition.sum("steth_postgres_query_duration_seconds_count", &labels);
+    let made = outcome.transactions;
+    ensure!(counted >= 0.99 * made as f64, "the agent counted {counted} of {made} queries");
+    Ok(vec![outcome.per_second])
+}
+
+/// Where the time goes: a further run in which the kernel counts.
+fn programs(context: &Context, postgres: &Postgres, findings: &mut Findings) -> Result<()> {
+    let (name, load) = LOADS[0];
+    let agent = Agent::start(&context.steth, "")?;
+    let stats = Stats::on()?;
+    let before = bpf::programs(agent.id())?;
+    let transactions = postgres.run(load)?.transactions as f64;
+    let added = bpf::since(&before, bpf::programs(agent.id())?);
+    drop(stats);
+
+    let row = |name: &str, runs: u64, run_ns: u64| {
+        let (runs, run_ns) = (runs as f64, run_ns as f64);
+        vec![name.to_owned(), figure(runs / transactions), figure(run_ns / runs), figure(run_ns / transactions)]
+    };
+    let mut rows: Vec<Vec<String>> = added
+        .iter()
+        .filter(|program| program.runs as f64 > 0.001 * transactions)
+        .map(|program| row(&program.name, program.runs, program.run_ns))
+        .collect();
+    let (runs, run_ns) = added.iter().fold((0, 0), |(runs, ns), program| (runs + program.runs, ns + program.run_ns));
+    rows.push(row("all", runs, run_ns));
+    findings.paragraph(&format!(
+        "Where the time goes: {name}, once more, with `kernel.bpf_stats_enabled` (which adds its own two clock reads \
+         to each run). Both ends of each transaction run on this host, so both are counted."
+    ));
+    findings.table(&["program", "runs per transaction", "ns per run", "ns per transaction"], &rows);
+    Ok(())
+}

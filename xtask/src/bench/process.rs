@@ -1,0 +1,139 @@
+//! A child process that ends with its owner, pinned to a processor. Knows pipes and limits, not what the program is.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::interrupt;
+use crate::workspace;
+
+/// A user that a program is run as.
+#[derive(Clone, Copy)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// A command that the kernel kills when xtask ends in whatever way. `setpriv` and `taskset` (util-linux) become the
+/// program: its process id and name are what they would be without them.
+pub fn command(program: impl AsRef<OsStr>, cpu: Option<usize>, user: Option<User>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if let Some(User { uid, gid }) = user {
+        command.args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups"]);
+    }
+    command.arg("--");
+    if let Some(cpu) = cpu {
+        command.args(["taskset", "--cpu-list", &cpu.to_string()]);
+    }
+    command.arg(program).stdin(Stdio::null());
+    command
+}
+
+/// A running child; killed when dropped.
+pub struct Process {
+    shown: String,
+    child: Child,
+}
+
+impl Process {
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let shown = workspace::command_line(command);
+        let child = command.spawn().with_context(|| format!("cannot start: {shown}"))?;
+        Ok(Self { shown, child })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The process itself, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal by its name; `Child::kill` knows only SIGKILL.
+    pub fn signal(&self, name: &str) {
+        let _ = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
+    }
+
+    /// Asks it to end and waits; says whether it did.
+    pub fn stop(&mut self, signal: &str, limit: Duration) -> bool {
+        self.signal(signal);
+        let asked = Instant::now();
+        while self.is_running() {
+            if asked.elapsed() > limit {
+                return false;
+            }
+            thread::sleep(interrupt::PAUSE);
+        }
+        true
+    }
+
+    /// Waits for success.
+    ///
+    /// # Errors
+    /// It fails, takes longer than `limit`, or a signal came.
+    pub fn wait(&mut self, limit: Duration) -> Result<()> {
+        let started = Instant::now();
+        let status = loop {
+            interrupt::check()?;
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if started.elapsed() > limit {
+                bail!("not done after {} s: {}", limit.as_secs(), self.shown);
+            }
+            thread::sleep(interrupt::PAUSE);
+        };
+        if !status.success() {
+            interrupt::check()?;
+            let mut complaint = String::new();
+            if let Some(mut stderr) = self.child.stderr.take() {
+                let _ = stderr.read_to_string(&mut complaint);
+            }
+            bail!("failed ({status}): {}\n{}", self.shown, complaint.trim_end());
+        }
+        Ok(())
+    }
+
+    /// Waits for success and returns what it printed on a piped standard output, up to what a pipe holds.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn output(&mut self, limit: Duration) -> Result<String> {
+        self.wait(limit)?;
+        let mut text = String::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            stdout.read_to_string(&mut text).with_context(|| format!("reading from: {}", self.shown))?;
+        }
+        Ok(text)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a program that prints less than a pipe holds (64 KiB) to its end, and returns its standard output.
+///
+/// # Errors
+/// It fails, takes longer than `limit`, or a signal came.
+pub fn output(command: &mut Command, limit: Duration) -> Result<String> {
+    Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?.output(limit)
+}
