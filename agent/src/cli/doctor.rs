@@ -88,7 +88,7 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
     let _ = writeln!(
         out,
         "\nKernel memory: {} of {} (kernel.memory)",
-        mebibytes(total_bytes(examination)),
+        mebibytes(examination.kernel_memory_bytes),
         mebibytes(budget_bytes)
     );
     out
@@ -113,7 +113,7 @@ fn run_time(probe: &ProbeStatus) -> String {
 fn lines(examination: &Examination, budget_bytes: u64) -> String {
     let abilities = examination.ability.findings().into_iter().map(|finding| tagged("ability", json!(finding)));
     let probes = examination.probes.iter().map(|probe| tagged("probe", json!(probe)));
-    let total = json!({ "kernel_memory_bytes": total_bytes(examination), "budget_bytes": budget_bytes });
+    let total = json!({ "kernel_memory_bytes": examination.kernel_memory_bytes, "budget_bytes": budget_bytes });
     abilities.chain(probes).chain([tagged("total", total)]).map(|line| format!("{line}\n")).collect()
 }
 
@@ -122,10 +122,6 @@ fn tagged(kind: &str, mut line: serde_json::Value) -> serde_json::Value {
         fields.insert("kind".into(), kind.into());
     }
     line
-}
-
-fn total_bytes(examination: &Examination) -> u64 {
-    examination.probes.iter().map(|probe| probe.memory_bytes).sum()
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -145,6 +141,7 @@ mod tests {
     fn examination() -> Examination {
         let no_tracepoint = "this kernel has no tracepoint tcp_probe".to_string();
         Examination {
+            kernel_memory_bytes: 4 << 20,
             ability: HostAbility {
                 kernel_release: "6.1.0-28-amd64".into(),
                 architecture: "x86_64".into(),

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::BuildHasher,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -28,6 +28,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug, Default)]
 pub struct Exporter {
     duplicates: AtomicU64,
+    last: Mutex<Option<(Arc<Snapshot>, Vec<u8>)>>,
 }
 
 /// One snapshot as a collector of the prometheus crate.
@@ -38,11 +39,23 @@ pub struct SnapshotCollector {
 }
 
 impl Exporter {
-    /// The whole snapshot, each series once.
+    /// The whole snapshot, each series once. The text of the last snapshot is kept: several scrapers within one window
+    /// cost the writing of it once.
     ///
     /// # Errors
     /// When the encoder refuses a family.
-    pub fn text(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
+    pub fn text(&self, snapshot: &Arc<Snapshot>) -> Result<Vec<u8>, prometheus::Error> {
+        // A panic elsewhere leaves nothing half done here.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = last.as_ref().filter(|(of, _)| Arc::ptr_eq(of, snapshot)) {
+            return Ok(text.clone());
+        }
+        let text = self.write(snapshot)?;
+        *last = Some((Arc::clone(snapshot), text.clone()));
+        Ok(text)
+    }
+
+    fn write(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
         let (mut families, duplicates) = families(snapshot);
         let total = self.duplicates.fetch_add(duplicates, Ordering::Relaxed) + duplicates;
         families.push(Family::new(&DUPLICATE_SERIES).finish_with(Series::number(
@@ -223,7 +236,7 @@ mod tests {
 
     fn text(series: Vec<Series>) -> String {
         let exporter = Exporter::default();
-        String::from_utf8(exporter.text(&Snapshot { series, ..Snapshot::default() }).unwrap()).unwrap()
+        String::from_utf8(exporter.write(&Snapshot { series, ..Snapshot::default() }).unwrap()).unwrap()
     }
 
     #[test]
@@ -254,7 +267,7 @@ mod tests {
         ];
         let snapshot = Snapshot { series, ..Snapshot::default() };
         for scrape in 1..=2 {
-            let text = String::from_utf8(exporter.text(&snapshot).unwrap()).unwrap();
+            let text = String::from_utf8(exporter.write(&snapshot).unwrap()).unwrap();
             assert!(text.contains("steth_tcp_bytes_total{service=\"a\",direction=\"sent\"} 1\n"), "{text}");
             assert!(text.contains("{service=\"asent\",direction=\"\"} 3\n"), "{text}");
             assert!(!text.contains("} 2\n"), "{text}");
@@ -297,7 +310,7 @@ mod tests {
             let mut times: Vec<_> = (0..21)
                 .map(|_| {
                     let start = Instant::now();
-                    let bytes = exporter.text(&snapshot).unwrap().len();
+                    let bytes = exporter.write(&snapshot).unwrap().len();
                     (start.elapsed(), bytes)
                 })
                 .collect();

@@ -44,7 +44,13 @@ pub struct Processes {
 struct Seen {
     counters: Counters,
     pass: u64,
+    files_limit: u64,
+    files_limit_pass: u64,
 }
+
+/// The limit of open files hardly ever changes, and the kernel takes long to write it out: it is read again after this many
+/// passes.
+const FILES_LIMIT_PASSES: u64 = 30;
 
 /// All that only grows. The order is that of [`COUNTERS`].
 type Counters = [u64; COUNTERS.len()];
@@ -98,7 +104,7 @@ struct Reading {
     resident_bytes: u64,
     swapped_bytes: u64,
     open_files: u64,
-    files_ratio: f64,
+    files_limit: u64,
     was_denied: bool,
 }
 
@@ -155,7 +161,7 @@ impl Processes {
             resident_bytes: 0,
             swapped_bytes: 0,
             open_files: 0,
-            files_ratio: 0.0,
+            files_limit: 0,
             was_denied: false,
         };
         let status = Status::read(process, &mut self.buffer)?;
@@ -163,23 +169,31 @@ impl Processes {
         reading.swapped_bytes = status.swapped_bytes;
         reading.counters[4] = status.voluntary_switches;
         reading.counters[5] = status.nonvoluntary_switches;
-        if let Some(io) = reading.unless_denied(process.io())? {
-            reading.counters[6] = io.read_bytes;
-            reading.counters[7] = io.write_bytes;
-        }
-        // Kernel threads and the dead have no descriptors.
+        // Kernel threads and the dead have no descriptors and read and write nothing.
         if !is_kernel_thread(&reading.stat) && reading.stat.state != 'Z' {
+            if let Some(io) = reading.unless_denied(process.io())? {
+                reading.counters[6] = io.read_bytes;
+                reading.counters[7] = io.write_bytes;
+            }
             if let Some(count) = reading.unless_denied(process.fd_count())? {
                 reading.open_files = count as u64;
             }
-            if let Some(limits) = reading.unless_denied(process.limits())?
-                && let LimitValue::Value(limit) = limits.max_open_files.soft_limit
-                && limit > 0
-            {
-                reading.files_ratio = reading.open_files as f64 / limit as f64;
-            }
+            reading.files_limit = self.files_limit(process, &mut reading)?;
         }
         Ok(reading)
+    }
+
+    /// The soft limit of open files; 0 if there is none, or it may not be read.
+    fn files_limit(&self, process: &Process, reading: &mut Reading) -> ProcResult<u64> {
+        let seen = self.seen.get(&(reading.stat.pid, reading.stat.starttime));
+        if let Some(seen) = seen.filter(|seen| self.pass - seen.files_limit_pass < FILES_LIMIT_PASSES) {
+            return Ok(seen.files_limit);
+        }
+        let limits = reading.unless_denied(process.limits())?;
+        Ok(match limits.map(|limits| limits.max_open_files.soft_limit) {
+            Some(LimitValue::Value(limit)) => limit,
+            Some(LimitValue::Unlimited) | None => 0,
+        })
     }
 
     fn add(&mut self, reading: &Reading, services: &mut dyn Services) {
@@ -197,7 +211,13 @@ impl Processes {
         let seen = self.seen.entry((stat.pid, stat.starttime)).or_insert_with(|| Seen {
             counters: if is_first_pass { reading.counters } else { Counters::default() },
             pass: 0,
+            files_limit: 0,
+            files_limit_pass: self.pass,
         });
+        if seen.pass == 0 || self.pass - seen.files_limit_pass >= FILES_LIMIT_PASSES {
+            seen.files_limit_pass = self.pass;
+        }
+        seen.files_limit = reading.files_limit;
         seen.pass = self.pass;
         for ((total, before), now) in group.counters.iter_mut().zip(&mut seen.counters).zip(reading.counters) {
             // A file that was denied or had ended reads as zero: then nothing was gained.
@@ -266,7 +286,9 @@ impl Gauges {
         self.virtual_bytes += stat.vsize;
         self.swapped_bytes += reading.swapped_bytes;
         self.open_files += reading.open_files;
-        self.worst_files_ratio = self.worst_files_ratio.max(reading.files_ratio);
+        if reading.files_limit > 0 {
+            self.worst_files_ratio = self.worst_files_ratio.max(reading.open_files as f64 / reading.files_limit as f64);
+        }
         self.oldest_start_ticks = Some(self.oldest_start_ticks.unwrap_or(u64::MAX).min(stat.starttime));
     }
 }
@@ -378,15 +400,7 @@ mod tests {
         let mut counters = Counters::default();
         counters[0] = user_ticks;
         let resident_bytes = stat.rss * page_size();
-        Reading {
-            stat,
-            counters,
-            resident_bytes,
-            swapped_bytes: 0,
-            open_files: 10,
-            files_ratio: 0.25,
-            was_denied: false,
-        }
+        Reading { stat, counters, resident_bytes, swapped_bytes: 0, open_files: 10, files_limit: 40, was_denied: false }
     }
 
     fn pass(processes: &mut Processes, readings: &[Reading], services: &mut Named) {

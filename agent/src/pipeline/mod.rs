@@ -41,6 +41,8 @@ pub struct Examination {
     pub ability: HostAbility,
     /// Every probe, in the order of the catalog.
     pub probes: Vec<ProbeStatus>,
+    /// What programs and maps take together.
+    pub kernel_memory_bytes: u64,
 }
 
 /// Why the pipeline cannot start.

@@ -99,6 +99,12 @@ impl Probes {
         self.kernel.statuses()
     }
 
+    /// Memory of all programs and maps together.
+    pub fn kernel_memory_bytes(&self) -> u64 {
+        let programs: u64 = self.statuses().iter().map(|probe| probe.memory_bytes).sum();
+        self.memory.values().sum::<u64>() + programs
+    }
+
     /// Shows more or less from now on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.totals.set_limits(limits);

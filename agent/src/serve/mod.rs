@@ -16,7 +16,7 @@ use crate::model::snapshot::{Snapshot, SnapshotHandle};
 pub use routes::PATHS;
 
 /// How a snapshot becomes the answer to a scrape.
-pub type Render = Arc<dyn Fn(&Snapshot) -> Result<Vec<u8>, String> + Send + Sync>;
+pub type Render = Arc<dyn Fn(&Arc<Snapshot>) -> Result<Vec<u8>, String> + Send + Sync>;
 
 /// What is served.
 #[derive(Clone)]
