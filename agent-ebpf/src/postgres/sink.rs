@@ -48,7 +48,7 @@ impl Sink {
     }
 
     /// Sends the text from `text_offset` to `length`; false if there was no room.
-    #[inline(always)]
+    #[inline(never)]
     fn send_text(&mut self, statement: u32, length: u32, cut: bool) -> bool {
         let walk = self.walk();
         // SAFETY: this CPU's own work space.
@@ -82,6 +82,27 @@ impl Sink {
             return false;
         }
         send(core::ptr::from_ref(record).cast(), whole as u64)
+    }
+
+    /// Gives a number to a statement that was not met before.
+    #[inline(never)]
+    fn new_statement(&mut self, shape: u64, length: u32, cut: bool) -> u32 {
+        if cut {
+            lost(Loss::StatementCut);
+        }
+        let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
+            lost(Loss::NamesFull);
+            return STATEMENT_OTHER;
+        };
+        // The text goes first: a number without a text would stay nameless for good.
+        if !self.send_text(statement, length, cut) {
+            return STATEMENT_UNKNOWN;
+        }
+        if STATEMENTS.insert(&shape, &statement, BPF_NOEXIST.into()).is_ok() {
+            return statement;
+        }
+        // SAFETY: the value is copied at once. Another CPU was faster.
+        unsafe { STATEMENTS.get(&shape) }.copied().unwrap_or(STATEMENT_UNKNOWN)
     }
 
     #[inline(always)]
@@ -121,50 +142,19 @@ impl Effects for Sink {
     #[inline(always)]
     fn statement(&mut self, shape: u64, length: u32, cut: bool) -> u32 {
         // SAFETY: the value is copied at once.
-        if let Some(statement) = unsafe { STATEMENTS.get(&shape) } {
-            return *statement;
+        match unsafe { STATEMENTS.get(&shape) } {
+            Some(statement) => *statement,
+            None => self.new_statement(shape, length, cut),
         }
-        if cut {
-            lost(Loss::StatementCut);
-        }
-        let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
-            lost(Loss::NamesFull);
-            return STATEMENT_OTHER;
-        };
-        // The text goes first: a number without a text would stay nameless for good.
-        if !self.send_text(statement, length, cut) {
-            return STATEMENT_UNKNOWN;
-        }
-        if STATEMENTS.insert(&shape, &statement, BPF_NOEXIST.into()).is_ok() {
-            return statement;
-        }
-        // SAFETY: as above. Another CPU was faster.
-        unsafe { STATEMENTS.get(&shape) }.copied().unwrap_or(STATEMENT_UNKNOWN)
     }
 
     #[inline(always)]
     fn batch(&mut self, hash: u64) -> u32 {
         // SAFETY: the value is copied at once.
-        if let Some(statement) = unsafe { STATEMENTS.get(&hash) } {
-            return *statement;
+        match unsafe { STATEMENTS.get(&hash) } {
+            Some(statement) => *statement,
+            None => new_batch(hash),
         }
-        let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
-            lost(Loss::NamesFull);
-            return STATEMENT_OTHER;
-        };
-        // SAFETY: a helper without arguments.
-        let at_ns = unsafe { bpf_ktime_get_ns() };
-        let record = Number {
-            header: Header { kind: Kind::Batch as u32, text_len: 0, at_ns },
-            hash,
-            number: statement,
-            _pad: 0,
-        };
-        if !send((&raw const record).cast(), size_of::<Number>() as u64) {
-            return STATEMENT_UNKNOWN;
-        }
-        let _ = STATEMENTS.insert(&hash, &statement, BPF_NOEXIST.into());
-        statement
     }
 
     #[inline(always)]
@@ -194,31 +184,7 @@ impl Effects for Sink {
 
     #[inline(always)]
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32 {
-        let hash = hash_name(name);
-        // SAFETY: the value is copied at once.
-        if let Some(database) = unsafe { DATABASES.get(&hash) } {
-            return *database;
-        }
-        let Some(database) = next_number(Numbers::Databases, 1, setting!(databases)) else {
-            lost(Loss::NamesFull);
-            return 0;
-        };
-        // SAFETY: this CPU's own work space; a helper without arguments.
-        let record = unsafe { &mut (*self.scratch).name };
-        // SAFETY: a helper without arguments.
-        let at_ns = unsafe { bpf_ktime_get_ns() };
-        record.head = Number {
-            header: Header { kind: Kind::DatabaseName as u32, text_len: length as u32, at_ns },
-            hash,
-            number: database,
-            _pad: 0,
-        };
-        record.name = *name;
-        if !send(core::ptr::from_ref(record).cast(), size_of::<NameRecord>() as u64) {
-            return 0;
-        }
-        let _ = DATABASES.insert(&hash, &database, BPF_NOEXIST.into());
-        database
+        database(self.scratch, name, length)
     }
 
     #[inline(always)]
@@ -267,4 +233,52 @@ impl Effects for Sink {
     fn lost(&mut self, loss: Loss) {
         lost(loss);
     }
+}
+
+/// Gives a number to a combination of statements that was not met before.
+#[inline(never)]
+fn new_batch(hash: u64) -> u32 {
+    let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
+        lost(Loss::NamesFull);
+        return STATEMENT_OTHER;
+    };
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let header = Header { kind: Kind::Batch as u32, text_len: 0, at_ns };
+    let record = Number { header, hash, number: statement, _pad: 0 };
+    if !send((&raw const record).cast(), size_of::<Number>() as u64) {
+        return STATEMENT_UNKNOWN;
+    }
+    let _ = STATEMENTS.insert(&hash, &statement, BPF_NOEXIST.into());
+    statement
+}
+
+/// The number of a database, given if it is new.
+#[inline(never)]
+fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8) -> u32 {
+    let hash = hash_name(name);
+    // SAFETY: the value is copied at once.
+    if let Some(database) = unsafe { DATABASES.get(&hash) } {
+        return *database;
+    }
+    let Some(database) = next_number(Numbers::Databases, 1, setting!(databases)) else {
+        lost(Loss::NamesFull);
+        return 0;
+    };
+    // SAFETY: this CPU's own work space; a helper without arguments.
+    let record = unsafe { &mut (*scratch).name };
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    record.head = Number {
+        header: Header { kind: Kind::DatabaseName as u32, text_len: length as u32, at_ns },
+        hash,
+        number: database,
+        _pad: 0,
+    };
+    record.name = *name;
+    if !send(core::ptr::from_ref(record).cast(), size_of::<NameRecord>() as u64) {
+        return 0;
+    }
+    let _ = DATABASES.insert(&hash, &database, BPF_NOEXIST.into());
+    database
 }

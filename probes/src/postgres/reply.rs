@@ -1,5 +1,7 @@
 //! Replies: what a server answers, until ReadyForQuery ends a cycle.
 
+use core::hint::black_box;
+
 use super::{
     FNV_OFFSET, Phase, Stream, Wire, cycle,
     frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip},
@@ -62,7 +64,7 @@ fn run<S: Source>(wire: &mut Wire, source: &mut S) {
     if wire.down.mode != Mode::CommandTag as u8 {
         return;
     }
-    for _ in 0..RUN {
+    for _ in 0..black_box(RUN) {
         let Some(byte) = next_of_run(&mut wire.down, source) else { return };
         push_tag(&mut wire.down, byte);
     }

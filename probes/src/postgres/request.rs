@@ -1,5 +1,7 @@
 //! Requests: what a client sends, and where its first byte begins a cycle.
 
+use core::hint::black_box;
+
 use super::{
     FNV_OFFSET, NAME_LEN, Phase, STATEMENT_UNKNOWN, TEXT_LEN, Wire, cycle,
     frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip},
@@ -66,7 +68,7 @@ pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source
 fn run<S: Source>(wire: &mut Wire, source: &mut S) {
     match Mode::from_u8(wire.up.mode) {
         Some(Mode::Text) => {
-            for _ in 0..RUN {
+            for _ in 0..black_box(RUN) {
                 if wire.up.text_len >= TEXT_LEN {
                     return;
                 }
@@ -76,7 +78,7 @@ fn run<S: Source>(wire: &mut Wire, source: &mut S) {
             }
         }
         Some(Mode::ParseName | Mode::BindPortal | Mode::BindStatement | Mode::ExecutePortal | Mode::StartupKey) => {
-            for _ in 0..RUN {
+            for _ in 0..black_box(RUN) {
                 let Some(byte) = next_of_run(&mut wire.up, source) else { return };
                 wire.up.name = push_hash(wire.up.name, byte);
             }
