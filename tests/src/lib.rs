@@ -11,7 +11,6 @@ pub mod agent;
 pub mod cgroup;
 pub mod exposition;
 pub mod http;
-pub mod metrics;
 pub mod network;
 pub mod pgbench;
 pub mod postgres;
