@@ -46,7 +46,7 @@ enum Command {
     Fmt(fmt::Arguments),
     /// Runs clippy; warnings are errors
     Lint,
-    /// Writes docs/metrics.md from the metric catalog
+    /// Writes docs/metrics.md and docs/configuration.md from the catalogs
     Docs(docs::Arguments),
 }
 
