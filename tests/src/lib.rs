@@ -19,6 +19,7 @@ pub mod programs;
 pub mod prometheus;
 pub mod strace;
 pub mod wait;
+pub mod workload;
 
 pub use skip::{bpf_missing, program_missing, report, root_missing};
 
