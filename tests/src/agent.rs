@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::{
+    exposition::Exposition,
     http,
-    metrics::Exposition,
     process::{self, Process, User},
     programs::{Program, SHORT_LIVED},
     wait,

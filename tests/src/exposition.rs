@@ -1,9 +1,13 @@
-//! Reads Prometheus' text exposition, as a scraper would. Strict: what it does not understand is an error, so a
-//! test that uses it also says that the text is well-formed.
+//! Reads Prometheus' text exposition, as a scraper would, and answers questions about it. Strict: what it does not
+//! understand is an error, so a test that uses it also says that the text is well-formed. Knows the format
+//! (prometheus.io/docs/instrumenting/exposition_formats, version 0.0.4), not the metrics.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+
+/// Labels that a series must bear to be meant.
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
 /// One scrape.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +29,17 @@ pub struct Sample {
     pub labels: BTreeMap<String, String>,
     /// The value.
     pub value: f64,
+}
+
+/// A histogram, added up over all the series that were meant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// Number of observations.
+    pub count: f64,
+    /// Sum of the observations, in the metric's unit.
+    pub sum: f64,
+    /// Upper bounds and cumulative counts, ascending, the last bound infinite.
+    pub buckets: Vec<(f64, f64)>,
 }
 
 impl Exposition {
@@ -61,32 +76,86 @@ impl Exposition {
         Ok(())
     }
 
-    /// All samples of one name.
-    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Sample> {
-        self.samples.iter().filter(move |sample| sample.name == name)
+    /// The samples of this name that bear these labels.
+    pub fn matching<'a>(&'a self, name: &'a str, labels: Labels<'a>) -> impl Iterator<Item = &'a Sample> {
+        self.samples.iter().filter(move |sample| sample.name == name && sample.bears(labels))
     }
 
-    /// The value of the one sample that has this name and at least these labels; `None` when there is none.
-    ///
-    /// # Panics
-    /// When there are several: the test has to say more.
-    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let mut found = self.matching(name, labels);
-        let first = found.next()?;
-        assert!(found.next().is_none(), "several samples of {name} have {labels:?}");
-        Some(first.value)
+    /// The sum over the series that bear these labels; 0 when there are none.
+    pub fn sum(&self, name: &str, labels: Labels<'_>) -> f64 {
+        // From 0.0: the sum of no floats is -0.0, which reads oddly in a failure.
+        self.matching(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
-    /// The sum over all samples that have this name and at least these labels; 0 when there are none.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.matching(name, labels).map(|sample| sample.value).sum()
+    /// The sums for each value of one label.
+    pub fn sums_by(&self, name: &str, labels: Labels<'_>, by: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        for sample in self.matching(name, labels) {
+            *sums.entry(sample.labels.get(by).cloned().unwrap_or_default()).or_default() += sample.value;
+        }
+        sums
     }
 
-    /// All samples that have this name and at least these labels.
-    pub fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
-        self.named(name).filter(move |sample| {
-            labels.iter().all(|(label, value)| sample.labels.get(*label).is_some_and(|found| found == value))
-        })
+    /// The histogram over all the series that bear these labels; `name` without `_bucket`.
+    pub fn histogram(&self, name: &str, labels: Labels<'_>) -> Histogram {
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        for sample in self.matching(&format!("{name}_bucket"), labels) {
+            let Some(bound) = sample.labels.get("le").and_then(|bound| bound.parse().ok()) else { continue };
+            match buckets.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, count)) => *count += sample.value,
+                None => buckets.push((bound, sample.value)),
+            }
+        }
+        buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        let part = |suffix: &str| self.sum(&format!("{name}_{suffix}"), labels);
+        Histogram { count: part("count"), sum: part("sum"), buckets }
+    }
+}
+
+impl Sample {
+    /// Whether it bears all these labels.
+    pub fn bears(&self, labels: Labels<'_>) -> bool {
+        labels.iter().all(|(key, value)| self.labels.get(*key).is_some_and(|own| own == value))
+    }
+}
+
+impl Histogram {
+    /// What was observed since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |bound: f64| earlier.buckets.iter().find(|(known, _)| *known == bound).map_or(0.0, |(_, n)| *n);
+        Self {
+            count: self.count - earlier.count,
+            sum: self.sum - earlier.sum,
+            buckets: self.buckets.iter().map(|(bound, count)| (*bound, count - before(*bound))).collect(),
+        }
+    }
+
+    /// The mean of the observations.
+    pub fn mean(&self) -> Option<f64> {
+        (self.count > 0.0).then(|| self.sum / self.count)
+    }
+
+    /// How many observations were at most `bound`, where `bound` is one of the bucket's own.
+    pub fn at_most(&self, bound: f64) -> Option<f64> {
+        self.buckets.iter().find(|(known, _)| *known == bound).map(|(_, count)| *count)
+    }
+
+    /// The value below which the share `quantile` (0 to 1) lies, as Prometheus' `histogram_quantile` has it:
+    /// linear inside a bucket, and the last finite bound for what lies beyond it.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        let rank = quantile * self.buckets.last().filter(|(_, all)| *all > 0.0)?.1;
+        let (mut low, mut below) = (0.0, 0.0);
+        for (high, count) in &self.buckets {
+            if *count >= rank && *count > below {
+                return Some(if high.is_finite() {
+                    low + (high - low) * (rank - below) / (count - below)
+                } else {
+                    low
+                });
+            }
+            (low, below) = (*high, *count);
+        }
+        None
     }
 }
 
@@ -170,22 +239,52 @@ mod tests {
     const TEXT: &str = "# HELP a_total With \\\\ and\\n.\n# TYPE a_total counter\n# a comment\n\n\
                         a_total{x=\"1\",y=\"q\\\"}{,\\\\\"} 1.5e3 1700000000000\na_total{x=\"2\",} 2\nb 0\nc{} +Inf\n";
 
+    const HISTOGRAMS: &str = r#"wait_seconds_bucket{service="a",le="0.001"} 10
+wait_seconds_bucket{service="a",le="0.01"} 30
+wait_seconds_bucket{service="a",le="+Inf"} 30
+wait_seconds_sum{service="a"} 0.09
+wait_seconds_count{service="a"} 30
+wait_seconds_bucket{service="b",le="0.001"} 10
+wait_seconds_bucket{service="b",le="0.01"} 10
+wait_seconds_bucket{service="b",le="+Inf"} 20
+wait_seconds_sum{service="b"} 1
+wait_seconds_count{service="b"} 20
+"#;
+
     #[test]
     fn samples_help_and_types_are_read() {
         let read = Exposition::parse(TEXT).unwrap();
         assert_eq!(read.help["a_total"], "With \\ and\n.");
         assert_eq!(read.types["a_total"], "counter");
-        assert_eq!(read.value("a_total", &[("y", "q\"}{,\\")]), Some(1500.0));
-        assert_eq!(read.value("a_total", &[("x", "2")]), Some(2.0));
-        assert_eq!(read.sum("a_total", &[]), 1502.0);
-        assert_eq!(read.value("b", &[]), Some(0.0));
-        assert_eq!(read.value("c", &[]), Some(f64::INFINITY));
-        assert_eq!(read.value("d", &[]), None);
-        assert_eq!(read.named("a_total").count(), 2);
+        let [first, second, b, c] = &read.samples[..] else { panic!("{:?}", read.samples) };
+        assert_eq!((first.name.as_str(), first.labels["y"].as_str(), first.value), ("a_total", "q\"}{,\\", 1500.0));
+        assert!(second.bears(&[("x", "2")]) && !second.bears(&[("x", "2"), ("y", "")]));
+        assert_eq!((b.value, c.value), (0.0, f64::INFINITY));
+        assert_eq!((read.sum("a_total", &[]), read.sum("d", &[])), (1502.0, 0.0));
     }
 
     #[test]
-    fn what_is_not_well_formed_is_refused() {
+    fn series_are_added_up_by_label() {
+        let all = Exposition::parse(HISTOGRAMS).unwrap();
+        assert_eq!(all.sum("wait_seconds_count", &[]), 50.0);
+        let by = all.sums_by("wait_seconds_count", &[], "service");
+        assert_eq!(by.into_iter().collect::<Vec<_>>(), [("a".to_owned(), 30.0), ("b".to_owned(), 20.0)]);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_prometheus() {
+        let all = Exposition::parse(HISTOGRAMS).unwrap();
+        let a = all.histogram("wait_seconds", &[("service", "a")]);
+        assert_eq!((a.count, a.mean(), a.at_most(0.001)), (30.0, Some(0.003), Some(10.0)));
+        assert!((a.quantile(0.5).unwrap() - (0.001 + 0.009 * 0.25)).abs() < 1e-12);
+        let both = all.histogram("wait_seconds", &[]);
+        assert_eq!(both.quantile(0.99), Some(0.01), "beyond the last finite bound");
+        assert_eq!(both.since(&a), all.histogram("wait_seconds", &[("service", "b")]));
+        assert_eq!(Histogram::default().quantile(0.5), None);
+    }
+
+    #[test]
+    fn a_line_out_of_format_is_named() {
         for text in [
             "a",
             "a ",
@@ -203,7 +302,9 @@ mod tests {
             "# TYPE a",
             "# TYPE a counter\n# TYPE a gauge",
         ] {
-            assert!(Exposition::parse(text).is_err(), "{text}");
+            let error = Exposition::parse(&format!("ok 1\n{text}\n")).unwrap_err();
+            let line = format!("line {}: ", text.lines().count() + 1);
+            assert!(error.to_string().starts_with(&line), "{text}: {error}");
         }
     }
 }

@@ -11,7 +11,6 @@ pub mod agent;
 pub mod cgroup;
 pub mod exposition;
 pub mod http;
-pub mod metrics;
 pub mod network;
 pub mod pgbench;
 pub mod postgres;
@@ -20,6 +19,7 @@ pub mod programs;
 pub mod prometheus;
 pub mod strace;
 pub mod wait;
+pub mod workload;
 
 pub use skip::{bpf_missing, program_missing, report, root_missing};
 

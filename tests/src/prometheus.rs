@@ -2,6 +2,7 @@
 //! (prometheus.io/docs/prometheus/latest/querying/api), not what is scraped.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     process::{Command, Stdio},
     time::Duration,
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::{
+    exposition::Sample,
     http,
     network::free_port,
     process::{self, Process},
@@ -71,24 +73,37 @@ impl Prometheus {
     /// # Errors
     /// If the server does not answer, or refuses the query, or there are several series.
     pub fn query(&self, promql: &str) -> Result<Option<f64>> {
+        match &self.samples(promql)?[..] {
+            [] => Ok(None),
+            [one] => Ok(Some(one.value).filter(|value| value.is_finite())),
+            all => bail!("{promql}: {} series", all.len()),
+        }
+    }
+
+    /// All that an instant query has as result, not a number included.
+    ///
+    /// # Errors
+    /// If the server does not answer, or refuses the query.
+    pub fn samples(&self, promql: &str) -> Result<Vec<Sample>> {
         let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(promql));
         let answer = http::get(&url)?;
         let body: serde_json::Value = serde_json::from_str(&answer.body).context("not JSON")?;
         let Some(result) = body["data"]["result"].as_array() else { bail!("{promql}: {}", answer.body) };
-        match &result[..] {
-            [] => Ok(None),
-            [one] => {
-                let value = one["value"][1].as_str().with_context(|| format!("no value in {one}"))?;
-                Ok(value.parse().ok().filter(|value: &f64| value.is_finite()))
-            }
-            _ => bail!("{promql}: {} series", result.len()),
-        }
+        result.iter().map(|one| sample(one).with_context(|| format!("{promql}: {one}"))).collect()
     }
 
     /// What it said so far.
     pub fn log(&self) -> String {
         self.server.log()
     }
+}
+
+/// One series of a vector: `{"metric": {label: value, …}, "value": [time, "number"]}`.
+fn sample(series: &serde_json::Value) -> Result<Sample> {
+    let mut labels: BTreeMap<String, String> = serde_json::from_value(series["metric"].clone())?;
+    let name = labels.remove("__name__").unwrap_or_default();
+    let value = series["value"][1].as_str().context("no value")?.parse()?;
+    Ok(Sample { name, labels, value })
 }
 
 /// What `promtool check metrics` has to complain of in this text; empty is well.
@@ -125,6 +140,8 @@ mod tests {
         let down =
             crate::wait::poll("a failed scrape", Duration::from_secs(30), || prometheus.query("up{job='steth'}"));
         assert_eq!(down.unwrap(), 0.0);
+        let up = prometheus.samples("up").unwrap();
+        assert!(up.len() == 2 && up.iter().all(|one| one.name == "up" && one.labels.contains_key("job")), "{up:?}");
         prometheus.query("rate(").unwrap_err();
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::Exposition,
+    exposition::Exposition,
     need_bpf,
     pgbench::{Endpoint, Mode, Pgbench, Run},
     postgres::Postgres,

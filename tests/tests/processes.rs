@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::Exposition,
+    exposition::Exposition,
     need_bpf, need_program,
     programs::{HOLD_RESOURCES, Program, SHORT_LIVED, SPAWNER},
 };

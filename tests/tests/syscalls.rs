@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::Exposition,
+    exposition::Exposition,
     need_bpf, need_program,
     programs::{Program, SYSCALL_MIX, said_number},
     strace,

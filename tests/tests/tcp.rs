@@ -7,7 +7,7 @@ use std::{
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::{Exposition, Histogram},
+    exposition::{Exposition, Histogram},
     need_bpf, need_program,
     network::{LateListener, free_port},
     programs::{CONNECT, FULL_BACKLOG, Program, said_number},

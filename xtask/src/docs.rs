@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// A page and the arguments of `steth` that print it.
-const PAGES: [(&str, &[&str]); 1] = [("docs/metrics.md", &["docs", "metrics"])];
+const PAGES: [(&str, &[&str]); 2] =
+    [("docs/metrics.md", &["docs", "metrics"]), ("docs/configuration.md", &["docs", "config"])];
 
 /// Whether to write.
 #[derive(Args)]

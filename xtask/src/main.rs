@@ -8,6 +8,7 @@ mod docs;
 mod fmt;
 mod layers;
 mod lint;
+mod picture;
 mod run;
 mod setup;
 mod test;
@@ -46,8 +47,10 @@ enum Command {
     Fmt(fmt::Arguments),
     /// Runs clippy; warnings are errors
     Lint,
-    /// Writes docs/metrics.md from the metric catalog
+    /// Writes docs/metrics.md and docs/configuration.md from the catalogs
     Docs(docs::Arguments),
+    /// Takes the README's picture anew: an agent, a busy PostgreSQL, docs/picture.svg
+    Picture,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Fmt(arguments) => fmt::run(&arguments),
         Command::Lint => lint::run(),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Picture => picture::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

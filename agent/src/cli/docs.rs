@@ -12,7 +12,7 @@ use crate::{
     },
     model::{
         catalog::CHAPTERS,
-        metric::{Kind, Metric},
+        metric::{Bounds, Kind, Metric},
     },
 };
 
@@ -46,25 +46,61 @@ pub fn config() -> Outcome {
 fn metrics_document() -> String {
     let mut out = String::from(
         "# Metrics\n\nMade from the catalogs in `agent/src/model/catalog` by `steth docs metrics`; do not edit.\n\
-         Histograms are of seconds. Counters count since the agent started, those of the host since the host did.\n",
+         Counters count since the agent started, those of the host since the host did. Histograms are of seconds, to 68.7 s:\n\
+         coarse ones have a bound at each power of four from 1.024 µs, fine ones two in each power of two from 16.4 µs.\n\
+         What the label values `other` and `unknown` mean, and how to ask, is in the [README](../README.md#how-to-read-it).\n",
     );
     for chapter in CHAPTERS {
-        let _ = writeln!(out, "\n## {}\n\nSource: {}\n", chapter.title, chapter.source);
-        out.push_str("| metric | type | labels | meaning |\n|---|---|---|---|\n");
-        for metric in (chapter.metrics)() {
-            let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
-            let labels = if labels.is_empty() { "–".into() } else { labels.join(", ") };
-            let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", metric.name, kind(metric), cell(metric.help));
+        let _ = writeln!(out, "\n## {}\n\nSource: {}", chapter.title, chapter.source);
+        let metrics = (chapter.metrics)();
+        match metrics.len() > LONG_TABLE {
+            true => families(&metrics).iter().for_each(|(family, metrics)| {
+                let _ = writeln!(out, "\n### {family}");
+                table(&mut out, metrics);
+            }),
+            false => table(&mut out, &metrics),
         }
     }
     out
+}
+
+fn table(out: &mut String, metrics: &[&Metric]) {
+    out.push_str("\n| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "–".into() } else { labels.join(", ") };
+        let _ = writeln!(out, "| `{}` | {} | {labels} | {} |", metric.name, kind(metric), cell(metric.help));
+    }
+}
+
+/// A table with more rows than this is one in which nobody finds anything.
+const LONG_TABLE: usize = 40;
+
+/// Metrics by the first two words of their names, in the order of the first of each; those with few of their kind
+/// together at the end.
+fn families<'a>(metrics: &[&'a Metric]) -> Vec<(String, Vec<&'a Metric>)> {
+    const FEW: usize = 2;
+    let mut families: Vec<(String, Vec<&Metric>)> = Vec::new();
+    for metric in metrics {
+        let words: Vec<_> = metric.name.splitn(3, '_').take(2).collect();
+        let title = format!("`{}_…`", words.join("_"));
+        match families.iter_mut().find(|(known, _)| *known == title) {
+            Some((_, members)) => members.push(metric),
+            None => families.push((title, vec![metric])),
+        }
+    }
+    let (mut families, small): (Vec<_>, Vec<_>) = families.into_iter().partition(|(_, members)| members.len() > FEW);
+    let others: Vec<_> = small.into_iter().flat_map(|(_, members)| members).collect();
+    families.extend((!others.is_empty()).then(|| ("Others".to_owned(), others)));
+    families
 }
 
 fn kind(metric: &Metric) -> &'static str {
     match metric.kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
-        Kind::Histogram(_) => "histogram",
+        Kind::Histogram(Bounds::Coarse) => "histogram, coarse",
+        Kind::Histogram(Bounds::Fine) => "histogram, fine",
     }
 }
 

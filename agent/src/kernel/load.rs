@@ -73,6 +73,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     probes: Vec<(&'static Probe, ProbeState)>,
     settings: Settings,
+    /// Of the ring, once it is given away; it never changes.
+    ring_memory_bytes: Option<u64>,
 }
 
 /// The maps that user space reads.
@@ -167,7 +169,7 @@ impl Kernel {
         if let Err(error) = seed(&mut ebpf, &btf) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
-        let mut kernel = Self { ebpf, probes, settings };
+        let mut kernel = Self { ebpf, probes, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_listener_drops() {
             tracing::warn!("listen overflows are off: {error}");
         }
@@ -204,6 +206,7 @@ impl Kernel {
     /// If it cannot be mapped.
     pub fn records(&mut self) -> Result<RingBuf<MapData>, LoadError> {
         let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
+        self.ring_memory_bytes = map_data(&map).and_then(memory_of);
         Ok(RingBuf::try_from(map)?)
     }
 
@@ -247,7 +250,8 @@ impl Kernel {
 
     /// Memory that each map takes, by its name, as the kernel accounts it.
     pub fn map_memory(&self) -> BTreeMap<String, u64> {
-        self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?))).collect()
+        let maps = self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?)));
+        maps.chain(self.ring_memory_bytes.map(|bytes| ("RECORDS".to_owned(), bytes))).collect()
     }
 
     /// Room in the histogram map.
