@@ -82,8 +82,10 @@ pub fn clear<T: Plain>(value: &mut T) {
     const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8, "not made of words") };
     let words = core::ptr::from_mut(value).cast::<u64>();
     for at in 0..size_of::<T>() / 8 {
-        // SAFETY: `at` is within the value, its alignment was checked, and all bit patterns are valid.
-        unsafe { words.add(at).write_volatile(0) };
+        // SAFETY: `at` is within the value.
+        let word = unsafe { words.add(at) };
+        // SAFETY: the alignment was checked, and all bit patterns are valid.
+        unsafe { word.write_volatile(0) };
     }
 }
 

@@ -159,18 +159,23 @@ impl Effects for Sink {
 
     #[inline(always)]
     fn prepared(&mut self, name: u64) -> u32 {
-        // SAFETY: map values; the statement is copied at once.
-        unsafe {
-            let key = PreparedKey { connection: (*self.entry).connection, name };
-            PREPARED.get(&key).copied().unwrap_or(STATEMENT_UNKNOWN)
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        if entry.prepared_name != name {
+            let key = PreparedKey { connection: entry.connection, name };
+            // SAFETY: the value is copied at once.
+            entry.prepared = unsafe { PREPARED.get(&key) }.copied().unwrap_or(STATEMENT_UNKNOWN);
+            entry.prepared_name = name;
         }
+        entry.prepared
     }
 
     #[inline(always)]
     fn prepare(&mut self, name: u64, statement: u32) {
         // SAFETY: a map value.
-        let key = PreparedKey { connection: unsafe { (*self.entry).connection }, name };
-        if PREPARED.insert(&key, &statement, ANY).is_err() {
+        let entry = unsafe { &mut *self.entry };
+        entry.prepared_name = 0;
+        if PREPARED.insert(&PreparedKey { connection: entry.connection, name }, &statement, ANY).is_err() {
             lost(Loss::PreparedFull);
         }
     }
@@ -178,8 +183,9 @@ impl Effects for Sink {
     #[inline(always)]
     fn forget(&mut self, name: u64) {
         // SAFETY: a map value.
-        let key = PreparedKey { connection: unsafe { (*self.entry).connection }, name };
-        let _ = PREPARED.remove(&key);
+        let entry = unsafe { &mut *self.entry };
+        entry.prepared_name = 0;
+        let _ = PREPARED.remove(&PreparedKey { connection: entry.connection, name });
     }
 
     #[inline(always)]

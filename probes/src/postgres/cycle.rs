@@ -263,6 +263,10 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         wire.idle_ns = now_ns;
         wire.queue_count = 0;
         wire.parse_count = 0;
+        // The rings begin anew, so that a quiet connection always touches the same lines of memory.
+        wire.cycle_first = 0;
+        wire.queue_first = 0;
+        wire.parse_first = 0;
         if wire.open != OPEN {
             wire.open = CLOSED;
         }

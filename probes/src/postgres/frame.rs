@@ -128,3 +128,23 @@ pub(super) fn next_of_run<S: Source>(stream: &mut Stream, source: &mut S) -> Opt
     stream.left -= 1;
     Some(byte)
 }
+
+/// Takes the zero byte that ends both a text or tag and its message, if it comes next.
+#[inline(always)]
+pub(super) fn take_terminator<S: Source>(stream: &mut Stream, source: &mut S) {
+    if stream.left == 1 && source.byte_at(0) == Some(0) {
+        source.advance(1);
+        stream.left = 0;
+    }
+}
+
+/// Takes an empty name, if it comes next.
+#[inline(always)]
+pub(super) fn take_empty_name<S: Source>(stream: &mut Stream, source: &mut S) -> bool {
+    if stream.left == 0 || source.byte_at(0) != Some(0) {
+        return false;
+    }
+    source.advance(1);
+    stream.left -= 1;
+    true
+}

@@ -170,8 +170,10 @@ record! {
         pub first_byte_slot: u32,
         /// Histogram slot of commits.
         pub commit_slot: u32,
-        /// Spare.
-        pub _pad: u32,
+        /// The statement that was last looked up by name.
+        pub prepared: u32,
+        /// Its name; 0 if none.
+        pub prepared_name: u64,
     }
 }
 

@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use super::{
     FNV_OFFSET, Phase, Stream, Wire, cycle,
-    frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip},
+    frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip, take_terminator},
     message::{Effects, Step},
     opening::is_reply,
     push_hash, push_sqlstate,
@@ -46,6 +46,13 @@ pub(super) fn step<S: Source, E: Effects>(
                 b'E' => Mode::ErrorField,
                 _ => Mode::Skip,
             } as u8;
+            if tag == b'Z'
+                && let Some(status) = source.byte_at(0)
+            {
+                source.advance(1);
+                wire.down.left = 0;
+                wire.down.note = status;
+            }
         }
         Frame::Byte(byte) => byte_of_body(wire, byte),
     }
@@ -65,9 +72,10 @@ fn run<S: Source>(wire: &mut Wire, source: &mut S) {
         return;
     }
     for _ in 0..black_box(RUN) {
-        let Some(byte) = next_of_run(&mut wire.down, source) else { return };
+        let Some(byte) = next_of_run(&mut wire.down, source) else { break };
         push_tag(&mut wire.down, byte);
     }
+    take_terminator(&mut wire.down, source);
 }
 
 /// The answer to SSLRequest or GSSENCRequest is one byte without a header.

@@ -4,7 +4,7 @@ use core::hint::black_box;
 
 use super::{
     FNV_OFFSET, NAME_LEN, Phase, STATEMENT_UNKNOWN, TEXT_LEN, Wire, cycle,
-    frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip},
+    frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip, take_empty_name, take_terminator},
     hash_name,
     message::{Effects, Step},
     opening::{self, is_request_tag},
@@ -40,8 +40,14 @@ pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source
             }
             wire.up.left = length - 4;
             begin(wire, fx);
-            if wire.up.mode == Mode::Text as u8 {
-                fx.text_begins(source);
+            match Mode::from_u8(wire.up.mode) {
+                Some(Mode::Text) => fx.text_begins(source),
+                // Nearly all clients use the unnamed portal.
+                Some(Mode::BindPortal) if take_empty_name(&mut wire.up, source) => {
+                    wire.parse_name = 0;
+                    wire.up.mode = Mode::BindStatement as u8;
+                }
+                _ => {}
             }
         }
         Frame::Byte(byte) => {
@@ -72,10 +78,11 @@ fn run<S: Source>(wire: &mut Wire, source: &mut S) {
                 if wire.up.text_len >= TEXT_LEN {
                     return;
                 }
-                let Some(byte) = next_of_run(&mut wire.up, source) else { return };
+                let Some(byte) = next_of_run(&mut wire.up, source) else { break };
                 wire.shape.push(byte);
                 wire.up.text_len += 1;
             }
+            take_terminator(&mut wire.up, source);
         }
         Some(Mode::ParseName | Mode::BindPortal | Mode::BindStatement | Mode::ExecutePortal | Mode::StartupKey) => {
             for _ in 0..black_box(RUN) {
