@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod network;
 pub mod pgbench;
+pub mod pgwire;
 pub mod postgres;
 pub mod process;
 pub mod programs;
