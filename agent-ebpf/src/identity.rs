@@ -18,7 +18,7 @@ use steth_probes::{
 use crate::{
     cells::{Numbers, lost, next_number, send},
     kernel::{Known, offset, setting},
-    maps::{SERVICES, TASKS},
+    maps::{SERVICE_ROWS, SERVICES, TASKS},
 };
 
 /// A control group's number in the root of the unified hierarchy.
@@ -46,7 +46,13 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let service = service_of(task);
     let mut fresh = TaskState::new(service);
     match TASKS.get_or_insert(task, &mut fresh) {
-        Some(state) => state.service = service,
+        Some(state) => {
+            state.service = service;
+            if SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0) {
+                // The execve that began in another service.
+                state.entered_ns = 0;
+            }
+        }
         None => lost(Loss::TaskStateFailed),
     }
     report_exec(ctx.tgid(), service);

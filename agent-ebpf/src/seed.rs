@@ -1,4 +1,4 @@
-//! What was there before the agent: one pass over all open files of all processes finds their sockets and services.
+//! What was there before the agent: one pass over all open files of all processes finds their services and sockets.
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sock_from_file};
 
@@ -33,6 +33,8 @@ fn try_seed(ctx: *const TaskFile) -> Option<()> {
     if task.is_null() || file.is_null() {
         return None;
     }
+    // Whether it has sockets or not: a service must be met before it can be left out.
+    let service = identity::stamp(Known(task))?.service;
     // SAFETY: the verifier checks that this is a file.
     let socket: *const u8 = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast_const().cast();
     if socket.is_null() {
@@ -43,7 +45,6 @@ fn try_seed(ctx: *const TaskFile) -> Option<()> {
     if CONNECTIONS.get_ptr(&sock.0).is_some() {
         return None;
     }
-    let service = identity::stamp(Known(task))?.service;
     // SAFETY: a helper without arguments.
     socket::create(sock, inode, service, unsafe { bpf_ktime_get_ns() }, Origin::Met)?;
     None

@@ -118,16 +118,27 @@ pub fn describe(sock: Address, connection: &mut Connection) -> Option<()> {
         return None;
     }
     if connection.complete == 0 {
-        let peer_port = u16::from_be(sock.read(offset!(sock_peer_port))?);
-        connection.incoming = (peer_port >= EPHEMERAL && connection.port < EPHEMERAL) as u8;
+        connection.incoming = called(sock, connection.port)? as u8;
     }
-    describe_peer(sock, connection);
+    connection.peer = peer_of(sock, connection.incoming != 0);
     None
 }
 
-/// Finds the peer's number. A peer that called is known by its address alone, one that was called by its port, too.
+/// Whether the peer called, as far as ports tell.
+#[inline(always)]
+fn called(sock: Address, port: u16) -> Option<bool> {
+    let peer_port = u16::from_be(sock.read(offset!(sock_peer_port))?);
+    Some(peer_port >= EPHEMERAL && port < EPHEMERAL)
+}
+
+/// The peer's number. A peer that called is known by its address alone, one that was called by its port, too.
 #[inline(never)]
-fn describe_peer(sock: Address, connection: &mut Connection) -> Option<()> {
+fn peer_of(sock: Address, incoming: bool) -> u32 {
+    try_peer_of(sock, incoming).unwrap_or(0)
+}
+
+#[inline(always)]
+fn try_peer_of(sock: Address, incoming: bool) -> Option<u32> {
     let mut key = PeerKey::zeroed();
     if sock.read::<u16>(offset!(sock_family))? == AF_INET {
         key.address[10] = 0xFF;
@@ -140,11 +151,10 @@ fn describe_peer(sock: Address, connection: &mut Connection) -> Option<()> {
     } else {
         key.address = sock.read(offset!(sock_peer_v6))?;
     }
-    if connection.incoming == 0 {
+    if !incoming {
         key.port = u16::from_be(sock.read(offset!(sock_peer_port))?);
     }
-    connection.peer = peer_number(&key);
-    None
+    Some(peer_number(&key))
 }
 
 #[inline(always)]
@@ -255,30 +265,45 @@ fn count_bytes(connection: &Connection, received: u64, sent: u64) {
 /// A segment is sent again.
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
-    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpRetransmit, 0);
+    let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
+    count(CounterKind::TcpRetransmit, 0, service, peer, 0, 1);
     0
 }
 
 /// A reset is sent. The kernel may have no socket for it; then nobody is to be named.
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
-    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpReset, Direction::Sent as u8);
+    let (sock, cause): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    let ends = match ends(sock) {
+        // No segment caused it. That there is a socket is for the verifier: it forbids arithmetic with null.
+        None if cause.is_null() && !sock.is_null() => ends_of_closed(Address(sock as u64)),
+        known => known,
+    };
+    let (service, peer) = ends.unwrap_or((0, 0));
+    count(CounterKind::TcpReset, Direction::Sent as u8, service, peer, 0, 1);
     0
 }
 
 /// A reset came in.
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
-    by_connection(ctx.arg::<*const u8>(0), CounterKind::TcpReset, Direction::Received as u8);
+    let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
+    count(CounterKind::TcpReset, Direction::Received as u8, service, peer, 0, 1);
     0
 }
 
+/// Service and peer of a connection that is followed.
 #[inline(always)]
-fn by_connection(sock: *const u8, kind: CounterKind, sub: u8) {
+fn ends(sock: *const u8) -> Option<(u32, u32)> {
     // SAFETY: the value is copied at once.
-    let (service, peer) = match unsafe { CONNECTIONS.get(&(sock as u64)) } {
-        Some(connection) => (connection.service, connection.peer),
-        None => (0, 0),
-    };
-    count(kind, sub, service, peer, 0, 1);
+    unsafe { CONNECTIONS.get(&(sock as u64)) }.map(|connection| (connection.service, connection.peer))
+}
+
+/// Service and peer of a connection that the current task breaks off with a reset: the kernel reports its end before the
+/// reset (Linux 6.18, net/ipv4/tcp.c, `__tcp_close` and `tcp_disconnect`), so it is not followed any more.
+#[inline(always)]
+fn ends_of_closed(sock: Address) -> Option<(u32, u32)> {
+    let port = u16::from_be(sock.read(offset!(sock_source_port))?);
+    let peer = peer_of(sock, called(sock, port)?);
+    Some((current_state()?.service, peer))
 }

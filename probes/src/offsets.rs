@@ -79,6 +79,8 @@ offsets! {
     sock_family: "sock"."__sk_common.skc_family",
     /// Local port, host order.
     sock_port: "sock"."__sk_common.skc_num",
+    /// Local port, network order; stays when the kernel has given the port back.
+    sock_source_port: "inet_sock"."inet_sport",
     /// Remote port, network order.
     sock_peer_port: "sock"."__sk_common.skc_dport",
     /// Remote IPv4 address.

@@ -4,9 +4,16 @@
 //! Tests tell their programs apart by service; run from a login session or a CI runner's unit they would all be
 //! that one.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+
+use crate::process;
 
 /// Moves a process to the root of every hierarchy in which it is not; its later children begin there too.
 ///
@@ -25,6 +32,61 @@ pub fn leave_unit(pid: u32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A control group of the test's own, with those above it that were not there; removed when dropped.
+#[derive(Debug)]
+pub struct Group {
+    folders: Vec<PathBuf>,
+}
+
+/// Processes that were killed leave their group a moment later.
+const EMPTY: Duration = Duration::from_secs(5);
+
+impl Group {
+    /// Makes the group `path` in the hierarchy with these controllers; without controllers in that of version 2.
+    ///
+    /// # Errors
+    /// If that hierarchy is not mounted here, or groups cannot be made in it.
+    pub fn make(controllers: &str, path: &str) -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let kind = if controllers.is_empty() { "version 2" } else { controllers };
+        let root = root_of(controllers, &mounts).with_context(|| format!("no control groups ({kind}) mounted"))?;
+        let mut group = Self { folders: vec![root] };
+        for component in path.split('/').filter(|component| !component.is_empty()) {
+            let folder = group.folder().join(component);
+            if let Err(error) = fs::create_dir(&folder)
+                && error.kind() != std::io::ErrorKind::AlreadyExists
+            {
+                return Err(error).with_context(|| format!("cannot make {}", folder.display()));
+            }
+            group.folders.push(folder);
+        }
+        Ok(group)
+    }
+
+    /// A command that runs inside the group: a shell enters it and becomes the program.
+    pub fn command(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = process::command("sh", None);
+        command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
+        command.arg(self.folder()).arg(program).args(arguments);
+        command
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folders[self.folders.len() - 1]
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let own = self.folder().to_owned();
+        let _ = crate::wait::poll("the end of a group", EMPTY, || Ok(fs::remove_dir(&own).is_ok().then_some(())));
+        // The root cannot be removed, nor what others use as well.
+        for folder in self.folders.iter().skip(1).rev() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 /// Where the hierarchy with these controllers is mounted; without controllers it is that of version 2.

@@ -13,6 +13,7 @@ pub mod exposition;
 pub mod http;
 pub mod network;
 pub mod pgbench;
+pub mod pgwire;
 pub mod postgres;
 pub mod process;
 pub mod programs;

@@ -28,6 +28,20 @@ pub const SPAWNER: &str = include_str!("../programs/spawner.c");
 pub const SHORT_LIVED: &str = include_str!("../programs/short_lived.c");
 /// Sends given bytes in turn from the two ends of one connection.
 pub const EXCHANGE: &str = include_str!("../programs/exchange.c");
+/// Asks for its parent as a process, a thread and children, then becomes another program.
+pub const GUISES: &str = include_str!("../programs/guises.c");
+/// Asks for its parent as often as it is told.
+pub const ASKER: &str = include_str!("../programs/asker.c");
+/// Reads one connection to its end.
+pub const READER: &str = include_str!("../programs/reader.c");
+/// Sends requests and reads answers, on sockets of any family.
+pub const ASK: &str = include_str!("../programs/ask.c");
+/// Sends a file with `sendfile`.
+pub const SEND_FILE: &str = include_str!("../programs/send_file.c");
+/// Breaks connections off with a reset.
+pub const RESET: &str = include_str!("../programs/reset.c");
+/// Greets callers and waits until they are gone.
+pub const GREETER: &str = include_str!("../programs/greeter.c");
 
 /// A compiled program under a name of its own, which is its service's name.
 #[derive(Debug)]
