@@ -3,8 +3,8 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_ringbuf_output,
+    bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
+    helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query},
 };
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss},
@@ -168,6 +168,18 @@ pub fn send(record: *const u8, size: u64) -> bool {
         lost(Loss::RingFull);
     }
     sent
+}
+
+/// Whether the ring has room for the longest record and some more.
+#[inline(always)]
+pub fn ring_has_room() -> bool {
+    const LONGEST: u64 = 8192;
+    let ring = (&raw const RECORDS).cast_mut().cast();
+    // SAFETY: helpers that only read the ring's state.
+    let (size, used) = unsafe {
+        (bpf_ringbuf_query(ring, BPF_RB_RING_SIZE as u64), bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA as u64))
+    };
+    used + LONGEST <= size
 }
 
 /// `BPF_ANY` as the map methods take it.

@@ -6,13 +6,13 @@ use steth_probes::{
     identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow, TaskState},
     record::clear,
     socket::{Connection, Protocol, SAMPLE_NS},
-    syscalls::{RECVFROM, SocketCall},
+    syscalls::{RECVFROM, RECVMSG, SocketCall},
 };
 
 use crate::{
     cells::{ANY, lost, observe_slot, slot_of},
     kernel::{Address, Known, offset, setting},
-    maps::{CONNECTIONS, SCRATCH},
+    maps::CONNECTIONS,
     postgres, tcp,
 };
 
@@ -59,7 +59,12 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
         slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?,
         call.now_ns - call.entered_ns,
     );
-    let peeks = call.syscall == RECVFROM && call.flags & MSG_NOT_NEXT != 0;
+    let flags = match call.syscall {
+        RECVFROM => call.flags,
+        RECVMSG => call.length as u32,
+        _ => 0,
+    };
+    let peeks = flags & MSG_NOT_NEXT != 0;
     if call.result == 0 || peeks {
         return None;
     }
@@ -174,9 +179,9 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64, origin: Orig
         AF_UNIX => Family::Unix,
         _ => return None,
     };
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: this CPU's own work space.
-    let fresh = unsafe { &mut (*scratch).connection };
+    // On the stack: a soft interrupt may begin another connection while this one is put together.
+    let mut connection = Connection::zeroed();
+    let fresh = &mut connection;
     clear(fresh);
     fresh.inode = inode;
     fresh.service = service;

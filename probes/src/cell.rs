@@ -184,6 +184,10 @@ kinds! {
         TooManyMessages = 12,
         /// No room for another prepared statement.
         PreparedFull = 13,
+        /// A Postgres conversation was forgotten for lack of room, and is found anew.
+        ConversationForgotten = 14,
+        /// No room for another database name: it stays unknown.
+        DatabasesFull = 15,
     }
 }
 

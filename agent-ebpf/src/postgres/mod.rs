@@ -85,6 +85,8 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
         start(sock, connection, scratch, opening, role, call.now_ns)?;
     }
     let Some(entry) = WIRES.get_ptr_mut(&sock.0) else {
+        // It had to give way to others.
+        lost(Loss::ConversationForgotten);
         connection.protocol = Protocol::Unknown as u8;
         return None;
     };
@@ -159,7 +161,12 @@ extern "C" fn walk_step(_index: u64, context: *mut c_void) -> i64 {
             sink.piece(wire);
         }
         if !source.next_buffer() {
-            walk.finished = 1;
+            if walk.beyond != 0 {
+                lost(Loss::UserMemoryUnreadable);
+                walk.broken = 1;
+            } else {
+                walk.finished = 1;
+            }
             return 1;
         }
         walk.text_address = walk.address;

@@ -4,7 +4,6 @@ use steth_probes::{
     message::{Number, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
-    socket::Connection,
 };
 
 /// Bytes of user memory that are fetched at a time.
@@ -22,7 +21,6 @@ pub struct PreparedKey {
 /// Work space of one CPU.
 #[repr(C)]
 pub struct Scratch {
-    pub connection: Connection,
     pub wire: WireEntry,
     pub walk: Walk,
     pub window: [u8; WINDOW],

@@ -20,7 +20,7 @@ use super::{
     source::UserBytes,
 };
 use crate::{
-    cells::{ANY, Numbers, count, lost, next_number, observe_slot, send, slot_of, tally_slot},
+    cells::{ANY, Numbers, count, lost, next_number, observe_slot, ring_has_room, send, slot_of, tally_slot},
     kernel::{opaque, setting},
     maps::{DATABASES, PREPARED, STATEMENTS},
 };
@@ -89,6 +89,11 @@ impl Sink {
     fn new_statement(&mut self, shape: u64, length: u32, cut: bool) -> u32 {
         if cut {
             lost(Loss::StatementCut);
+        }
+        // Numbers are not given back: none is taken for a text that would not get through.
+        if !ring_has_room() {
+            lost(Loss::RingFull);
+            return STATEMENT_UNKNOWN;
         }
         let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
             lost(Loss::NamesFull);
@@ -244,6 +249,10 @@ impl Effects for Sink {
 /// Gives a number to a combination of statements that was not met before.
 #[inline(never)]
 fn new_batch(hash: u64) -> u32 {
+    if !ring_has_room() {
+        lost(Loss::RingFull);
+        return STATEMENT_UNKNOWN;
+    }
     let Some(statement) = next_number(Numbers::Statements, STATEMENT_FIRST, setting!(statements)) else {
         lost(Loss::NamesFull);
         return STATEMENT_OTHER;
@@ -268,7 +277,7 @@ fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8) -> u32 {
         return *database;
     }
     let Some(database) = next_number(Numbers::Databases, 1, setting!(databases)) else {
-        lost(Loss::NamesFull);
+        lost(Loss::DatabasesFull);
         return 0;
     };
     // SAFETY: this CPU's own work space; a helper without arguments.

@@ -382,6 +382,8 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::TaskStateFailed => (full, "tasks", "no_memory"),
         Loss::NamesFull => (full, "statements", "no_room"),
         Loss::PreparedFull => (full, "prepared", "no_room"),
+        Loss::DatabasesFull => (full, "databases", "no_room"),
+        Loss::ConversationForgotten => (full, "wires", "no_room"),
         Loss::RingFull => (lost, "records", "ring_full"),
         Loss::UserMemoryUnreadable => (lost, "wires", "memory_unreadable"),
         Loss::StatementCut => (lost, "wires", "statement_cut"),

@@ -64,9 +64,12 @@ impl KernelServices {
         if !self.paths.contains_key(&key) {
             let root = if service.cgroup_v1 { &self.pids } else { &self.unified };
             let path = root.as_deref().and_then(|root| find(root, service.cgroup)).unwrap_or_default();
+            if path.is_empty() {
+                return None;
+            }
             self.paths.insert(key, path);
         }
-        self.paths.get(&key).map(String::as_str).filter(|path| !path.is_empty())
+        self.paths.get(&key).map(String::as_str)
     }
 }
 
@@ -87,7 +90,9 @@ fn find(root: &Path, inode: u64) -> Option<String> {
     }
     let mut folders = vec![(root.to_path_buf(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(&folder).ok()?.flatten() {
+        // A group that is gone by now was not the one.
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }

@@ -35,6 +35,7 @@ use std::{
 pub use kernel_services::KernelServices;
 pub use processes::Processes;
 pub use services::ProcServices;
+pub use sockets::unix_inodes;
 
 use self::files::Files;
 use crate::model::{metric::Metric, snapshot::Series};

@@ -51,14 +51,6 @@ impl Cells {
                 None => *malformed += 1,
             }
         })?;
-        services.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(key), Some(entry)) => reading.services.push(service(&key, entry)),
-            _ => *malformed += 1,
-        })?;
-        peers.visit(u32::MAX, |key, value| match (read(key), read(value)) {
-            (Some(key), Some(number)) => reading.peers.push(peer(&key, number)),
-            _ => *malformed += 1,
-        })?;
         let mut listeners = Vec::new();
         let mut conversations = HashMap::new();
         wires.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<WireEntry>(value)) {
@@ -85,6 +77,15 @@ impl Cells {
                 Some((kind, key)) => reading.counters.push((kind, key, sum(values))),
                 None => *malformed += 1,
             }
+        })?;
+        // Names last: a cell that is met without its name would stand under "other" once, and then jump.
+        services.visit(u32::MAX, |key, value| match (read(key), read(value)) {
+            (Some(key), Some(entry)) => reading.services.push(service(&key, entry)),
+            _ => *malformed += 1,
+        })?;
+        peers.visit(u32::MAX, |key, value| match (read(key), read(value)) {
+            (Some(key), Some(number)) => reading.peers.push(peer(&key, number)),
+            _ => *malformed += 1,
         })?;
         Ok(reading)
     }
@@ -176,6 +177,7 @@ fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
 fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<ConnectionSeen> {
     let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen };
     Some(ConnectionSeen {
+        inode: known.inode,
         service: known.service,
         peer: known.peer,
         port: known.port,

@@ -76,11 +76,6 @@ impl KernelTypes {
         })
     }
 
-    /// Whether the kernel has a function or tracepoint type of this name.
-    pub fn has_type(&self, name: &str) -> bool {
-        self.btf.resolve_ids_by_name(name).is_ok_and(|ids| !ids.is_empty())
-    }
-
     fn offset(&self, structure: &str, path: &str) -> Option<u32> {
         let mut kind = self
             .btf

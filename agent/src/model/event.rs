@@ -58,6 +58,8 @@ pub struct PeerSeen {
 /// A socket that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSeen {
+    /// Number of the socket's inode; 0 if no call through a descriptor was seen.
+    pub inode: u64,
     /// Number of its service; 0 if unknown.
     pub service: u32,
     /// Number of its peer; 0 if unknown.

@@ -6,17 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use steth_probes::{catalog::Feature, socket::tcp_state};
+use steth_probes::{catalog::Feature, cell::Family, socket::tcp_state};
 
 use crate::{
     aggregate::{Limits, Names, StatementName, Totals},
     config::Config,
-    host::KernelServices,
+    host::{self, KernelServices},
     ingest::{Cells, Records},
     kernel::{self, Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
-        event::{PeerSeen, Reading, Record, ServiceSeen},
+        event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
         snapshot::Series,
     },
@@ -152,7 +152,8 @@ impl Probes {
     pub fn read(&mut self) -> Vec<Series> {
         let kernel = &self.kernel;
         match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
-            Ok(reading) => {
+            Ok(mut reading) => {
+                forget_closed_unix(&mut reading.connections);
                 self.name_services(&reading.services);
                 self.name_peers(&reading);
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
@@ -235,5 +236,15 @@ impl Probes {
         };
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
+    }
+}
+
+/// The kernel tells of no unix socket's end, so those that Postgres was spoken on are looked up.
+fn forget_closed_unix(connections: &mut Vec<ConnectionSeen>) {
+    let asked = |connection: &ConnectionSeen| connection.family == Family::Unix && connection.postgres.is_some();
+    if connections.iter().any(asked)
+        && let Some(open) = host::unix_inodes()
+    {
+        connections.retain(|connection| !asked(connection) || open.contains(&connection.inode));
     }
 }

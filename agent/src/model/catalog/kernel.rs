@@ -82,8 +82,7 @@ pub static TCP_LIFETIME: Metric = Metric::histogram(
 /// Listen queue overflows.
 pub static TCP_LISTEN_OVERFLOWS: Metric = Metric::counter(
     "steth_tcp_listen_overflows_total",
-    "Incoming TCP connections that a listener dropped, mostly because its accept queue was full; looked at whenever the \
-     process accepts.",
+    "Incoming TCP connections that a listener dropped, mostly because its accept queue was full.",
     &["service", "port"],
 );
 
