@@ -5,7 +5,7 @@ use std::time::Duration;
 use steth_tests::{
     agent::{Agent, Options},
     cgroup::Group,
-    metrics::Exposition,
+    exposition::Exposition,
     need_bpf, need_program,
     pgbench::{Endpoint, Mode, Pgbench},
     postgres::Postgres,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::{Exposition, Labels},
+    exposition::{Exposition, Labels},
     need_bpf,
     pgwire::Session,
     postgres::Postgres,
@@ -181,6 +181,22 @@ fn connections_are_shown_by_state() {
     drop(sessions);
     agent
         .scrape_until("the end of the sessions", |metrics| ROLES.iter().all(|role| states(metrics, role).is_empty()))
+        .unwrap();
+}
+
+#[test]
+fn a_closed_unix_socket_is_no_connection() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    postgres.psql(&database, "select 1").unwrap();
+    let metrics = agent.settled().unwrap();
+    let labels = [("database", database.as_str())];
+    assert_eq!(metrics.sum(STATEMENTS, &labels), 2.0, "it was seen, from both ends");
+    agent
+        .scrape_until("the end of the session", |metrics| {
+            by(metrics, "steth_postgres_connections", &labels, "state").is_empty()
+        })
         .unwrap();
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::{Exposition, Histogram},
+    exposition::{Exposition, Histogram},
     need_bpf, need_program,
     process::Process,
     programs::{ASK, Program, said_number},

@@ -9,7 +9,7 @@ use std::{
 
 use steth_tests::{
     agent::{Agent, Options},
-    metrics::Exposition,
+    exposition::Exposition,
     need_bpf, need_program,
     programs::{ASK, CONNECT, FULL_BACKLOG, GREETER, HOLD_CONNECTIONS, Program, RESET, SEND_FILE, said_number},
     skipped,
