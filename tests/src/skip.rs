@@ -45,6 +45,17 @@ macro_rules! need_bpf {
     };
 }
 
+/// Skips the test unless kernel programs can be loaded and a PostgreSQL server is installed.
+#[macro_export]
+macro_rules! need_postgres {
+    () => {
+        $crate::need_bpf!();
+        if let Some(why) = $crate::postgres::Postgres::missing() {
+            $crate::skipped!("{why}");
+        }
+    };
+}
+
 /// Writes the line about a skipped test.
 pub fn report(why: &str) {
     let thread = std::thread::current();

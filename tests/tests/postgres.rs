@@ -5,24 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use steth_tests::{
     agent::{Agent, Options},
     exposition::Exposition,
-    need_bpf,
+    need_postgres,
     pgbench::{Endpoint, Mode, Pgbench, Run},
     postgres::Postgres,
-    skipped,
 };
 
 const DURATION: &str = "steth_postgres_query_duration_seconds";
 const COUNT: &str = "steth_postgres_query_duration_seconds_count";
 const ROLES: [&str; 2] = ["server", "client"];
-
-macro_rules! need_postgres {
-    () => {
-        need_bpf!();
-        if let Some(why) = Postgres::missing() {
-            skipped!("{why}");
-        }
-    };
-}
 
 /// An agent that sees every connection from its beginning, and a cluster.
 fn start() -> (Agent, Postgres) {

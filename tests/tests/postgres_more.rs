@@ -6,25 +6,15 @@ use std::collections::BTreeMap;
 use steth_tests::{
     agent::{Agent, Options},
     exposition::{Exposition, Labels},
-    need_bpf,
+    need_postgres,
     pgwire::Session,
     postgres::Postgres,
-    skipped,
 };
 
 const COUNT: &str = "steth_postgres_query_duration_seconds_count";
 const STATEMENTS: &str = "steth_postgres_statements_total";
 const ROWS: &str = "steth_postgres_rows_total";
 const ROLES: [&str; 2] = ["server", "client"];
-
-macro_rules! need_postgres {
-    () => {
-        need_bpf!();
-        if let Some(why) = Postgres::missing() {
-            skipped!("{why}");
-        }
-    };
-}
 
 /// An agent that sees every connection from its beginning, and a cluster.
 fn start() -> (Agent, Postgres) {
