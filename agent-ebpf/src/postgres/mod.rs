@@ -13,7 +13,7 @@ use source::UserBytes;
 use steth_probes::{
     cell::{Loss, Role},
     limits,
-    postgres::{Mode, Opening, Phase, STEPS, Step, WireEntry, opening, step},
+    postgres::{Mode, Opening, Phase, STEPS, Step, WireEntry, opening, step, whole},
     record::clear,
     socket::{Connection, LOOKS, Protocol},
     syscalls::SocketCall,
@@ -155,6 +155,24 @@ extern "C" fn walk_step(_index: u64, context: *mut c_void) -> i64 {
     let mut sink = Sink { scratch, entry };
     let walk = source.walk();
     // SAFETY: a map value; two threads that use one connection at a time may put it out of step, which is noticed.
+    let wire = unsafe { &mut (*entry).wire };
+    if !whole(wire, walk.up != 0, walk.begun_ns, walk.ended_ns, &mut source, &mut sink) {
+        return long_step(scratch, entry);
+    }
+    if walk.left == 0 && walk.beyond == 0 {
+        walk.finished = 1;
+        return 1;
+    }
+    0
+}
+
+/// A step that takes less than a whole message, or a rare one: apart, so that the code which runs most stays short.
+#[inline(never)]
+fn long_step(scratch: *mut Scratch, entry: *mut WireEntry) -> i64 {
+    let mut source = UserBytes(scratch);
+    let mut sink = Sink { scratch, entry };
+    let walk = source.walk();
+    // SAFETY: as above.
     let wire = unsafe { &mut (*entry).wire };
     if walk.left == 0 {
         if walk.up != 0 {

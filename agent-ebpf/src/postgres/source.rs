@@ -44,6 +44,15 @@ impl UserBytes {
         unsafe { (&raw const (*self.0).window).cast::<u8>().add(at as usize & (WINDOW - 1)).read() }
     }
 
+    /// Four bytes in network order.
+    #[inline(always)]
+    fn window_word(&self, at: u32) -> u32 {
+        // SAFETY: as above; behind the window there is room for what a word at its end reaches.
+        let word = unsafe { (&raw const (*self.0).window).cast::<u8>().add(at as usize & (WINDOW - 1)) };
+        // SAFETY: as above.
+        u32::from_be(unsafe { word.cast::<u32>().read_unaligned() })
+    }
+
     /// Goes on to the next buffer; false if there is none.
     #[inline(always)]
     pub fn next_buffer(&mut self) -> bool {
@@ -91,6 +100,27 @@ impl Source for UserBytes {
             self.window_byte(at + 3),
             self.window_byte(at + 4),
         ])
+    }
+
+    #[inline(always)]
+    fn whole(&mut self) -> Option<(u8, u32)> {
+        let walk = self.walk();
+        if walk.left < 5 || walk.window_at + 5 > walk.window_len && !self.fill() {
+            return None;
+        }
+        let (tag, length) = (self.window_byte(walk.window_at), self.window_word(walk.window_at + 1));
+        if length >= walk.left || length >= WINDOW as u32 {
+            return None;
+        }
+        if walk.window_at + length >= walk.window_len && !self.fill() {
+            return None;
+        }
+        Some((tag, length))
+    }
+
+    #[inline(always)]
+    fn window(&self, offset: u32) -> u8 {
+        self.window_byte(self.walk().window_at + offset)
     }
 
     #[inline(always)]

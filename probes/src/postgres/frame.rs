@@ -12,6 +12,10 @@ pub trait Source {
     fn header(&mut self) -> Option<[u8; 5]>;
     /// The byte that lies `offset` behind the position, which stays; `None` if it cannot be read.
     fn byte_at(&mut self, offset: u32) -> Option<u8>;
+    /// Type and length of the next message, if all of it can be looked at through `window`; the position stays.
+    fn whole(&mut self) -> Option<(u8, u32)>;
+    /// A byte of such a message.
+    fn window(&self, offset: u32) -> u8;
     /// Where the next byte lies, for [`Effects::text_begins`].
     fn address(&self) -> u64;
     /// Moves the position by at most `left()`.

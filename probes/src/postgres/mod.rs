@@ -10,10 +10,12 @@ mod message;
 mod opening;
 mod reply;
 mod request;
+mod whole;
 
 pub use frame::{Mode, Source};
 pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
+pub use whole::whole;
 
 use crate::{
     record::{clear, record},
@@ -85,14 +87,12 @@ record! {
 }
 
 record! {
-    /// A Postgres conversation.
+    /// A Postgres conversation. What each message touches stands first.
     pub struct Wire {
         /// Requests.
         pub up: Stream,
         /// Replies.
         pub down: Stream,
-        /// Hash of the statement text under way in `up`.
-        pub shape: Shape,
         /// When the first byte of the current request message was seen.
         pub up_mark_ns: u64,
         /// When the transaction under way began; 0 if none.
@@ -101,15 +101,6 @@ record! {
         pub idle_ns: u64,
         /// Name of the statement that a Parse message names; 0 is the unnamed one.
         pub parse_name: u64,
-        /// Cycles under way; a ring that starts at `cycle_first`.
-        pub cycles: [Cycle; CYCLES],
-        /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
-        /// `parse_first`.
-        pub parses: [u64; PARSES],
-        /// Statements under way by their numbers; a ring that starts at `queue_first`. A simple query needs no entry.
-        pub queue: [u32; STATEMENTS],
-        /// The database's name, zero-filled, while the start-up message is read.
-        pub text: [u8; NAME_LEN],
         /// Cycles under way that found no room in `cycles`; they are the newest.
         pub cycles_untracked: u32,
         /// Number of the database's name, 0 while unknown.
@@ -150,14 +141,23 @@ record! {
         pub text_len: u8,
         /// Spare.
         pub _pad: [u8; 6],
+        /// Hash of the statement text under way in `up`.
+        pub shape: Shape,
+        /// Cycles under way; a ring that starts at `cycle_first`.
+        pub cycles: [Cycle; CYCLES],
+        /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
+        /// `parse_first`.
+        pub parses: [u64; PARSES],
+        /// Statements under way by their numbers; a ring that starts at `queue_first`. A simple query needs no entry.
+        pub queue: [u32; STATEMENTS],
+        /// The database's name, zero-filled, while the start-up message is read.
+        pub text: [u8; NAME_LEN],
     }
 }
 
 record! {
     /// What the kernel keeps for a Postgres conversation.
     pub struct WireEntry {
-        /// The conversation.
-        pub wire: Wire,
         /// Tells this connection from all others, also from one whose socket lies at the same address.
         pub connection: u64,
         /// Service whose cells the slots below are.
@@ -174,6 +174,8 @@ record! {
         pub prepared: u32,
         /// Its name; 0 if none.
         pub prepared_name: u64,
+        /// The conversation.
+        pub wire: Wire,
     }
 }
 

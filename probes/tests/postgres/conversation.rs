@@ -6,8 +6,9 @@ use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
         CYCLES, Effects, NAME_LEN, Opening, PARSES, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN, STATEMENTS, STEPS,
-        Source, Step, Wire, opening, step, unpack_sqlstate,
+        Source, Step, Wire, opening, step, unpack_sqlstate, whole,
     },
+    record::bytes_of,
 };
 
 /// What a statement is called in the tests: its text, or one of these.
@@ -60,12 +61,15 @@ pub struct Conversation {
     maps: Maps,
     /// When the last call without a time of its own took place.
     pub clock_ns: u64,
+    /// Whether frequent messages are taken whole.
+    pub short_way: bool,
 }
 
 struct Bytes<'a> {
     bytes: &'a [u8],
     at: usize,
     base: usize,
+    short_way: bool,
 }
 
 impl Source for Bytes<'_> {
@@ -81,6 +85,16 @@ impl Source for Bytes<'_> {
         self.bytes.get(self.at + offset as usize).copied()
     }
 
+    fn whole(&mut self) -> Option<(u8, u32)> {
+        let [tag, a, b, c, d] = self.header()?;
+        let length = u32::from_be_bytes([a, b, c, d]);
+        if !self.short_way || length >= self.left() { None } else { Some((tag, length)) }
+    }
+
+    fn window(&self, offset: u32) -> u8 {
+        self.bytes[self.at + offset as usize]
+    }
+
     fn address(&self) -> u64 {
         (self.base + self.at) as u64
     }
@@ -93,7 +107,7 @@ impl Source for Bytes<'_> {
 
 impl Conversation {
     pub fn new(end: Role) -> Self {
-        Self { end, wire: None, maps: Maps::default(), clock_ns: 1_000 }
+        Self { end, wire: None, maps: Maps::default(), clock_ns: 1_000, short_way: true }
     }
 
     /// A call that moves bytes at the next moment and takes no time.
@@ -119,7 +133,7 @@ impl Conversation {
             return;
         }
         let reads = up == (self.end == Role::Server);
-        let mut source = Bytes { bytes, at: 0, base: self.maps.sent.len() };
+        let mut source = Bytes { bytes, at: 0, base: self.maps.sent.len(), short_way: self.short_way };
         if self.wire.is_none() {
             let opening = opening(&mut source);
             if opening == Opening::Nothing {
@@ -137,6 +151,13 @@ impl Conversation {
         let mut broken = true;
         for _ in 0..STEPS {
             let before = (source.at, *wire);
+            let taken = whole(wire, up, begun_ns, ended_ns, &mut source, &mut self.maps);
+            check(wire);
+            if taken {
+                assert!(source.at > before.0);
+                continue;
+            }
+            assert_eq!((source.at, bytes_of(wire)), (before.0, bytes_of(&before.1)), "what was not taken was changed");
             let ended = step(wire, up, begun_ns, ended_ns, &mut source, &mut self.maps);
             check(wire);
             match ended {
