@@ -10,7 +10,7 @@ use steth_probes::{
 };
 
 use crate::{
-    cells::{ANY, lost, observe_slot, slot_of},
+    cells::{ANY, lost, observe_bucket, observe_slot, slot_of},
     kernel::{Address, Known, offset, setting},
     maps::CONNECTIONS,
     postgres, tcp,
@@ -28,6 +28,9 @@ pub struct Call {
     pub entered_ns: u64,
     pub now_ns: u64,
     pub service: u32,
+    /// How long it took, and the histogram bucket of that.
+    pub ns: u64,
+    pub bucket: usize,
 }
 
 const S_IFMT: u16 = 0o170_000;
@@ -55,10 +58,8 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
     let connection = known_or_new(sock, inode, call.service, call.now_ns)?;
     connection.service = call.service;
     let reads = call.call.is_read();
-    observe_slot(
-        slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?,
-        call.now_ns - call.entered_ns,
-    );
+    let slot_of_call = slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?;
+    observe_bucket(slot_of_call, call.ns, call.bucket);
     let flags = match call.syscall {
         RECVFROM => call.flags,
         RECVMSG => call.length as u32,

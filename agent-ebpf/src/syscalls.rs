@@ -3,13 +3,14 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
+    histogram::bucket_of,
     identity::{ServiceRow, TaskState},
     limits::SYSCALLS,
     syscalls::{COMPAT, OTHER, SocketCall},
 };
 
 use crate::{
-    cells::{count, observe_slot, slot_of, tally_slot},
+    cells::{count, observe_bucket, slot_of, tally_slot},
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
@@ -77,17 +78,18 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let ns = now_ns - entered_ns;
+    let bucket = bucket_of(ns);
     let syscall = state.syscall;
     let result: i64 = ctx.arg(1);
     let row = SERVICE_ROWS.get_ptr_mut(state.service)?;
     if setting!(syscalls) != 0 {
         let slot = syscall_slot(row, state, syscall)?;
-        observe_slot(slot, ns);
+        observe_bucket(slot, ns, bucket);
         if result == -EAGAIN {
             // So common on sockets that do not block that it has its place in the cell.
             tally_slot(slot, [1, 0]);
         } else if result < 0 && result >= -MAX_ERRNO {
-            count(CounterKind::SyscallError, 0, state.service, syscall, -result as u32, 1);
+            failed(state.service, syscall, -result as u32);
         }
     }
     if setting!(sockets) != 0 {
@@ -104,11 +106,19 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
                 entered_ns,
                 now_ns,
                 service: state.service,
+                ns,
+                bucket,
             };
             socket::exit(&args, row, state);
         }
     }
     None
+}
+
+/// Apart, because it is rare.
+#[inline(never)]
+fn failed(service: u32, syscall: u32, errno: u32) {
+    count(CounterKind::SyscallError, 0, service, syscall, errno, 1);
 }
 
 #[inline(always)]

@@ -29,6 +29,19 @@ macro_rules! offsets {
 }
 
 offsets! {
+    // What every socket operation reads stands together, in one line of the CPU's cache.
+    /// Open files.
+    task_files: "task_struct"."files",
+    /// Table of descriptors.
+    files_table: "files_struct"."fdt",
+    /// Number of slots in it.
+    table_size: "fdtable"."max_fds",
+    /// The slots.
+    table_slots: "fdtable"."fd",
+    /// Inode.
+    file_inode: "file"."f_inode",
+    /// Number.
+    inode_number: "inode"."i_ino",
     /// The thread group's leader.
     task_group_leader: "task_struct"."group_leader",
     /// Process number.
@@ -37,30 +50,18 @@ offsets! {
     task_real_parent: "task_struct"."real_parent",
     /// Address space.
     task_mm: "task_struct"."mm",
-    /// Open files.
-    task_files: "task_struct"."files",
     /// Control groups.
     task_cgroups: "task_struct"."cgroups",
     /// Executable.
     mm_exe_file: "mm_struct"."exe_file",
     /// Its name in the directory.
     file_dentry: "file"."f_path.dentry",
-    /// Inode.
-    file_inode: "file"."f_inode",
     /// What the file stands for: for a socket its `struct socket`.
     file_private: "file"."private_data",
     /// Name bytes.
     dentry_name: "dentry"."d_name.name",
     /// Kind and permissions.
     inode_mode: "inode"."i_mode",
-    /// Number.
-    inode_number: "inode"."i_ino",
-    /// Table of descriptors.
-    files_table: "files_struct"."fdt",
-    /// Number of slots in it.
-    table_size: "fdtable"."max_fds",
-    /// The slots.
-    table_slots: "fdtable"."fd",
     /// Control group in the unified hierarchy.
     cset_unified: "css_set"."dfl_cgrp",
     /// Per-controller states.

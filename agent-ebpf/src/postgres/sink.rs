@@ -112,27 +112,58 @@ impl Sink {
 
     #[inline(always)]
     fn slots(&mut self, database: u32, statement: u32) -> (u32, u32) {
-        let (service, role) = (self.walk().service, self.walk().role as u8);
+        let service = self.walk().service;
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
         if entry.statement != statement || entry.service != service || entry.query_slot == 0 {
-            let mut key = CellKey {
-                kind: HistogramKind::PostgresQuery as u8,
-                sub: role,
-                service: service as u16,
-                a: database,
-                b: statement,
-            };
-            entry.query_slot = slot_of(&key);
-            key.kind = HistogramKind::PostgresFirstByte as u8;
-            entry.first_byte_slot = slot_of(&key);
-            if entry.service != service {
-                entry.commit_slot = 0;
-            }
-            entry.statement = statement;
-            entry.service = service;
+            self.find_slots(database, statement);
         }
         (entry.query_slot, entry.first_byte_slot)
+    }
+
+    /// Looks up what the conversation remembers of its last statement. Apart, as all here that is rare.
+    #[inline(never)]
+    fn find_slots(&mut self, database: u32, statement: u32) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        let mut key = CellKey {
+            kind: HistogramKind::PostgresQuery as u8,
+            sub: role,
+            service: service as u16,
+            a: database,
+            b: statement,
+        };
+        entry.query_slot = slot_of(&key);
+        key.kind = HistogramKind::PostgresFirstByte as u8;
+        entry.first_byte_slot = slot_of(&key);
+        if entry.service != service {
+            entry.commit_slot = 0;
+        }
+        entry.statement = statement;
+        entry.service = service;
+    }
+
+    #[inline(never)]
+    fn find_prepared(&mut self, name: u64) {
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        let key = PreparedKey { connection: entry.connection, name };
+        // SAFETY: the value is copied at once.
+        entry.prepared = unsafe { PREPARED.get(&key) }.copied().unwrap_or(STATEMENT_UNKNOWN);
+        entry.prepared_name = name;
+    }
+
+    #[inline(never)]
+    fn find_transaction(&mut self, database: u32, outcome: u32) -> u32 {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        let kind = HistogramKind::PostgresTransaction as u8;
+        let slot = slot_of(&CellKey { kind, sub: role, service: service as u16, a: database, b: outcome });
+        if outcome == TransactionOutcome::Commit as u32 {
+            // SAFETY: a map value.
+            unsafe { (*self.entry).commit_slot = slot };
+        }
+        slot
     }
 }
 
@@ -153,7 +184,7 @@ impl Effects for Sink {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn batch(&mut self, hash: u64) -> u32 {
         // SAFETY: the value is copied at once.
         match unsafe { STATEMENTS.get(&hash) } {
@@ -167,10 +198,7 @@ impl Effects for Sink {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
         if entry.prepared_name != name {
-            let key = PreparedKey { connection: entry.connection, name };
-            // SAFETY: the value is copied at once.
-            entry.prepared = unsafe { PREPARED.get(&key) }.copied().unwrap_or(STATEMENT_UNKNOWN);
-            entry.prepared_name = name;
+            self.find_prepared(name);
         }
         entry.prepared
     }
@@ -211,7 +239,7 @@ impl Effects for Sink {
         tally_slot(query, [1, rows as u64]);
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let (service, role) = (self.walk().service, self.walk().role as u8);
         count(CounterKind::PostgresError, role, service, wire.database, sqlstate, 1);
@@ -219,24 +247,11 @@ impl Effects for Sink {
 
     #[inline(always)]
     fn transaction(&mut self, wire: &Wire, outcome: TransactionOutcome, duration_ns: u64) {
-        let (service, role) = (self.walk().service, self.walk().role as u8);
+        let service = self.walk().service;
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
-        let commit = outcome == TransactionOutcome::Commit;
-        if commit && entry.commit_slot != 0 && entry.service == service {
-            observe_slot(entry.commit_slot, duration_ns);
-            return;
-        }
-        let slot = slot_of(&CellKey {
-            kind: HistogramKind::PostgresTransaction as u8,
-            sub: role,
-            service: service as u16,
-            a: wire.database,
-            b: outcome as u32,
-        });
-        if commit {
-            entry.commit_slot = slot;
-        }
+        let known = outcome == TransactionOutcome::Commit && entry.commit_slot != 0 && entry.service == service;
+        let slot = if known { entry.commit_slot } else { self.find_transaction(wire.database, outcome as u32) };
         observe_slot(slot, duration_ns);
     }
 

@@ -19,19 +19,19 @@ impl UserBytes {
     }
 
     /// Fetches from the next byte on.
-    #[inline(always)]
+    #[inline(never)]
     fn fill(&mut self) -> bool {
         let walk = self.walk();
-        let mut count = walk.left;
+        // Hidden before it is compared, so that the comparison is what the verifier sees last.
+        let mut count = opaque(walk.left);
         if count > WINDOW as u32 {
             count = WINDOW as u32;
         }
         walk.window_at = 0;
         walk.window_len = 0;
         // SAFETY: this CPU's own work space; `count` is at most the window's length.
-        let result = unsafe {
-            bpf_probe_read_user((&raw mut (*self.0).window).cast(), opaque(count), walk.address as *const c_void)
-        };
+        let result =
+            unsafe { bpf_probe_read_user((&raw mut (*self.0).window).cast(), count, walk.address as *const c_void) };
         if result == 0 {
             walk.window_len = count;
         }

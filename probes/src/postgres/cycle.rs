@@ -209,41 +209,48 @@ pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32) {
     wire.failed = 1;
 }
 
+/// The server has skipped these Parse messages: what they would have prepared is not there. Apart, because it is rare.
+#[inline(never)]
+fn skip_parses<E: Effects>(wire: &mut Wire, fx: &mut E, parses: u8) {
+    for nth in 0..PARSES {
+        if nth >= parses as usize {
+            break;
+        }
+        let name = wire.parses[wire.parse_first as usize % PARSES];
+        drop_parse(wire);
+        if name == 0 {
+            wire.unnamed = STATEMENT_UNKNOWN;
+        } else {
+            fx.forget(name);
+        }
+    }
+}
+
 /// ReadyForQuery: the oldest cycle ends.
 #[inline(always)]
 pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns: u64) {
     if let Some(at) = oldest(wire) {
-        let cycle = wire.cycles[at];
+        let cycle = &wire.cycles[at];
+        // One by one: a copy of the whole would have to wait for its bytes just written.
+        let (entries, parses, loose, executions) = (cycle.entries, cycle.parses, cycle.loose, cycle.executions);
+        let (begun_ns, first_byte_ns, mixed, statement) =
+            (cycle.begun_ns, cycle.first_byte_ns, cycle.mixed, cycle.statement);
         wire.cycle_first = ((wire.cycle_first as usize + 1) % CYCLES) as u8;
         wire.cycle_count -= 1;
         // What the server has not answered by now it has skipped.
-        wire.queue_first = ((wire.queue_first as usize + cycle.entries as usize) % STATEMENTS) as u8;
-        wire.queue_count = wire.queue_count.saturating_sub(cycle.entries);
-        for nth in 0..PARSES {
-            if nth >= cycle.parses as usize {
-                break;
-            }
-            let name = wire.parses[wire.parse_first as usize % PARSES];
-            drop_parse(wire);
-            if name == 0 {
-                wire.unnamed = STATEMENT_UNKNOWN;
-            } else {
-                fx.forget(name);
-            }
+        wire.queue_first = ((wire.queue_first as usize + entries as usize) % STATEMENTS) as u8;
+        wire.queue_count = wire.queue_count.saturating_sub(entries);
+        if parses > 0 {
+            skip_parses(wire, fx, parses);
         }
-        if cycle.loose & LOOSE_PARSES != 0 && wire.failed != 0 {
+        if loose & LOOSE_PARSES != 0 && wire.failed != 0 {
             wire.unnamed = STATEMENT_UNKNOWN;
         }
-        if cycle.executions > 0 {
-            let statement = if cycle.mixed != 0 { fx.batch(cycle.mixed) } else { cycle.statement };
-            let first_byte_ns = if cycle.first_byte_ns == 0 { now_ns } else { cycle.first_byte_ns };
-            fx.query(
-                wire,
-                statement,
-                now_ns.saturating_sub(cycle.begun_ns),
-                first_byte_ns.saturating_sub(cycle.begun_ns),
-            );
-            transaction(wire, fx, status, cycle.begun_ns, now_ns);
+        if executions > 0 {
+            let statement = if mixed != 0 { fx.batch(mixed) } else { statement };
+            let first_byte_ns = if first_byte_ns == 0 { now_ns } else { first_byte_ns };
+            fx.query(wire, statement, now_ns.saturating_sub(begun_ns), first_byte_ns.saturating_sub(begun_ns));
+            transaction(wire, fx, status, begun_ns, now_ns);
         }
     } else if wire.cycles_untracked > 0 {
         wire.cycles_untracked -= 1;

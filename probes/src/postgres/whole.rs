@@ -30,7 +30,11 @@ pub fn whole<S: Source, E: Effects>(
         return false;
     }
     let Some((tag, length)) = source.whole() else { return false };
-    let taken = if up { request(wire, tag, length, begun_ns, source, fx) } else { reply(wire, tag, length, begun_ns, ended_ns, source, fx) };
+    let taken = if up {
+        request(wire, tag, length, begun_ns, source, fx)
+    } else {
+        reply(wire, tag, length, begun_ns, ended_ns, source, fx)
+    };
     if taken {
         source.advance(length + 1);
     }
