@@ -1,6 +1,6 @@
 //! What a process read or wrote, fetched from its memory piece by piece.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use steth_probes::postgres::Source;
@@ -48,9 +48,12 @@ impl UserBytes {
     #[inline(always)]
     fn window_word(&self, at: u32) -> u32 {
         // SAFETY: as above; behind the window there is room for what a word at its end reaches.
-        let word = unsafe { (&raw const (*self.0).window).cast::<u8>().add(at as usize & (WINDOW - 1)) };
-        // SAFETY: as above.
-        u32::from_be(unsafe { word.cast::<u32>().read_unaligned() })
+        let place = unsafe { (&raw const (*self.0).window).cast::<u8>().add(at as usize & (WINDOW - 1)) };
+        let word: u32;
+        // SAFETY: as above. In assembly, because the compiler would load byte by byte: it does not know that x86-64 minds no
+        // alignment.
+        unsafe { asm!("{word} = *(u32 *)({place} + 0)", word = out(wreg) word, place = in(reg) place) };
+        u32::from_be(word)
     }
 
     /// Goes on to the next buffer; false if there is none.
