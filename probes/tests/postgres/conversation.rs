@@ -169,6 +169,16 @@ impl Conversation {
         self.maps.prepared.clear();
     }
 
+    /// The connection ends; the next bytes are those of another.
+    pub fn closes(&mut self) {
+        self.restart();
+    }
+
+    /// How many databases bear a number.
+    pub fn databases(&self) -> usize {
+        self.maps.databases.len()
+    }
+
     /// Whether both directions were found valid.
     pub fn is_confirmed(&self) -> bool {
         self.wire.is_some_and(|wire| wire.phase == Phase::Confirmed as u8)
@@ -253,9 +263,16 @@ impl Effects for Maps {
         self.prepared.remove(&name);
     }
 
-    fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32 {
+    fn forget_all(&mut self) {
+        self.prepared.clear();
+    }
+
+    fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {
         let hash = steth_probes::postgres::hash_name(name);
         let fresh = 1 + self.databases.len() as u32;
+        if !new {
+            return self.databases.get(&hash).copied().unwrap_or(0);
+        }
         let database = *self.databases.entry(hash).or_insert(fresh);
         self.names.insert(database, String::from_utf8_lossy(&name[..length as usize]).into_owned());
         database

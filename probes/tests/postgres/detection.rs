@@ -79,8 +79,48 @@ fn start_up_packets_of_both_versions_name_the_database() {
 fn a_database_name_longer_than_postgres_keeps_is_cut_like_there() {
     let name = "d".repeat(100);
     let mut conversation = Conversation::new(Role::Client);
-    conversation.sends(&startup(3 << 16, &[("user", "ann"), ("database", &name)])).gets(&error("3D000"));
-    assert_eq!(conversation.findings().errors, [("d".repeat(63), "3D000".to_owned())]);
+    conversation.sends(&startup(3 << 16, &[("user", "ann"), ("database", &name)])).gets(&welcome());
+    conversation.sends(&query("selec")).gets(&all([error("42601"), ready(b'I')]));
+    assert_eq!(conversation.findings().errors, [("d".repeat(63), "42601".to_owned())]);
+}
+
+#[test]
+fn an_empty_name_of_a_database_stands_for_the_users() {
+    for parameters in [[("user", "ann"), ("database", "")], [("database", ""), ("user", "ann")]] {
+        let mut conversation = Conversation::new(Role::Client);
+        conversation.sends(&startup(3 << 16, &parameters)).gets(&welcome());
+        conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+        assert_eq!(conversation.findings().queries[0].database, "ann", "{parameters:?}");
+    }
+}
+
+#[test]
+fn who_is_not_let_in_gives_no_number_to_a_database() {
+    let mut conversation = Conversation::new(Role::Server);
+    let asks = |name| startup(3 << 16, &[("user", "ann"), ("database", name)]);
+    // Authentication comes before the look at the database.
+    for reply in [error("28P01"), all([message(b'R', &[0; 4]), error("3D000")])] {
+        conversation.sends(&asks("made up")).gets(&reply);
+        assert_eq!((conversation.databases(), conversation.wire.unwrap().database), (0, 0));
+        conversation.closes();
+    }
+    conversation.sends(&asks("shop")).gets(&welcome());
+    assert_eq!(conversation.databases(), 1);
+    conversation.closes();
+    conversation.sends(&asks("shop")).gets(&error("53300"));
+    let errors = [("", "28P01"), ("", "3D000"), ("shop", "53300")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(conversation.findings().errors, errors, "a name that has a number is told");
+}
+
+#[test]
+fn a_query_sent_with_the_start_up_has_its_own_ready_for_query() {
+    let mut conversation = Conversation::new(Role::Client);
+    conversation.moves_at(true, &startup(3 << 16, &[("user", "ann")]), 100, 110);
+    conversation.moves_at(true, &query("select 1"), 200, 210);
+    conversation.moves_at(false, &welcome(), 300, 310);
+    assert_eq!(conversation.statements(), [""; 0]);
+    conversation.moves_at(false, &all([complete("SELECT 1"), ready(b'I')]), 400, 500);
+    assert_eq!((conversation.statements(), conversation.findings().queries[0].duration_ns), (vec!["select 1"], 300));
 }
 
 #[test]
