@@ -122,8 +122,13 @@ impl Conversation {
         let mut source = Bytes { bytes, at: 0, base: self.maps.sent.len() };
         if self.wire.is_none() {
             let opening = opening(&mut source);
-            if opening == Opening::Nothing {
-                return;
+            match opening {
+                Opening::Nothing => return,
+                Opening::Tls => {
+                    self.maps.findings.opaque = true;
+                    return;
+                }
+                _ => {}
             }
             let mut wire = Wire::zeroed();
             wire.start(if reads { Role::Server } else { Role::Client } as u8, opening);
