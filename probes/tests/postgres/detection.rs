@@ -286,6 +286,16 @@ fn an_opening_may_be_cut_anywhere() {
 }
 
 #[test]
+fn half_a_start_up_packet_has_no_answer() {
+    let greeting = startup(3 << 16, &[("user", "ann"), ("database", "shop")]);
+    for at in 1..greeting.len() {
+        let mut conversation = Conversation::new(Role::Server);
+        conversation.sends(&greeting[..at]).gets(&error("08P01"));
+        assert!(conversation.wire.is_none() && conversation.sqlstates().is_empty(), "{at} bytes");
+    }
+}
+
+#[test]
 fn text_that_looks_like_a_long_message_is_no_opening() {
     for text in ["POST / HTTP/1.1\r\n", "PUT /x", "QUIT\r\n", "PASS secret\r\n", "BYE BYE BYE"] {
         let mut conversation = Conversation::new(Role::Server);
