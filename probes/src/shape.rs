@@ -9,68 +9,135 @@
 //! of white space a third, everything else stays. Where strings and comments cannot be told apart by one look at each
 //! byte (comments, prefixes as in `E'…'`, dollar quotes, backslashes in strings) the rest of the text is hashed as it is.
 //!
-//! Three table look-ups, one branch and one multiplication per byte: 18 BPF instructions. No branch depends on the
-//! automaton's state, so the verifier has no states to multiply.
+//! It also says where one statement of a simple query ends and the next begins: at a semicolon that stands in no string,
+//! comment, dollar quote, nor, after CREATE, in parentheses or between BEGIN and END of a routine's body. What it does not
+//! know: that `standard_conforming_strings` is off, or that an encoding uses ASCII within its characters.
+//!
+//! Nearly all bytes take three table look-ups, two branches and one multiplication. No branch depends on the automaton's
+//! state, so the verifier has no states to multiply; what is rare is done byte by byte in a function of its own.
 
-use crate::record::record;
+use crate::{
+    postgres::{NAME_LEN, hash_name, push_hash},
+    record::record,
+};
 
 /// FNV-1a, 64 bits (draft-eastlake-fnv).
 const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0100_0000_01b3;
 
 record! {
-    /// The shape of the text so far.
+    /// The shape of the statement so far.
     pub struct Shape {
         /// Hash of the reduced text.
         pub hash: u64,
-        /// Where in the text the automaton is: one of the states below, times 16.
-        pub state: u32,
-        /// Zero.
-        pub _pad: [u8; 4],
+        /// Hash of the name behind DEALLOCATE.
+        pub name: u64,
+        /// Hash of the tag of the dollar quote under way, or of the word before the one under way.
+        pub tag: u32,
+        /// Hash of the word under way, or of what may be a closing tag.
+        pub word: u32,
+        /// Where in the text the automaton is: one of the states below, times [`CLASSES`].
+        pub state: u16,
+        /// [`KEEP`] past the first doubt, 0 before it.
+        pub keep: u16,
+        /// What is known of a statement that begins with CREATE or DEALLOCATE; 0 if it does not.
+        pub special: u8,
+        /// Block comments that are open; with [`LEADING`] if nothing but comments stands before them.
+        pub comments: u8,
+        /// Parentheses that are open, after CREATE; bytes of the name, after DEALLOCATE.
+        pub parentheses: u8,
+        /// BEGIN and CASE that are open in the body of a function or procedure.
+        pub begins: u8,
     }
 }
 
+/// What became of a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Taken {
+    /// It belongs to the statement.
+    Text = 0,
+    /// The statement has not begun yet: white space, or the semicolon of an empty one.
+    Blank = 1,
+    /// It is the semicolon behind the statement.
+    Semicolon = 2,
+}
+
 // States.
-/// At the start, behind punctuation or an operator.
-const OTHER: u8 = 0;
+/// Nothing but white space or comments so far.
+const START: u8 = 0;
+/// Behind punctuation or an operator.
+const OTHER: u8 = 1;
 /// In white space.
-const SPACE: u8 = 1;
+const SPACE: u8 = 2;
 /// In a word or a parameter: digits count.
-const WORD: u8 = 2;
+const WORD: u8 = 3;
+/// Behind an `e` that begins a word: `E'…'`.
+const WORD_E: u8 = 4;
+/// Behind a `c` that begins the statement, a `d`, and `de`.
+const WORD_C: u8 = 5;
+const WORD_D: u8 = 6;
+const WORD_DE: u8 = 7;
 /// In a run of digits that does not continue a word.
-const NUMBER: u8 = 3;
+const NUMBER: u8 = 8;
 /// In `'…'`.
-const STRING: u8 = 4;
+const STRING: u8 = 9;
 /// Behind a quote that ended a string, or is the first of two within it.
-const QUOTE: u8 = 5;
+const QUOTE: u8 = 10;
 /// In `"…"`.
-const QUOTED: u8 = 6;
+const QUOTED: u8 = 11;
 /// Behind `-`, of which two begin a comment.
-const MINUS: u8 = 7;
+const MINUS: u8 = 12;
 /// Behind `/`.
-const SLASH: u8 = 8;
+const SLASH: u8 = 13;
+/// The same at the beginning of a statement.
+const LEAD_MINUS: u8 = 14;
+const LEAD_SLASH: u8 = 15;
 /// Behind `$`.
-const DOLLAR: u8 = 9;
+const DOLLAR: u8 = 16;
 /// Behind `&`, which may be that of `U&'…'`.
-const AMPERSAND: u8 = 10;
-/// Past what the automaton understands: every byte counts.
-const VERBATIM: u8 = 11;
-const STATES: usize = 16;
+const AMPERSAND: u8 = 17;
+/// In `--…`.
+const LINE: u8 = 18;
+/// In `/*…*/`, and there behind `*` and `/`.
+const BLOCK: u8 = 19;
+const BLOCK_STAR: u8 = 20;
+const BLOCK_SLASH: u8 = 21;
+/// In `E'…'`, there behind a backslash, behind its end, and in white space behind that: it may go on in the next line.
+const ESCAPES: u8 = 22;
+const ESCAPED: u8 = 23;
+const ESCAPES_QUOTE: u8 = 24;
+const ESCAPES_GAP: u8 = 25;
+/// In `$…` that may be the opening of a dollar quote.
+const TAG: u8 = 26;
+/// In a dollar quote, and there in what may be its end.
+const BODY: u8 = 27;
+const BODY_TAG: u8 = 28;
+/// Past what the automaton understands.
+const LOST: u8 = 29;
+const STATES: usize = 32;
 
 // Classes of bytes.
 const C_OTHER: u8 = 0;
 const C_SPACE: u8 = 1;
-const C_LETTER: u8 = 2;
-const C_DIGIT: u8 = 3;
-const C_QUOTE: u8 = 4;
-const C_DOUBLE_QUOTE: u8 = 5;
-const C_MINUS: u8 = 6;
-const C_SLASH: u8 = 7;
-const C_STAR: u8 = 8;
-const C_DOLLAR: u8 = 9;
-const C_AMPERSAND: u8 = 10;
-const C_BACKSLASH: u8 = 11;
-const CLASSES: usize = 16;
+const C_NEWLINE: u8 = 2;
+const C_LETTER: u8 = 3;
+const C_LETTER_A: u8 = 4;
+const C_LETTER_C: u8 = 5;
+const C_LETTER_D: u8 = 6;
+const C_LETTER_E: u8 = 7;
+const C_LETTER_R: u8 = 8;
+const C_DIGIT: u8 = 9;
+const C_QUOTE: u8 = 10;
+const C_DOUBLE_QUOTE: u8 = 11;
+const C_MINUS: u8 = 12;
+const C_SLASH: u8 = 13;
+const C_STAR: u8 = 14;
+const C_DOLLAR: u8 = 15;
+const C_AMPERSAND: u8 = 16;
+const C_BACKSLASH: u8 = 17;
+const C_SEMICOLON: u8 = 18;
+const CLASSES: usize = 32;
 
 // What goes into the hash. Marks lie above all bytes, so no byte is taken for one.
 /// The byte itself.
@@ -83,13 +150,39 @@ const MARK_SPACE: u16 = 0x300;
 /// With the byte: the rest is verbatim.
 const MARK_VERBATIM: u16 = 0x400 | KEEP;
 
+// What else is to be done, above the marks. Bytes that ask for it are taken one at a time.
+const ACTION: u32 = 11;
+const DOUBT: u16 = 1 << ACTION | MARK_VERBATIM;
+const BLANK: u16 = 2 << ACTION;
+const SEMICOLON: u16 = 3 << ACTION | KEEP;
+const CREATE: u16 = 4 << ACTION | KEEP;
+const LINE_BEGINS: u16 = 5 << ACTION | MARK_VERBATIM;
+const LEAD_LINE_BEGINS: u16 = 6 << ACTION | MARK_VERBATIM;
+const LINE_ENDS: u16 = 7 << ACTION | KEEP;
+const BLOCK_BEGINS: u16 = 8 << ACTION | MARK_VERBATIM;
+const LEAD_BLOCK_BEGINS: u16 = 9 << ACTION | MARK_VERBATIM;
+const BLOCK_DEEPER: u16 = 10 << ACTION | KEEP;
+const BLOCK_ENDS: u16 = 11 << ACTION | KEEP;
+const TAG_BEGINS: u16 = 12 << ACTION | MARK_VERBATIM;
+const TAG_GOES_ON: u16 = 13 << ACTION | KEEP;
+const END_BEGINS: u16 = 14 << ACTION | KEEP;
+const END_GOES_ON: u16 = 15 << ACTION | KEEP;
+const END_ENDS: u16 = 16 << ACTION | KEEP;
+const DEALLOCATE: u16 = 17 << ACTION | KEEP;
+
 /// The class of each byte, as the agent's lexer has them: bytes above 127 are letters.
 static CLASS: [u8; 256] = {
     let mut table = [C_OTHER; 256];
     let mut byte = 0;
     while byte < table.len() {
         table[byte] = match byte as u8 {
-            b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c => C_SPACE,
+            b' ' | b'\t' | 0x0b | 0x0c => C_SPACE,
+            b'\n' | b'\r' => C_NEWLINE,
+            b'a' | b'A' => C_LETTER_A,
+            b'c' | b'C' => C_LETTER_C,
+            b'd' | b'D' => C_LETTER_D,
+            b'e' | b'E' => C_LETTER_E,
+            b'r' | b'R' => C_LETTER_R,
             b'a'..=b'z' | b'A'..=b'Z' | b'_' | 0x80.. => C_LETTER,
             b'0'..=b'9' => C_DIGIT,
             b'\'' => C_QUOTE,
@@ -100,6 +193,7 @@ static CLASS: [u8; 256] = {
             b'$' => C_DOLLAR,
             b'&' => C_AMPERSAND,
             b'\\' => C_BACKSLASH,
+            b';' => C_SEMICOLON,
             _ => C_OTHER,
         };
         byte += 1;
@@ -107,19 +201,18 @@ static CLASS: [u8; 256] = {
     table
 };
 
-/// The state that follows each state on each class, times [`CLASSES`]: as a byte, the sum with a class needs no bound
-/// check that the verifier could miss, and the look-ups of successive bytes follow closely.
-static NEXT: [u8; STATES * CLASSES] = {
+/// The state that follows each state on each class, times [`CLASSES`], so that the sum with a class is an index.
+static NEXT: [u16; STATES * CLASSES] = {
     let mut table = [0; STATES * CLASSES];
     let mut at = 0;
     while at < table.len() {
-        table[at] = step((at / CLASSES) as u8, (at % CLASSES) as u8).0 * CLASSES as u8;
+        table[at] = step((at / CLASSES) as u8, (at % CLASSES) as u8).0 as u16 * CLASSES as u16;
         at += 1;
     }
     table
 };
 
-/// What goes into the hash in each state on each class.
+/// What goes into the hash in each state on each class, and what else is to be done.
 static EMIT: [u16; STATES * CLASSES] = {
     let mut table = [0; STATES * CLASSES];
     let mut at = 0;
@@ -133,34 +226,121 @@ static EMIT: [u16; STATES * CLASSES] = {
 /// The next state, and what goes into the hash.
 const fn step(state: u8, class: u8) -> (u8, u16) {
     match (state, class) {
-        (VERBATIM, _) => (VERBATIM, KEEP),
+        (LOST.., _) => (LOST, KEEP),
         (STRING, C_QUOTE) => (QUOTE, SKIP),
-        (STRING, C_BACKSLASH) => (VERBATIM, MARK_VERBATIM),
+        (STRING, C_BACKSLASH) => (STRING, DOUBT),
         (STRING, _) => (STRING, SKIP),
         (QUOTED, C_DOUBLE_QUOTE) => (OTHER, KEEP),
         (QUOTED, _) => (QUOTED, KEEP),
         // `''` within a string: it goes on, and has its mark already.
         (QUOTE, C_QUOTE) => (STRING, SKIP),
-        (MINUS, C_MINUS) | (SLASH, C_STAR) => (VERBATIM, MARK_VERBATIM),
-        // `$1` is a parameter; anything else behind `$` may be the tag of a dollar quote.
+        (LINE, C_NEWLINE) => (SPACE, LINE_ENDS),
+        (LINE, _) => (LINE, KEEP),
+        (BLOCK_SLASH, C_STAR) => (BLOCK, BLOCK_DEEPER),
+        (BLOCK_STAR, C_SLASH) => (SPACE, BLOCK_ENDS),
+        (BLOCK..=BLOCK_SLASH, C_STAR) => (BLOCK_STAR, KEEP),
+        (BLOCK..=BLOCK_SLASH, C_SLASH) => (BLOCK_SLASH, KEEP),
+        (BLOCK..=BLOCK_SLASH, _) => (BLOCK, KEEP),
+        (ESCAPES, C_QUOTE) => (ESCAPES_QUOTE, KEEP),
+        (ESCAPES, C_BACKSLASH) => (ESCAPED, KEEP),
+        (ESCAPES | ESCAPED, _) | (ESCAPES_QUOTE | ESCAPES_GAP, C_QUOTE) => (ESCAPES, KEEP),
+        (ESCAPES_QUOTE | ESCAPES_GAP, C_SPACE | C_NEWLINE) => (ESCAPES_GAP, KEEP),
+        (BODY, C_DOLLAR) => (BODY_TAG, END_BEGINS),
+        (BODY_TAG, C_DOLLAR) => (BODY_TAG, END_ENDS),
+        (BODY_TAG, C_LETTER..=C_DIGIT) => (BODY_TAG, END_GOES_ON),
+        (BODY | BODY_TAG, _) => (BODY, KEEP),
+        (TAG, C_LETTER..=C_DIGIT) => (TAG, TAG_GOES_ON),
+        (TAG, C_DOLLAR) => (BODY, KEEP),
+        (DOLLAR, C_DOLLAR) => (BODY, TAG_BEGINS),
+        (DOLLAR, C_LETTER..=C_LETTER_R) => (TAG, TAG_BEGINS),
+        // `$1` is a parameter.
         (DOLLAR, C_DIGIT) => (WORD, KEEP),
-        (DOLLAR, _) => (VERBATIM, MARK_VERBATIM),
+        (WORD..=WORD_DE, C_DOLLAR) => (WORD, DOUBT),
+        (MINUS, C_MINUS) => (LINE, LINE_BEGINS),
+        (LEAD_MINUS, C_MINUS) => (LINE, LEAD_LINE_BEGINS),
+        (SLASH, C_STAR) => (BLOCK, BLOCK_BEGINS),
+        (LEAD_SLASH, C_STAR) => (BLOCK, LEAD_BLOCK_BEGINS),
         // `E'…'`, `U&'…'` and their like.
-        (WORD | NUMBER | AMPERSAND, C_QUOTE) => (VERBATIM, MARK_VERBATIM),
+        (WORD_E, C_QUOTE) => (ESCAPES, DOUBT),
+        (WORD..=NUMBER | AMPERSAND | TAG | DOLLAR, C_QUOTE) => (STRING, DOUBT),
         (_, C_QUOTE) => (STRING, MARK_STRING),
-        (SPACE, C_SPACE) => (SPACE, SKIP),
-        (_, C_SPACE) => (SPACE, MARK_SPACE),
-        (WORD, C_DIGIT) => (WORD, KEEP),
+        (START, C_SPACE | C_NEWLINE) => (START, BLANK),
+        (SPACE, C_SPACE | C_NEWLINE) => (SPACE, SKIP),
+        (_, C_SEMICOLON) => (START, SEMICOLON),
+        (DOLLAR, _) => (OTHER, DOUBT),
+        (_, C_SPACE | C_NEWLINE) => (SPACE, MARK_SPACE),
+        (WORD_C, C_LETTER_R) => (WORD, CREATE),
+        (WORD_D, C_LETTER_E) => (WORD_DE, KEEP),
+        (WORD_DE, C_LETTER_A) => (WORD, DEALLOCATE),
+        (WORD..=WORD_DE, C_LETTER..=C_DIGIT) => (WORD, KEEP),
         (NUMBER, C_DIGIT) => (NUMBER, SKIP),
         (_, C_DIGIT) => (NUMBER, MARK_NUMBER),
-        (_, C_LETTER) => (WORD, KEEP),
+        (START, C_LETTER_C) => (WORD_C, KEEP),
+        (START, C_LETTER_D) => (WORD_D, KEEP),
+        (_, C_LETTER_E) => (WORD_E, KEEP),
+        (_, C_LETTER..=C_LETTER_R) => (WORD, KEEP),
         (_, C_DOUBLE_QUOTE) => (QUOTED, KEEP),
+        (START, C_MINUS) => (LEAD_MINUS, KEEP),
+        (START, C_SLASH) => (LEAD_SLASH, KEEP),
         (_, C_MINUS) => (MINUS, KEEP),
         (_, C_SLASH) => (SLASH, KEEP),
         (_, C_DOLLAR) => (DOLLAR, KEEP),
         (_, C_AMPERSAND) => (AMPERSAND, KEEP),
         _ => (OTHER, KEEP),
     }
+}
+
+/// In [`Shape::comments`]: only comments stand before this one.
+const LEADING: u8 = 0x80;
+
+// What is known of a statement that begins with CREATE or DEALLOCATE.
+const IN_CREATE: u8 = 1;
+const BEHIND_CREATE: u8 = 2;
+const BEHIND_OR: u8 = 3;
+const BEHIND_REPLACE: u8 = 4;
+/// It makes a function or a procedure, whose body may be `BEGIN ATOMIC …; …; END`.
+const ROUTINE: u8 = 5;
+/// It makes something else; a rule's actions may be `(…; …)`.
+const NO_ROUTINE: u8 = 6;
+const IN_DEALLOCATE: u8 = 7;
+const BEHIND_DEALLOCATE: u8 = 8;
+const BEHIND_PREPARE: u8 = 9;
+const BEHIND_NAME: u8 = 10;
+
+const WORD_BASIS: u32 = 0x811c_9dc5;
+
+/// FNV-1a, 32 bits.
+const fn push_word(hash: u32, byte: u8) -> u32 {
+    (hash ^ byte as u32).wrapping_mul(0x0100_0193)
+}
+
+const fn word(text: &[u8]) -> u32 {
+    let mut hash = WORD_BASIS;
+    let mut at = 0;
+    while at < text.len() {
+        hash = push_word(hash, text[at]);
+        at += 1;
+    }
+    hash
+}
+
+const W_CREATE: u32 = word(b"create");
+const W_OR: u32 = word(b"or");
+const W_REPLACE: u32 = word(b"replace");
+const W_FUNCTION: u32 = word(b"function");
+const W_PROCEDURE: u32 = word(b"procedure");
+const W_BEGIN: u32 = word(b"begin");
+const W_ATOMIC: u32 = word(b"atomic");
+const W_CASE: u32 = word(b"case");
+const W_END: u32 = word(b"end");
+const W_DEALLOCATE: u32 = word(b"deallocate");
+const W_PREPARE: u32 = word(b"prepare");
+const W_ALL: u32 = word(b"all");
+
+/// Whether a state is one in a word.
+#[inline(always)]
+const fn is_word(state: u8) -> bool {
+    matches!(state, WORD..=WORD_DE)
 }
 
 impl Default for Shape {
@@ -173,21 +353,232 @@ impl Shape {
     /// The shape of no text yet.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { hash: OFFSET_BASIS, state: OTHER as u32, _pad: [0; 4] }
+        Self {
+            hash: OFFSET_BASIS,
+            name: 0,
+            tag: 0,
+            word: 0,
+            state: START as u16 * CLASSES as u16,
+            keep: 0,
+            special: 0,
+            comments: 0,
+            parentheses: 0,
+            begins: 0,
+        }
     }
 
-    /// Takes the next byte of the text.
     #[inline(always)]
-    pub fn push(&mut self, byte: u8) {
+    fn index(&self, byte: u8) -> usize {
         // The mask proves to the verifier that a state which came from a map is within the tables.
-        let at = ((self.state & 0xff) | CLASS[byte as usize] as u32) as u8 as usize;
-        self.state = NEXT[at] as u32;
+        (self.state | CLASS[byte as usize] as u16) as usize & (STATES * CLASSES - 1)
+    }
+
+    /// Takes the next byte if that is all there is to do; false if it must go through [`take`](Self::take).
+    #[inline(always)]
+    pub fn push(&mut self, byte: u8) -> bool {
+        let at = self.index(byte);
         let emit = EMIT[at];
+        if emit >> ACTION != 0 {
+            return false;
+        }
+        self.state = NEXT[at];
+        self.hash(emit, byte);
+        true
+    }
+
+    #[inline(always)]
+    fn hash(&mut self, emit: u16, byte: u8) {
+        let emit = emit | self.keep;
         if emit != SKIP {
             // A mark without KEEP hides the byte.
             let seen = (emit & !KEEP) | (emit & byte as u16);
             self.hash = (self.hash ^ seen as u64).wrapping_mul(PRIME);
         }
+    }
+
+    /// Whether each byte must go through [`take`](Self::take).
+    #[inline(always)]
+    pub fn is_careful(&self) -> bool {
+        self.special != 0
+    }
+
+    /// Takes the next byte, whatever it is.
+    #[inline(never)]
+    pub fn take(&mut self, byte: u8) -> Taken {
+        let at = self.index(byte);
+        let (before, emit) = ((self.state / CLASSES as u16) as u8, EMIT[at]);
+        if emit == BLANK {
+            return Taken::Blank;
+        }
+        if emit == SEMICOLON && self.special != 0 && is_word(before) {
+            self.end_word();
+        }
+        if emit == SEMICOLON && !self.is_nested() {
+            return if before == START { Taken::Blank } else { Taken::Semicolon };
+        }
+        self.state = NEXT[at];
+        self.act(emit, byte);
+        self.hash(emit, byte);
+        if self.special != 0 {
+            self.follow(before, byte);
+        }
+        // Comments before a statement are none of its text.
+        if self.state == START as u16 { Taken::Blank } else { Taken::Text }
+    }
+
+    /// Whether a semicolon belongs to the statement.
+    #[inline(always)]
+    fn is_nested(&self) -> bool {
+        self.special < IN_DEALLOCATE && (self.parentheses != 0 || self.begins != 0)
+    }
+
+    #[inline(always)]
+    fn act(&mut self, emit: u16, byte: u8) {
+        if emit & MARK_VERBATIM == MARK_VERBATIM {
+            self.keep = KEEP;
+        }
+        match emit {
+            SEMICOLON => self.go(OTHER),
+            CREATE => {
+                self.special = IN_CREATE;
+                self.word = push_word(WORD_BASIS, b'c');
+            }
+            DEALLOCATE => {
+                self.special = IN_DEALLOCATE;
+                self.word = push_word(push_word(WORD_BASIS, b'd'), b'e');
+            }
+            LINE_BEGINS => self.comments = 0,
+            LEAD_LINE_BEGINS => self.comments = LEADING,
+            BLOCK_BEGINS => self.comments = 1,
+            LEAD_BLOCK_BEGINS => self.comments = LEADING | 1,
+            BLOCK_DEEPER if self.comments | LEADING == u8::MAX => self.go(LOST),
+            BLOCK_DEEPER => self.comments += 1,
+            BLOCK_ENDS | LINE_ENDS => {
+                if self.comments & !LEADING > 1 {
+                    self.comments -= 1;
+                    self.go(BLOCK);
+                } else if self.comments & LEADING != 0 {
+                    self.go(START);
+                }
+            }
+            TAG_BEGINS if byte == b'$' => self.tag = WORD_BASIS,
+            TAG_BEGINS => self.tag = push_word(WORD_BASIS, byte),
+            TAG_GOES_ON => self.tag = push_word(self.tag, byte),
+            END_BEGINS => self.word = WORD_BASIS,
+            END_GOES_ON => self.word = push_word(self.word, byte),
+            END_ENDS if self.word == self.tag => self.go(OTHER),
+            END_ENDS => self.word = WORD_BASIS,
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn go(&mut self, state: u8) {
+        self.state = state as u16 * CLASSES as u16;
+    }
+
+    /// Follows a statement that begins with CREATE, much as `psql` does (PostgreSQL 15, `src/fe_utils/psqlscan.l`): within it
+    /// a semicolon may stand in parentheses or in the body of a routine. And one that begins with DEALLOCATE, to its name.
+    #[inline(always)]
+    fn follow(&mut self, before: u8, byte: u8) {
+        let now = (self.state / CLASSES as u16) as u8;
+        if is_word(now) {
+            if !is_word(before) {
+                self.word = WORD_BASIS;
+                self.begin_name();
+            }
+            let byte = byte.to_ascii_lowercase();
+            self.word = push_word(self.word, byte);
+            self.push_name(byte);
+            return;
+        }
+        if is_word(before) {
+            self.end_word();
+        }
+        if self.special >= BEHIND_DEALLOCATE {
+            self.follow_quoted_name(before, now, byte);
+        } else if !matches!(now, STRING..=QUOTED | LINE..=BODY_TAG) {
+            match byte {
+                b'(' => self.parentheses = self.parentheses.saturating_add(1),
+                b')' => self.parentheses = self.parentheses.saturating_sub(1),
+                _ => {}
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn end_word(&mut self) {
+        let word = self.word;
+        // It ends but once, also where a semicolon stands behind it.
+        self.word = 0;
+        let before = core::mem::replace(&mut self.tag, word);
+        match self.special {
+            IN_CREATE => self.special = if word == W_CREATE { BEHIND_CREATE } else { 0 },
+            BEHIND_CREATE if word == W_OR => self.special = BEHIND_OR,
+            BEHIND_OR if word == W_REPLACE => self.special = BEHIND_REPLACE,
+            BEHIND_CREATE | BEHIND_REPLACE if word == W_FUNCTION || word == W_PROCEDURE => self.special = ROUTINE,
+            ROUTINE if self.parentheses > 0 => {}
+            ROUTINE if word == W_ATOMIC && before == W_BEGIN => self.begins = 1,
+            ROUTINE if word == W_CASE && self.begins > 0 => self.begins = self.begins.saturating_add(1),
+            ROUTINE if word == W_END => self.begins = self.begins.saturating_sub(1),
+            ROUTINE => {}
+            IN_DEALLOCATE => self.special = if word == W_DEALLOCATE { BEHIND_DEALLOCATE } else { 0 },
+            BEHIND_DEALLOCATE if word == W_PREPARE => self.special = BEHIND_PREPARE,
+            BEHIND_DEALLOCATE | BEHIND_PREPARE if word == W_ALL => self.special = NO_ROUTINE,
+            BEHIND_DEALLOCATE.. => self.special = BEHIND_NAME,
+            _ => self.special = NO_ROUTINE,
+        }
+    }
+
+    #[inline(always)]
+    fn begin_name(&mut self) {
+        self.name = hash_name(b"");
+        if self.special >= BEHIND_DEALLOCATE {
+            self.parentheses = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn push_name(&mut self, byte: u8) {
+        self.name = push_hash(self.name, byte);
+        if self.special >= BEHIND_DEALLOCATE {
+            self.parentheses = self.parentheses.saturating_add(1);
+        }
+    }
+
+    /// A quoted name; a doubled quote within it is one.
+    #[inline(always)]
+    fn follow_quoted_name(&mut self, before: u8, now: u8, byte: u8) {
+        match (before == QUOTED, now == QUOTED) {
+            (false, true) if self.special == BEHIND_NAME => self.push_name(byte),
+            (false, true) => {
+                self.begin_name();
+                self.special = BEHIND_NAME;
+            }
+            (true, true) => self.push_name(byte),
+            _ => {}
+        }
+    }
+
+    /// The name that a statement frees, if it is DEALLOCATE with a name that was read in full.
+    #[inline(never)]
+    pub fn freed(&self) -> Option<u64> {
+        let word = self.word;
+        let named = match self.special {
+            BEHIND_DEALLOCATE => is_word((self.state / CLASSES as u16) as u8) && word != W_ALL,
+            BEHIND_PREPARE => is_word((self.state / CLASSES as u16) as u8) && word != W_ALL,
+            BEHIND_NAME => true,
+            _ => false,
+        };
+        // The server cuts names at NAMEDATALEN.
+        if named && (self.parentheses as usize) < NAME_LEN { Some(self.name) } else { None }
+    }
+
+    /// Whether nothing but white space and comments was pushed.
+    #[inline(always)]
+    pub fn is_blank(&self) -> bool {
+        let state = (self.state / CLASSES as u16) as u8;
+        state == START || (LINE..=BLOCK_SLASH).contains(&state) && self.comments & LEADING != 0
     }
 
     /// The shape of all that was pushed; never 0, so that 0 can say "none".
@@ -203,7 +594,9 @@ mod tests {
 
     fn shape(text: &str) -> u64 {
         let mut shape = Shape::new();
-        text.bytes().for_each(|byte| shape.push(byte));
+        for byte in text.bytes() {
+            shape.take(byte);
+        }
         shape.finish()
     }
 
@@ -226,7 +619,6 @@ mod tests {
     fn everything_but_literals_changes_the_shape() {
         let texts = [
             "",
-            " ",
             "select a from t1",
             "select a from t2",
             "select a from t",
@@ -277,8 +669,149 @@ mod tests {
 
     #[test]
     fn a_state_that_is_not_one_is_survived() {
-        let mut shape = Shape { hash: 0, state: u32::MAX, _pad: [0; 4] };
-        (0..=255).for_each(|byte| shape.push(byte));
+        let mut shape = Shape { hash: 0, state: u16::MAX, ..Shape::new() };
+        for byte in 0..=255 {
+            shape.take(byte);
+        }
         assert_ne!(Shape { hash: 0, ..shape }.finish(), 0);
+    }
+
+    /// The statements of a text, as the walker cuts them out.
+    fn statements(text: &str) -> Vec<&str> {
+        let (mut shape, mut from, mut found) = (Shape::new(), 0, Vec::new());
+        for (at, byte) in text.bytes().enumerate() {
+            match shape.take(byte) {
+                Taken::Text => continue,
+                Taken::Blank => {}
+                Taken::Semicolon => {
+                    found.push(&text[from..at]);
+                    shape = Shape::new();
+                }
+            }
+            from = at + 1;
+        }
+        if !shape.is_blank() {
+            found.push(&text[from..]);
+        }
+        found
+    }
+
+    #[test]
+    fn a_text_is_cut_at_its_semicolons() {
+        for (text, parts) in [
+            ("select 1", &["select 1"][..]),
+            ("select 1;", &["select 1"]),
+            (" ;; \n select 1 ; ; ", &["select 1 "]),
+            ("BEGIN; update t set a = 1;COMMIT", &["BEGIN", "update t set a = 1", "COMMIT"]),
+            ("", &[]),
+            (" -- nothing; at all", &[]),
+            ("/* nothing; */ ; -- at\n;", &[]),
+            ("-- a; b\nselect 1; /* c; /* d; */ e; */ select 2", &["select 1", "select 2"]),
+            ("select /*/* ; */; */ 1; select 2", &["select /*/* ; */; */ 1", "select 2"]),
+            ("select 1 --;\n; select 2", &["select 1 --;\n", "select 2"]),
+            ("select 1 - -1; select 4 / 2", &["select 1 - -1", "select 4 / 2"]),
+        ] {
+            assert_eq!(statements(text), parts, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_semicolon_in_quotes_cuts_nothing() {
+        for quoted in [
+            "'a;b'",
+            "'a'';b'",
+            "'a\\'",
+            "'\\;'",
+            "E'a\\';b'",
+            "e'a'';\\';\\\\'",
+            "E'a'\n'\\';b'",
+            "U&'a;'",
+            "B'1;'",
+            "N'\\'",
+            "\"a;b\"",
+            "\"a\"\";b\"",
+            "U&\"a;\"",
+            "$$a;b$$",
+            "$$;'$ $a$;$$",
+            "$a$;$$;$b$;$$a;$a$",
+            "$a1$;$a$ a1$;$a1$",
+            "$é_$;$é_$",
+            "a$b$",
+            "x.e",
+        ] {
+            for text in [format!("select {quoted}"), format!("select {quoted} as a"), format!("select({quoted})")] {
+                assert_eq!(statements(&format!("{text};select 2;")), [&text, "select 2"], "{quoted}");
+            }
+        }
+        for (text, first) in [("select $1;select 2", "select $1"), ("select a$1;select 2", "select a$1")] {
+            assert_eq!(statements(text), [first, "select 2"]);
+        }
+    }
+
+    #[test]
+    fn a_semicolon_within_a_rule_or_a_routine_cuts_nothing() {
+        for text in [
+            "CREATE RULE r AS ON INSERT TO t DO ALSO (select ')' -- )\n ; delete from \"u)\" /* ) */; select $$)$$)",
+            "create or replace function f(a int default (1), b text) returns int begin atomic select 1; select 2; end",
+            "CREATE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC INSERT INTO t SELECT CASE a WHEN 1 THEN 2 END; SELECT (CASE WHEN true THEN 1 END); END",
+            "create function f() returns int language sql as 'begin; select 1; end'",
+            "create function f() returns int as $f$ begin; return 1; end; $f$ language plpgsql",
+            "Create Or Replace Procedure begin() language sql as $$select 1;$$",
+            "create table \"begin\" (a int)",
+            "create view begin as select 1",
+            "create temp table t as select case when a then b end from c",
+        ] {
+            assert_eq!(statements(&format!("{text};select 2;")), [text, "select 2"]);
+        }
+    }
+
+    #[test]
+    fn only_create_is_followed_by_word() {
+        for text in
+            ["commit", "copy t from stdin", "cr", "crease", "create_t", "call f()", "update create set a = b", "xcr"]
+        {
+            let mut shape = Shape::new();
+            for byte in text.bytes().chain(*b" (") {
+                shape.take(byte);
+            }
+            assert!(!shape.is_careful() && shape.parentheses == 0, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_name_that_deallocate_frees_is_known() {
+        let freed = |text: &str| {
+            let mut shape = Shape::new();
+            for byte in text.bytes() {
+                shape.take(byte);
+            }
+            shape.freed()
+        };
+        let long = "n".repeat(63);
+        for (text, name) in [
+            ("deallocate s1", "s1"),
+            ("deallocate s1;", "s1"),
+            (" DEALLOCATE  PREPARE S1 ", "s1"),
+            ("Deallocate /* x */ \"S 1\"", "S 1"),
+            ("deallocate prepare \"a\"\"b\" ", "a\"b"),
+            ("deallocate \"all\"", "all"),
+            ("deallocate é", "é"),
+            (&format!("deallocate {long}"), &long),
+        ] {
+            assert_eq!(freed(text), Some(hash_name(name.as_bytes())), "{text}");
+        }
+        let longer = format!("deallocate \"{long}n\"");
+        for text in [
+            "deallocate all",
+            "deallocate all;",
+            "deallocate prepare all ",
+            "deallocate",
+            "deallocates s",
+            "delete s",
+            "dea s",
+            &longer,
+        ] {
+            assert_eq!(freed(text), None, "{text}");
+        }
     }
 }

@@ -28,6 +28,10 @@ pub const SENDMSG: u32 = 46;
 pub const RECVMSG: u32 = 47;
 /// `accept4(2)`
 pub const ACCEPT4: u32 = 288;
+/// `preadv2(2)`, which on a socket takes an offset of -1
+pub const PREADV2: u32 = 327;
+/// `pwritev2(2)`
+pub const PWRITEV2: u32 = 328;
 
 /// What a call does with the socket behind its first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +59,8 @@ impl SocketCall {
         Some(match syscall {
             READ | RECVFROM => Self::Read,
             WRITE | SENDTO => Self::Write,
-            READV => Self::ReadVector,
-            WRITEV => Self::WriteVector,
+            READV | PREADV2 => Self::ReadVector,
+            WRITEV | PWRITEV2 => Self::WriteVector,
             RECVMSG => Self::ReadMessage,
             SENDMSG => Self::WriteMessage,
             ACCEPT | ACCEPT4 => Self::Accept,

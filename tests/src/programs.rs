@@ -36,6 +36,8 @@ pub const ASKER: &str = include_str!("../programs/asker.c");
 pub const READER: &str = include_str!("../programs/reader.c");
 /// Sends requests and reads answers, on sockets of any family.
 pub const ASK: &str = include_str!("../programs/ask.c");
+/// Plays one end of recorded conversations.
+pub const REPLAY: &str = include_str!("../programs/replay.c");
 /// Sends a file with `sendfile`.
 pub const SEND_FILE: &str = include_str!("../programs/send_file.c");
 /// Breaks connections off with a reset.

@@ -26,6 +26,9 @@ use crate::{
     socket::Call,
 };
 
+/// Empty buffers before the first byte that are passed over.
+const EMPTY_BUFFERS: u32 = 4;
+
 /// What `bpf_loop` hands to each step.
 struct Context {
     scratch: *mut Scratch,
@@ -66,7 +69,11 @@ fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
     walk.beyond = moved;
     walk.vector = vector;
     walk.vector_left = if length > limits::BUFFERS as u64 { limits::BUFFERS } else { length as u32 };
-    source.next_buffer();
+    for _ in 0..EMPTY_BUFFERS {
+        if !source.next_buffer() || source.walk().left != 0 {
+            break;
+        }
+    }
     Some(source)
 }
 
@@ -78,8 +85,13 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
     if connection.protocol == Protocol::Unknown as u8 {
         connection.looks += 1;
         let opening = opening(&mut source);
-        if opening == Opening::Nothing {
-            return None;
+        match opening {
+            Opening::Nothing => return None,
+            Opening::Tls => {
+                connection.protocol = Protocol::PostgresEncrypted as u8;
+                return None;
+            }
+            _ => {}
         }
         let role = if reads { Role::Server } else { Role::Client };
         start(sock, connection, scratch, opening, role, call.now_ns)?;

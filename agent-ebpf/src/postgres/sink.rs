@@ -222,8 +222,18 @@ impl Effects for Sink {
     }
 
     #[inline(always)]
-    fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32 {
-        database(self.scratch, name, length)
+    fn forget_all(&mut self) {
+        let ended_ns = self.walk().ended_ns;
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        entry.prepared_name = 0;
+        // The names stay in the map until they are its least used, but nobody asks under this connection's number again.
+        entry.connection = entry.connection.rotate_left(1) ^ ended_ns;
+    }
+
+    #[inline(always)]
+    fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {
+        database(self.scratch, name, length, new)
     }
 
     #[inline(always)]
@@ -285,11 +295,14 @@ fn new_batch(hash: u64) -> u32 {
 
 /// The number of a database, given if it is new.
 #[inline(never)]
-fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8) -> u32 {
+fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {
     let hash = hash_name(name);
     // SAFETY: the value is copied at once.
     if let Some(database) = unsafe { DATABASES.get(&hash) } {
         return *database;
+    }
+    if !new {
+        return 0;
     }
     let Some(database) = next_number(Numbers::Databases, 1, setting!(databases)) else {
         lost(Loss::DatabasesFull);

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use steth_probes::shape::Shape;
+use steth_probes::shape::{Shape, Taken};
 
-use super::{Fingerprint, Operation, Statement, statement};
+use super::{Fingerprint, Operation, Statement, lexer::Lexer, statement};
 
 fn whole(text: &str) -> Statement {
     statement(text.as_bytes(), false)
@@ -503,10 +503,22 @@ fn time_is_linear_in_the_text() {
     }
 }
 
-fn shape(text: &[u8]) -> u64 {
-    let mut shape = Shape::new();
-    text.iter().for_each(|byte| shape.push(*byte));
-    shape.finish()
+/// The statements of a text as the kernel cuts them out, each with its shape.
+fn shapes(text: &[u8]) -> Vec<(u64, &[u8])> {
+    let (mut shape, mut from, mut found) = (Shape::new(), 0, Vec::new());
+    for (at, byte) in text.iter().enumerate() {
+        match shape.take(*byte) {
+            Taken::Text => continue,
+            Taken::Blank => {}
+            Taken::Semicolon => {
+                found.push((shape.finish(), &text[from..at]));
+                shape = Shape::new();
+            }
+        }
+        from = at + 1;
+    }
+    found.push((shape.finish(), &text[from..]));
+    found
 }
 
 /// Remembers the fingerprint that each shape had.
@@ -518,9 +530,15 @@ struct Shapes {
 
 impl Shapes {
     fn check(&mut self, text: &[u8]) {
+        for (shape, part) in shapes(text) {
+            self.check_statement(shape, part);
+        }
+    }
+
+    fn check_statement(&mut self, shape: u64, text: &[u8]) {
         for truncated in [false, true] {
             let fingerprint = statement(text, truncated).fingerprint;
-            match self.seen.entry((shape(text), truncated)) {
+            match self.seen.entry((shape, truncated)) {
                 Entry::Vacant(entry) => {
                     entry.insert((fingerprint, text.to_vec()));
                 }
@@ -585,4 +603,67 @@ fn every_short_text_over_the_bytes_that_matter_keeps_the_promise_of_shapes() {
         }
         shapes.check(&text);
     }
+}
+
+#[test]
+fn the_kernel_cuts_statements_where_the_lexer_sees_a_semicolon() {
+    // Pieces that every server reads alike, with something between them.
+    const PIECES: &[&str] = &[
+        ";",
+        ";",
+        "; ",
+        "'a;'",
+        "''';'",
+        "E';\\';'",
+        "e'\\\\'",
+        "U&'\\;'",
+        "b'1'",
+        "\"a;\"",
+        "\"\"\";\"",
+        "$$;'$$",
+        "$a$;$$;$a$",
+        "$1",
+        "--;\n",
+        "-- ' \n",
+        "/*;*/",
+        "/*/*;*/;'*/",
+        "- -1",
+        "/ 2",
+        "* 3",
+        "a",
+        "e",
+        "c",
+        "de",
+        "é",
+        "cr",
+        "1",
+        " ",
+        "\n",
+        "select ",
+        "(",
+        ")",
+        "&",
+        ".5",
+        "::int",
+    ];
+    let mut random = Random(3);
+    let mut cut = 0;
+    for _ in 0..100_000 {
+        let text: String =
+            (0..random.below(12)).flat_map(|_| [random.pick(PIECES), random.pick(&[" ", "\n", "/**/"])]).collect();
+        let tokens: Vec<_> = Lexer::new(text.as_bytes(), false).collect();
+        assert!(tokens.iter().all(|token| !token.doubtful), "{text:?}");
+        let expected = tokens
+            .split(|token| token.text == b";")
+            .filter(|part| !part.is_empty())
+            .map(|part| part.iter().flat_map(|token| token.text).copied().collect::<Vec<u8>>());
+        let parts = shapes(text.as_bytes());
+        let found = parts
+            .iter()
+            .map(|(_, part)| Lexer::new(part, false).flat_map(|token| token.text).copied().collect::<Vec<u8>>());
+        let (expected, found): (Vec<_>, Vec<_>) = (expected.collect(), found.filter(|part| !part.is_empty()).collect());
+        assert_eq!(found, expected, "{text:?}");
+        cut += usize::from(found.len() > 1);
+    }
+    assert!(cut > 10_000, "only {cut} texts were cut");
 }

@@ -1,7 +1,7 @@
 //! What is under way on a connection: cycles from their first byte to ReadyForQuery, and the statements in them,
 //! matched with their replies in order.
 
-use super::{CYCLES, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, hash_name};
+use super::{CYCLES, Cycle, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, hash_name};
 use crate::{
     cell::{Loss, TransactionOutcome},
     record::clear,
@@ -16,20 +16,33 @@ pub(super) const OPEN: u8 = 1;
 const SYNCED: u8 = 2;
 
 // Bits of `Cycle::loose`.
-/// Replies may outnumber the queue's entries: a simple query, or there was no room in the queue.
+/// Replies may outnumber the queue's entries: there was no room in the queue.
 const LOOSE_STATEMENTS: u8 = 1;
 /// There was no room for one of its Parse messages.
 const LOOSE_PARSES: u8 = 2;
+/// Statements of it were not looked at.
+const UNSEEN: u8 = 8;
+/// It became a stream of replication, whose end the server tells twice (PostgreSQL 15, `exec_replication_command`).
+const COPIES_BOTH: u8 = 4;
 
 // Bits of `Wire::command`: what was completed in the current cycle.
 const BEGUN: u8 = 1;
 const COMMITTED: u8 = 2;
 const ROLLED_BACK: u8 = 4;
+const ENDED: u8 = COMMITTED | ROLLED_BACK;
 
 const TAG_BEGIN: u64 = hash_name(b"BEGIN");
 const TAG_START: u64 = hash_name(b"START TRANSACTION");
 const TAG_COMMIT: u64 = hash_name(b"COMMIT");
 const TAG_ROLLBACK: u64 = hash_name(b"ROLLBACK");
+const TAG_PREPARE: u64 = hash_name(b"PREPARE TRANSACTION");
+const TAG_SAVEPOINT: u64 = hash_name(b"SAVEPOINT");
+const TAG_DEALLOCATE: u64 = hash_name(b"DEALLOCATE");
+const TAG_DEALLOCATE_ALL: u64 = hash_name(b"DEALLOCATE ALL");
+const TAG_DISCARD: u64 = hash_name(b"DISCARD ALL");
+
+/// Stands for the number of a statement: the reply belongs to none.
+const NONE: u32 = u32::MAX;
 
 /// Index of the oldest cycle, if there is one.
 #[inline(always)]
@@ -61,9 +74,30 @@ pub(super) fn begin<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64) {
     wire.cycle_count += 1;
 }
 
-/// A statement is to be executed: by Execute, or by a simple query (`simple`).
+/// The start-up packet is complete. Its answer ends with ReadyForQuery, as that to a request.
+#[inline(never)]
+pub(super) fn greet<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    let mark = wire.up_mark_ns;
+    begin(wire, fx, mark);
+    wire.open = CLOSED;
+    wire.greeting = 1;
+}
+
+/// Whether the newest request has asked for a statement.
 #[inline(always)]
-pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32, simple: bool) {
+pub(super) fn asks(wire: &Wire) -> bool {
+    newest(wire).is_some_and(|at| wire.cycles[at].executions != 0)
+}
+
+/// Whether another statement would be the last in the queue.
+#[inline(always)]
+pub(super) fn is_full(wire: &Wire) -> bool {
+    wire.queue_count as usize + 1 >= STATEMENTS
+}
+
+/// A statement is to be executed: by Execute, or by a simple query.
+#[inline(always)]
+pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32) {
     let Some(at) = newest(wire) else { return };
     let last = wire.last;
     wire.last = statement;
@@ -72,14 +106,9 @@ pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32, s
         cycle.statement = statement;
     } else if statement != last {
         // Repetitions do not count, or batches that differ only in length would all have their own number.
-        let start = if cycle.mixed == 0 { FNV_OFFSET ^ cycle.statement as u64 } else { cycle.mixed };
-        cycle.mixed = super::push_word(start, statement);
+        cycle.mixed = mix(cycle, statement);
     }
     cycle.executions = cycle.executions.saturating_add(1);
-    if simple {
-        cycle.loose |= LOOSE_STATEMENTS;
-        return;
-    }
     // What found no room once must not find it later: the queue keeps the order of the replies.
     if wire.queue_count as usize >= STATEMENTS || cycle.loose & LOOSE_STATEMENTS != 0 {
         cycle.loose |= LOOSE_STATEMENTS;
@@ -145,14 +174,52 @@ pub(super) fn copied(wire: &mut Wire) {
 fn answered(wire: &mut Wire) -> u32 {
     let Some(at) = oldest(wire) else { return STATEMENT_UNKNOWN };
     let cycle = &mut wire.cycles[at];
-    if cycle.entries > 0 {
-        cycle.entries -= 1;
-        let statement = wire.queue[wire.queue_first as usize % STATEMENTS];
-        wire.queue_first = ((wire.queue_first as usize + 1) % STATEMENTS) as u8;
-        wire.queue_count = wire.queue_count.saturating_sub(1);
-        return statement;
+    if cycle.entries == 0 {
+        return answered_loosely(cycle);
+    }
+    cycle.entries -= 1;
+    let statement = wire.queue[wire.queue_first as usize % STATEMENTS];
+    wire.queue_first = ((wire.queue_first as usize + 1) % STATEMENTS) as u8;
+    wire.queue_count = wire.queue_count.saturating_sub(1);
+    statement
+}
+
+#[inline(never)]
+fn answered_loosely(cycle: &mut Cycle) -> u32 {
+    if cycle.loose & COPIES_BOTH != 0 {
+        return NONE;
+    }
+    if cycle.loose & UNSEEN != 0 {
+        cycle.mixed = mix(cycle, STATEMENT_UNKNOWN);
+        return STATEMENT_UNKNOWN;
     }
     if cycle.loose & LOOSE_STATEMENTS != 0 && cycle.mixed == 0 { cycle.statement } else { STATEMENT_UNKNOWN }
+}
+
+/// The hash of a cycle's statements with one more.
+#[inline(always)]
+fn mix(cycle: &Cycle, statement: u32) -> u64 {
+    let start = if cycle.mixed == 0 { FNV_OFFSET ^ cycle.statement as u64 } else { cycle.mixed };
+    super::push_word(start, statement)
+}
+
+/// The rest of a simple query's text is not looked at, because the queue is full or its last statement too long.
+#[inline(never)]
+pub(super) fn leave_rest<E: Effects>(wire: &mut Wire, fx: &mut E, full: bool) {
+    if full {
+        fx.lost(Loss::PipelineTooDeep);
+    }
+    if let Some(at) = newest(wire) {
+        wire.cycles[at].loose |= UNSEEN;
+    }
+}
+
+/// CopyBothResponse.
+#[inline(never)]
+pub(super) fn copies_both(wire: &mut Wire) {
+    if let Some(at) = oldest(wire) {
+        wire.cycles[at].loose |= COPIES_BOTH;
+    }
 }
 
 /// The first byte of a reply to the oldest cycle was seen.
@@ -168,15 +235,52 @@ pub(super) fn first_byte(wire: &mut Wire, at_ns: u64) {
 
 /// CommandComplete: a statement ended well; `tag` is the hash of its tag.
 #[inline(always)]
-pub(super) fn completed<E: Effects>(wire: &mut Wire, fx: &mut E, tag: u64, rows: u32) {
-    match tag {
-        TAG_BEGIN | TAG_START => wire.command |= BEGUN,
-        TAG_COMMIT => wire.command = wire.command & !ROLLED_BACK | COMMITTED,
-        TAG_ROLLBACK => wire.command = wire.command & !COMMITTED | ROLLED_BACK,
-        _ => {}
+pub(super) fn completed<E: Effects>(wire: &mut Wire, fx: &mut E, tag: u64, rows: u32, now_ns: u64) {
+    // A tag with a count of rows does nothing to transactions and names, unless it follows one that did.
+    if rows == 0 || wire.command != 0 {
+        follow_tag(wire, fx, tag, now_ns);
     }
     let statement = answered(wire);
-    fx.statement_done(wire, statement, rows);
+    if statement != NONE {
+        fx.statement_done(wire, statement, rows);
+    }
+}
+
+#[inline(never)]
+fn follow_tag<E: Effects>(wire: &mut Wire, fx: &mut E, tag: u64, now_ns: u64) {
+    settle(wire, fx, now_ns);
+    match tag {
+        TAG_BEGIN | TAG_START => {
+            wire.command |= BEGUN;
+            wire.savepoint = 0;
+        }
+        TAG_COMMIT | TAG_PREPARE => wire.command = wire.command & !ROLLED_BACK | COMMITTED,
+        TAG_ROLLBACK => wire.command = wire.command & !COMMITTED | ROLLED_BACK,
+        TAG_SAVEPOINT => wire.savepoint = 1,
+        TAG_DEALLOCATE if wire.freed > 0 => wire.freed -= 1,
+        // Which name became free was not seen: none is trusted any more.
+        TAG_DEALLOCATE | TAG_DEALLOCATE_ALL | TAG_DISCARD => fx.forget_all(),
+        _ => {}
+    }
+}
+
+/// What follows the end of a transaction in one cycle belongs to the next transaction. ROLLBACK may have been one to a
+/// savepoint, if there is one.
+#[inline(always)]
+fn settle<E: Effects>(wire: &mut Wire, fx: &mut E, now_ns: u64) {
+    let ended = wire.command & ENDED;
+    if ended == 0 || ended == ROLLED_BACK && wire.savepoint != 0 {
+        return;
+    }
+    if let Some(at) = oldest(wire) {
+        let begun_ns = wire.cycles[at].begun_ns;
+        if let Some(since_ns) = begun(wire, begun_ns) {
+            let outcome = if ended == ROLLED_BACK { TransactionOutcome::Rollback } else { TransactionOutcome::Commit };
+            fx.transaction(wire, outcome, now_ns.saturating_sub(since_ns));
+        }
+        wire.transaction_ns = now_ns;
+    }
+    wire.command = 0;
 }
 
 /// EmptyQueryResponse or PortalSuspended: the reply to one Execute, but no statement ended.
@@ -203,8 +307,18 @@ fn drop_parse(wire: &mut Wire) {
 }
 
 /// ErrorResponse: the server skips everything up to the next Sync.
-#[inline(always)]
-pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32) {
+#[inline(never)]
+pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32, now_ns: u64) {
+    if wire.greeting != 0 && wire.database == 0 {
+        // Anybody may name a database; only one that let somebody in before has a number.
+        wire.database = fx.database(&wire.text, wire.text_len, false);
+    }
+    settle(wire, fx, now_ns);
+    if wire.portal_bound != 0 {
+        // The Bind may have been refused, and the name still stand for an older one.
+        wire.portal_bound = 0;
+        wire.portals = wire.portals.wrapping_add(1);
+    }
     fx.error(wire, sqlstate);
     wire.failed = 1;
 }
@@ -218,11 +332,37 @@ fn skip_parses<E: Effects>(wire: &mut Wire, fx: &mut E, parses: u8) {
         }
         let name = wire.parses[wire.parse_first as usize % PARSES];
         drop_parse(wire);
-        if name == 0 {
-            wire.unnamed = STATEMENT_UNKNOWN;
-        } else {
-            fx.forget(name);
+        refuse(wire, fx, name);
+    }
+}
+
+/// A Parse message was not obeyed: what was executed under its name since then was another statement, if any.
+#[inline(never)]
+fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E, name: u64) {
+    if name == 0 {
+        wire.unnamed = STATEMENT_UNKNOWN;
+        return;
+    }
+    let statement = fx.prepared(name);
+    fx.forget(name);
+    for entry in &mut wire.queue {
+        if *entry == statement {
+            *entry = STATEMENT_UNKNOWN;
         }
+    }
+    for cycle in &mut wire.cycles {
+        if cycle.statement == statement {
+            cycle.statement = STATEMENT_UNKNOWN;
+        }
+    }
+}
+
+/// The first ReadyForQuery of a session: the database has let its client in.
+#[inline(never)]
+fn greeted<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    wire.greeting = 0;
+    if wire.text_len > 0 {
+        wire.database = fx.database(&wire.text, wire.text_len, true);
     }
 }
 
@@ -251,6 +391,8 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             let first_byte_ns = if first_byte_ns == 0 { now_ns } else { first_byte_ns };
             fx.query(wire, statement, now_ns.saturating_sub(begun_ns), first_byte_ns.saturating_sub(begun_ns));
             transaction(wire, fx, status, begun_ns, now_ns);
+        } else if wire.greeting != 0 {
+            greeted(wire, fx);
         }
     } else if wire.cycles_untracked > 0 {
         wire.cycles_untracked -= 1;
@@ -270,6 +412,8 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         wire.idle_ns = now_ns;
         wire.queue_count = 0;
         wire.parse_count = 0;
+        wire.portal_bound = 0;
+        wire.freed = 0;
         // The rings begin anew, so that a quiet connection always touches the same lines of memory.
         wire.cycle_first = 0;
         wire.queue_first = 0;
@@ -280,13 +424,24 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
     }
 }
 
-/// Follows the transaction state that ReadyForQuery reports. A cycle that leaves no transaction open, and found none,
-/// was a transaction of its own. One whose beginning was not seen is not counted: nobody knows how long it took.
+/// When the transaction under way began, if that was seen. A cycle that found none open is one of its own.
+#[inline(always)]
+fn begun(wire: &Wire, begun_ns: u64) -> Option<u64> {
+    if wire.transaction_ns != 0 {
+        return Some(wire.transaction_ns);
+    }
+    let (before, command) = (wire.transaction, wire.command);
+    let whole = before == b'I' || before == 0 && (command & BEGUN != 0 || command == 0);
+    if whole { Some(begun_ns) } else { None }
+}
+
+/// Follows the transaction state that ReadyForQuery reports. One whose beginning was not seen is not counted: nobody knows
+/// how long it took.
 #[inline(always)]
 fn transaction<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, begun_ns: u64, now_ns: u64) {
     let (before, command) = (wire.transaction, wire.command);
-    let mut since_ns = wire.transaction_ns;
-    if status != b'I' {
+    let since_ns = if status != b'I' {
+        let since_ns = wire.transaction_ns;
         // COMMIT AND CHAIN, or COMMIT and BEGIN in one cycle. ROLLBACK alone may be that of a savepoint.
         let next = command & COMMITTED != 0 || command == ROLLED_BACK | BEGUN;
         if since_ns != 0 && !next {
@@ -296,16 +451,13 @@ fn transaction<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, begun_ns: u6
         if since_ns == 0 {
             return;
         }
+        since_ns
     } else {
+        let since_ns = begun(wire, begun_ns);
         wire.transaction_ns = 0;
-        if since_ns == 0 {
-            let whole = before == b'I' || before == 0 && (command & BEGUN != 0 || command == 0);
-            if !whole {
-                return;
-            }
-            since_ns = begun_ns;
-        }
-    }
+        let Some(since_ns) = since_ns else { return };
+        since_ns
+    };
     let rolled_back = command & ROLLED_BACK != 0 || command & COMMITTED == 0 && wire.failed != 0;
     let outcome = if rolled_back { TransactionOutcome::Rollback } else { TransactionOutcome::Commit };
     fx.transaction(wire, outcome, now_ns.saturating_sub(since_ns));

@@ -121,16 +121,25 @@ pub(super) fn skip<S: Source>(stream: &mut Stream, source: &mut S) {
 /// step; what comes after goes the long way, byte by byte.
 #[inline(always)]
 pub(super) fn next_of_run<S: Source>(stream: &mut Stream, source: &mut S) -> Option<u8> {
+    let byte = peek_of_run(stream, source)?;
+    take_of_run(stream, source);
+    Some(byte)
+}
+
+/// As [`next_of_run`], but leaves the byte there.
+#[inline(always)]
+pub(super) fn peek_of_run<S: Source>(stream: &Stream, source: &mut S) -> Option<u8> {
     if stream.left <= 1 {
         return None;
     }
-    let byte = source.byte_at(0)?;
-    if byte == 0 {
-        return None;
-    }
+    source.byte_at(0).filter(|byte| *byte != 0)
+}
+
+/// Takes the byte that [`peek_of_run`] saw.
+#[inline(always)]
+pub(super) fn take_of_run<S: Source>(stream: &mut Stream, source: &mut S) {
     source.advance(1);
     stream.left -= 1;
-    Some(byte)
 }
 
 /// Takes the zero byte that ends both a text or tag and its message, if it comes next.

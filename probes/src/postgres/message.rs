@@ -17,8 +17,10 @@ pub trait Effects {
     fn prepare(&mut self, name: u64, statement: u32);
     /// The name is free again.
     fn forget(&mut self, name: u64);
-    /// A number for the database with this name.
-    fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32;
+    /// All names of this connection are free again, portals too.
+    fn forget_all(&mut self);
+    /// A number for the database with this name; 0 if it has none and, unless it is `new`, is given none.
+    fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32;
     /// A cycle ended.
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64);
     /// A statement ended well.

@@ -139,8 +139,18 @@ record! {
         pub failed: u8,
         /// Bytes of `text` that are filled.
         pub text_len: u8,
+        /// 1 from the end of the start-up packet on, until the server is ready: the database bears no number before.
+        pub greeting: u8,
+        /// 1 if a savepoint was set since the last BEGIN: then ROLLBACK need not be the transaction's end.
+        pub savepoint: u8,
+        /// Part of the names of portals, so that all of them can be forgotten.
+        pub portals: u8,
+        /// 1 if a named portal was bound since the connection was last idle.
+        pub portal_bound: u8,
+        /// DEALLOCATE statements under way whose name was read.
+        pub freed: u8,
         /// Spare.
-        pub _pad: [u8; 6],
+        pub _pad: u8,
         /// Hash of the statement text under way in `up`.
         pub shape: Shape,
         /// Cycles under way; a ring that starts at `cycle_first`.
@@ -148,7 +158,7 @@ record! {
         /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
         /// `parse_first`.
         pub parses: [u64; PARSES],
-        /// Statements under way by their numbers; a ring that starts at `queue_first`. A simple query needs no entry.
+        /// Statements under way by their numbers; a ring that starts at `queue_first`.
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.
         pub text: [u8; NAME_LEN],
@@ -214,7 +224,7 @@ impl Wire {
     /// Whether this is Postgres for certain: a reply confirmed it, or a start-up packet was read to its end.
     #[inline(always)]
     pub fn is_known(&self) -> bool {
-        self.phase != Phase::Candidate as u8 || self.database != 0
+        self.phase != Phase::Candidate as u8 || self.greeting != 0
     }
 
     /// Whether a request is under way.

@@ -12,6 +12,8 @@ pub enum Opening {
     Startup,
     /// A request in mid-conversation.
     Request,
+    /// TLS without a word before it (PostgreSQL 17, `sslnegotiation=direct`).
+    Tls,
 }
 
 impl Opening {
@@ -42,6 +44,15 @@ pub(super) const SSL: u32 = 80_877_103;
 /// `NEGOTIATE_GSS_CODE`
 pub(super) const GSS: u32 = 80_877_104;
 
+const TLS_HANDSHAKE: u8 = 22;
+const TLS_MAJOR: u8 = 3;
+const CLIENT_HELLO: u8 = 1;
+/// `application_layer_protocol_negotiation`
+const ALPN: u32 = 16;
+const PROTOCOL: &[u8; 11] = b"\x0apostgresql";
+/// Extensions that are looked at; clients send about a dozen.
+const EXTENSIONS: u32 = 32;
+
 /// What the bytes at the source's position look like.
 #[inline(always)]
 pub fn opening<S: Source>(source: &mut S) -> Opening {
@@ -60,6 +71,9 @@ pub fn opening<S: Source>(source: &mut S) -> Opening {
         // The fifth byte is the first of the protocol code: 0 for 3.x, 4 for the special codes.
         let plausible = (8..=STARTUP_MAX).contains(&length) && length >= have && (d == 0 || d == 4);
         return if plausible { Opening::Startup } else { Opening::Nothing };
+    }
+    if first == TLS_HANDSHAKE && a == TLS_MAJOR {
+        return if names_postgres(source) { Opening::Tls } else { Opening::Nothing };
     }
     if !matches!(first, b'Q' | b'P' | b'B') {
         return Opening::Nothing;
@@ -82,6 +96,46 @@ pub fn opening<S: Source>(source: &mut S) -> Opening {
         source.byte_at(end).is_some_and(is_request_tag)
     };
     if plausible { Opening::Request } else { Opening::Nothing }
+}
+
+/// Whether a TLS ClientHello asks for Postgres, as it must where no SSLRequest comes before it (RFC 8446, section 4.1.2;
+/// RFC 7301; PostgreSQL manual, "SSL Session Encryption").
+#[inline(never)]
+fn names_postgres<S: Source>(source: &mut S) -> bool {
+    find_protocol(source).is_some_and(|at| {
+        let mut same = true;
+        for (nth, expected) in PROTOCOL.iter().enumerate() {
+            same &= source.byte_at(at + nth as u32) == Some(*expected);
+        }
+        same
+    })
+}
+
+/// Where the first protocol of the ALPN extension stands, its length first.
+#[inline(always)]
+fn find_protocol<S: Source>(source: &mut S) -> Option<u32> {
+    if source.byte_at(5)? != CLIENT_HELLO {
+        return None;
+    }
+    // Record header, handshake header, version and random; then session, ciphers, compressions, each with its length.
+    let mut at = 5 + 4 + 2 + 32;
+    at += 1 + source.byte_at(at)? as u32;
+    at += 2 + number(source, at)?;
+    at += 1 + source.byte_at(at)? as u32;
+    at += 2;
+    for _ in 0..EXTENSIONS {
+        if number(source, at)? == ALPN {
+            return Some(at + 6);
+        }
+        at += 4 + number(source, at + 2)?;
+    }
+    None
+}
+
+/// The two bytes at an offset.
+#[inline(always)]
+fn number<S: Source>(source: &mut S, at: u32) -> Option<u32> {
+    Some((source.byte_at(at)? as u32) << 8 | source.byte_at(at + 1)? as u32)
 }
 
 /// Whether a message from the frontend may bear this type byte.

@@ -32,10 +32,9 @@ pub(super) fn step<S: Source, E: Effects>(
         Frame::Nothing => {}
         Frame::Begin => {
             let (tag, length) = (wire.down.tag, wire.down.number);
-            if !is_reply(tag, length) {
+            if !is_reply(tag, length) || wire.phase != Phase::Confirmed as u8 && !confirm(wire) {
                 return Step::Broken;
             }
-            wire.phase = Phase::Confirmed as u8;
             wire.down.left = length - 4;
             wire.down.have = 0;
             wire.down.number = 0;
@@ -64,6 +63,16 @@ pub(super) fn step<S: Source, E: Effects>(
         end(wire, fx, ended_ns);
     }
     Step::More
+}
+
+/// A valid reply to what may be a request. Nobody answers half a start-up packet; such a one is rather another's zero byte.
+#[inline(never)]
+fn confirm(wire: &mut Wire) -> bool {
+    let half = matches!(Mode::from_u8(wire.up.mode), Some(Mode::Startup | Mode::StartupKey | Mode::StartupValue));
+    if !half {
+        wire.phase = Phase::Confirmed as u8;
+    }
+    !half
 }
 
 #[inline(always)]
@@ -162,9 +171,10 @@ fn end<E: Effects>(wire: &mut Wire, fx: &mut E, ended_ns: u64) {
     wire.down.have = 0;
     match tag {
         b'1' => cycle::parsed(wire),
-        b'C' => cycle::completed(wire, fx, name, number),
+        b'C' => cycle::completed(wire, fx, name, number, ended_ns),
         b'I' | b's' => cycle::passed(wire),
-        b'E' => cycle::failed(wire, fx, number),
+        b'E' => cycle::failed(wire, fx, number, ended_ns),
+        b'W' => cycle::copies_both(wire),
         b'Z' => cycle::ready(wire, fx, note, ended_ns),
         _ => {}
     }

@@ -4,13 +4,15 @@ use core::hint::black_box;
 
 use super::{
     FNV_OFFSET, NAME_LEN, Phase, STATEMENT_UNKNOWN, TEXT_LEN, Wire, cycle,
-    frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip, take_empty_name, take_terminator},
+    frame::{
+        Frame, Mode, RUN, Source, frame, next_of_run, peek_of_run, skip, take_empty_name, take_of_run, take_terminator,
+    },
     hash_name,
     message::{Effects, Step},
     opening::{self, is_request_tag},
     push_hash,
 };
-use crate::shape::Shape;
+use crate::shape::{Shape, Taken};
 
 const DATABASE: u64 = hash_name(b"database");
 const USER: u64 = hash_name(b"user");
@@ -20,11 +22,33 @@ const PORTAL_SALT: u64 = 0x5EED_0F0B_1E55_0A11;
 const FIELD_DATABASE: u8 = 1;
 const FIELD_USER: u8 = 2;
 
+/// Stands for the number of a statement: none is to be executed.
+const NONE: u32 = u32::MAX;
+
+/// What a byte of a request's body led to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Found {
+    Nothing,
+    /// It makes no sense.
+    Broken,
+    /// A name ended.
+    Name,
+    /// The statement's text begins behind it.
+    TextBegins,
+    /// A statement's text ended: with its semicolon, with the whole text, or because no more is looked at.
+    Semicolon,
+    TextEnds,
+    Cut,
+}
+
 #[inline(always)]
 pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source: &mut S, fx: &mut E) -> Step {
     if wire.up.mode == Mode::Header as u8 && wire.up.have == 0 {
         wire.up_mark_ns = begun_ns;
     }
+    let mut asked = NONE;
+    let mut found = Found::Nothing;
     match frame(&mut wire.up, source) {
         Frame::Unreadable => return Step::Done,
         Frame::Nothing => {}
@@ -47,20 +71,38 @@ pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source
                     wire.parse_name = 0;
                     wire.up.mode = Mode::BindStatement as u8;
                 }
+                _ if tag == b'F' => asked = STATEMENT_UNKNOWN,
                 _ => {}
             }
         }
         Frame::Byte(byte) => {
-            let before = wire.up.mode;
-            if !byte_of_body(wire, byte, fx) {
-                return Step::Broken;
-            }
-            if wire.up.mode == Mode::Text as u8 && before != Mode::Text as u8 {
-                fx.text_begins(source);
+            found = byte_of_body(wire, byte);
+            match found {
+                Found::Broken => return Step::Broken,
+                Found::Name => {
+                    asked = end_name(wire, fx);
+                    if wire.up.mode == Mode::Text as u8 {
+                        fx.text_begins(source);
+                    }
+                }
+                Found::TextBegins => fx.text_begins(source),
+                _ => {}
             }
         }
     }
-    run(wire, source);
+    if !matches!(found, Found::Semicolon | Found::TextEnds | Found::Cut) {
+        run(wire, source);
+        if wire.up.left == 0 && wire.up.mode == Mode::Text as u8 {
+            found = Found::TextEnds;
+        }
+    }
+    if matches!(found, Found::Semicolon | Found::TextEnds | Found::Cut) {
+        asked = end_text(wire, fx, found);
+        fx.text_begins(source);
+    }
+    if asked != NONE {
+        cycle::execute(wire, fx, asked);
+    }
     if wire.up.mode == Mode::Skip as u8 {
         skip(&mut wire.up, source);
     }
@@ -74,12 +116,18 @@ pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source
 fn run<S: Source>(wire: &mut Wire, source: &mut S) {
     match Mode::from_u8(wire.up.mode) {
         Some(Mode::Text) => {
+            if wire.shape.is_careful() {
+                return;
+            }
             for _ in 0..black_box(RUN) {
                 if wire.up.text_len >= TEXT_LEN {
                     return;
                 }
-                let Some(byte) = next_of_run(&mut wire.up, source) else { break };
-                wire.shape.push(byte);
+                let Some(byte) = peek_of_run(&wire.up, source) else { break };
+                if !wire.shape.push(byte) {
+                    return;
+                }
+                take_of_run(&mut wire.up, source);
                 wire.up.text_len += 1;
             }
             take_terminator(&mut wire.up, source);
@@ -117,26 +165,50 @@ fn begin<E: Effects>(wire: &mut Wire, fx: &mut E) {
     } as u8;
     if tag == b'Q' {
         wire.shape = Shape::new();
+        // A simple query puts an end to both (manual, "Extended Query").
+        wire.unnamed = STATEMENT_UNKNOWN;
+        wire.portal = STATEMENT_UNKNOWN;
     }
 }
 
-/// A byte of a request's body that matters. False if it makes no sense.
+/// A byte of a request's body that matters.
 #[inline(always)]
-fn byte_of_body<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
+fn byte_of_body(wire: &mut Wire, byte: u8) -> Found {
     match Mode::from_u8(wire.up.mode) {
         Some(Mode::Text) => {
             if byte == 0 {
-                end_text(wire, fx, false);
-                return true;
+                return Found::TextEnds;
             }
             if wire.up.text_len >= TEXT_LEN {
-                end_text(wire, fx, true);
-                return true;
+                return Found::Cut;
             }
-            wire.shape.push(byte);
-            wire.up.text_len += 1;
+            match wire.shape.take(byte) {
+                Taken::Text => wire.up.text_len += 1,
+                Taken::Blank => {
+                    wire.up.text_len = 0;
+                    return Found::TextBegins;
+                }
+                Taken::Semicolon => return Found::Semicolon,
+            }
         }
-        Some(Mode::Startup) => return byte_startup(wire, byte),
+        Some(Mode::Startup | Mode::StartupKey | Mode::StartupValue) => {
+            return if byte_of_startup(wire, byte) { Found::Nothing } else { Found::Broken };
+        }
+        Some(Mode::CloseKind) => {
+            wire.up.note = byte;
+            wire.up.mode = Mode::CloseName as u8;
+        }
+        Some(_) if byte == 0 => return Found::Name,
+        Some(_) => wire.up.name = push_hash(wire.up.name, byte),
+        None => return Found::Broken,
+    }
+    Found::Nothing
+}
+
+/// A byte of a start-up packet. False if it makes no sense.
+#[inline(never)]
+fn byte_of_startup(wire: &mut Wire, byte: u8) -> bool {
+    match Mode::from_u8(wire.up.mode) {
         Some(Mode::StartupKey) => {
             if byte != 0 {
                 wire.up.name = push_hash(wire.up.name, byte);
@@ -152,38 +224,33 @@ fn byte_of_body<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
                 }
                 _ => 0,
             };
-            if wire.up.note != 0 {
-                wire.text_len = 0;
-                wire.text = [0; NAME_LEN];
-            }
+            wire.up.number = 0;
             wire.up.mode = Mode::StartupValue as u8;
+            true
         }
         Some(Mode::StartupValue) => {
             if byte == 0 {
-                if wire.up.note == FIELD_DATABASE {
+                // An empty one is as good as none (PostgreSQL 15, `ProcessStartupPacket`).
+                if wire.up.note == FIELD_DATABASE && wire.up.number != 0 {
                     wire.up.have = 1;
                 }
                 wire.up.name = FNV_OFFSET;
                 wire.up.mode = Mode::StartupKey as u8;
-            } else if wire.up.note != 0 && (wire.text_len as usize) < NAME_LEN - 1 {
-                wire.text[wire.text_len as usize % NAME_LEN] = byte;
-                wire.text_len += 1;
+            } else if wire.up.note != 0 {
+                if wire.up.number == 0 {
+                    wire.text_len = 0;
+                    wire.text = [0; NAME_LEN];
+                }
+                wire.up.number = 1;
+                if (wire.text_len as usize) < NAME_LEN - 1 {
+                    wire.text[wire.text_len as usize % NAME_LEN] = byte;
+                    wire.text_len += 1;
+                }
             }
+            true
         }
-        Some(Mode::CloseKind) => {
-            wire.up.note = byte;
-            wire.up.mode = Mode::CloseName as u8;
-        }
-        Some(_) => {
-            if byte != 0 {
-                wire.up.name = push_hash(wire.up.name, byte);
-            } else {
-                end_name(wire, fx);
-            }
-        }
-        None => return false,
+        _ => byte_startup(wire, byte),
     }
-    true
 }
 
 /// Length and code of a start-up packet, byte by byte: `have` counts them.
@@ -221,20 +288,22 @@ fn byte_startup(wire: &mut Wire, byte: u8) -> bool {
     true
 }
 
-/// A name ended with its zero byte.
+/// A name ended with its zero byte. Returns the statement that is to be executed, if one is.
 #[inline(always)]
-fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) {
+fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) -> u32 {
     let name = wire.up.name;
     let unnamed = name == FNV_OFFSET;
     wire.up.name = FNV_OFFSET;
-    match Mode::from_u8(wire.up.mode) {
+    let mode = Mode::from_u8(wire.up.mode);
+    wire.up.mode = Mode::Skip as u8;
+    match mode {
         Some(Mode::ParseName) => {
             wire.parse_name = if unnamed { 0 } else { name };
             wire.shape = Shape::new();
             wire.up.mode = Mode::Text as u8;
         }
         Some(Mode::BindPortal) => {
-            wire.parse_name = if unnamed { 0 } else { name ^ PORTAL_SALT };
+            wire.parse_name = if unnamed { 0 } else { portal(wire, name) };
             wire.up.mode = Mode::BindStatement as u8;
         }
         Some(Mode::BindStatement) => {
@@ -242,36 +311,53 @@ fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) {
             if wire.parse_name == 0 {
                 wire.portal = statement;
             } else {
+                wire.portal_bound = 1;
                 fx.prepare(wire.parse_name, statement);
             }
-            wire.up.mode = Mode::Skip as u8;
         }
-        Some(Mode::ExecutePortal) => {
-            let statement = if unnamed { wire.portal } else { fx.prepared(name ^ PORTAL_SALT) };
-            cycle::execute(wire, fx, statement, false);
-            wire.up.mode = Mode::Skip as u8;
-        }
-        Some(Mode::CloseName) => {
-            match (wire.up.note, unnamed) {
-                (b'S', true) => wire.unnamed = STATEMENT_UNKNOWN,
-                (b'S', false) => fx.forget(name),
-                (_, true) => wire.portal = STATEMENT_UNKNOWN,
-                (_, false) => fx.forget(name ^ PORTAL_SALT),
-            }
-            wire.up.mode = Mode::Skip as u8;
-        }
-        _ => wire.up.mode = Mode::Skip as u8,
+        Some(Mode::ExecutePortal) => return if unnamed { wire.portal } else { fx.prepared(portal(wire, name)) },
+        Some(Mode::CloseName) => match (wire.up.note, unnamed) {
+            (b'S', true) => wire.unnamed = STATEMENT_UNKNOWN,
+            (b'S', false) => fx.forget(name),
+            (_, true) => wire.portal = STATEMENT_UNKNOWN,
+            (_, false) => fx.forget(portal(wire, name)),
+        },
+        _ => {}
     }
+    NONE
 }
 
-/// A statement's text ended, or as much of it as is looked at.
+/// The name under which a portal is remembered.
 #[inline(always)]
-fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, cut: bool) {
-    let statement = fx.statement(wire.shape.finish(), wire.up.text_len, cut);
-    wire.up.mode = Mode::Skip as u8;
-    if wire.up.tag == b'Q' {
-        cycle::execute(wire, fx, statement, true);
-        return;
+fn portal(wire: &Wire, name: u64) -> u64 {
+    name ^ PORTAL_SALT.wrapping_add(wire.portals as u64)
+}
+
+/// A statement's text ended, or as much of it as is looked at. Returns the statement if it is to be executed.
+#[inline(always)]
+fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, found: Found) -> u32 {
+    let simple = wire.up.tag == b'Q';
+    // A Parse message has one statement; the server refuses what more there is.
+    if !simple || found != Found::Semicolon {
+        wire.up.mode = Mode::Skip as u8;
+    }
+    // White space behind the last semicolon. All of the text must be nothing for the server to answer nothing.
+    if simple && wire.shape.is_blank() && cycle::asks(wire) {
+        return NONE;
+    }
+    if wire.shape.is_careful() {
+        free_name(wire, fx);
+    }
+    let statement = fx.statement(wire.shape.finish(), wire.up.text_len, found == Found::Cut);
+    if simple {
+        wire.shape = Shape::new();
+        wire.up.text_len = 0;
+        let full = cycle::is_full(wire);
+        if (full || found == Found::Cut) && wire.up.left > 1 {
+            wire.up.mode = Mode::Skip as u8;
+            cycle::leave_rest(wire, fx, full);
+        }
+        return statement;
     }
     let name = wire.parse_name;
     let watched = cycle::parse(wire, name);
@@ -283,26 +369,27 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, cut: bool) {
         // Whether the name is this statement's will not be seen; another's it is no more, or will be again.
         fx.forget(name);
     }
+    NONE
+}
+
+/// What DEALLOCATE names is free when the server gets to it, and so for all requests that follow.
+#[inline(never)]
+fn free_name<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    if let Some(name) = wire.shape.freed() {
+        wire.freed = wire.freed.saturating_add(1);
+        fx.forget(name);
+    }
 }
 
 /// The last byte of a request was seen.
 #[inline(always)]
 fn end<E: Effects>(wire: &mut Wire, fx: &mut E) {
-    let tag = wire.up.tag;
-    if wire.up.mode == Mode::Text as u8 {
-        end_text(wire, fx, false);
-    }
-    if tag == b'F' {
-        cycle::execute(wire, fx, STATEMENT_UNKNOWN, true);
-    }
-    match tag {
+    match wire.up.tag {
         b'Q' | b'F' => cycle::close(wire, fx, true),
         b'S' => cycle::close(wire, fx, false),
         b'c' | b'f' => cycle::copied(wire),
+        0 if wire.phase == Phase::Candidate as u8 => cycle::greet(wire, fx),
         _ => {}
-    }
-    if tag == 0 && wire.text_len > 0 {
-        wire.database = fx.database(&wire.text, wire.text_len);
     }
     wire.up.mode = Mode::Header as u8;
     wire.up.have = 0;

@@ -86,7 +86,7 @@ fn request<S: Source, E: Effects>(
         }
         b'E' => {
             let portal = wire.portal;
-            cycle::execute(wire, fx, portal, false);
+            cycle::execute(wire, fx, portal);
         }
         b'S' => cycle::close(wire, fx, false),
         _ => {}
@@ -120,7 +120,7 @@ fn reply<S: Source, E: Effects>(
     cycle::first_byte(wire, begun_ns);
     match tag {
         b'1' => cycle::parsed(wire),
-        b'C' => cycle::completed(wire, fx, NO_TAG, rows),
+        b'C' => cycle::completed(wire, fx, NO_TAG, rows, ended_ns),
         b'Z' => cycle::ready(wire, fx, source.window(5), ended_ns),
         _ => {}
     }

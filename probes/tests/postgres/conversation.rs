@@ -136,8 +136,13 @@ impl Conversation {
         let mut source = Bytes { bytes, at: 0, base: self.maps.sent.len(), short_way: self.short_way };
         if self.wire.is_none() {
             let opening = opening(&mut source);
-            if opening == Opening::Nothing {
-                return;
+            match opening {
+                Opening::Nothing => return,
+                Opening::Tls => {
+                    self.maps.findings.opaque = true;
+                    return;
+                }
+                _ => {}
             }
             let mut wire = Wire::zeroed();
             wire.start(if reads { Role::Server } else { Role::Client } as u8, opening);
@@ -188,6 +193,16 @@ impl Conversation {
     fn restart(&mut self) {
         self.wire = None;
         self.maps.prepared.clear();
+    }
+
+    /// The connection ends; the next bytes are those of another.
+    pub fn closes(&mut self) {
+        self.restart();
+    }
+
+    /// How many databases bear a number.
+    pub fn databases(&self) -> usize {
+        self.maps.databases.len()
     }
 
     /// Whether both directions were found valid.
@@ -274,9 +289,16 @@ impl Effects for Maps {
         self.prepared.remove(&name);
     }
 
-    fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32 {
+    fn forget_all(&mut self) {
+        self.prepared.clear();
+    }
+
+    fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {
         let hash = steth_probes::postgres::hash_name(name);
         let fresh = 1 + self.databases.len() as u32;
+        if !new {
+            return self.databases.get(&hash).copied().unwrap_or(0);
+        }
         let database = *self.databases.entry(hash).or_insert(fresh);
         self.names.insert(database, String::from_utf8_lossy(&name[..length as usize]).into_owned());
         database

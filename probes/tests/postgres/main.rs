@@ -6,6 +6,7 @@ mod conversation;
 mod messages;
 
 mod captures;
+mod copy;
 mod detection;
 mod extended;
 mod hostile;

@@ -108,6 +108,99 @@ fn more_parses_under_way_than_are_watched_leave_their_names_unknown() {
 }
 
 #[test]
+fn a_simple_query_puts_an_end_to_the_unnamed_statement() {
+    let mut conversation = prepared("", "select a");
+    conversation.sends(&query("select b")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, ""), UNKNOWN);
+}
+
+#[test]
+fn after_deallocate_all_or_discard_all_no_name_is_known() {
+    for (text, tag) in [("DEALLOCATE ALL", "DEALLOCATE ALL"), ("discard all", "DISCARD ALL")] {
+        for extended in [false, true] {
+            let mut conversation = prepared("s", "select a");
+            assert_eq!(ran(&mut conversation, "s"), "select a");
+            let request = if extended { all([parse("", text), run(""), sync()]) } else { query(text) };
+            conversation.sends(&request).gets(&all([complete(tag), ready(b'I')]));
+            assert_eq!(ran(&mut conversation, "s"), UNKNOWN, "{text}");
+            // A name used again is known again.
+            conversation.sends(&all([parse("s", "select b"), sync()])).gets(&all([parsed(), ready(b'I')]));
+            assert_eq!(ran(&mut conversation, "s"), "select b");
+        }
+    }
+}
+
+#[test]
+fn other_forms_of_discard_leave_the_names() {
+    let mut conversation = prepared("s", "select a");
+    for tag in ["DISCARD PLANS", "DISCARD TEMP", "DISCARD SEQUENCES"] {
+        conversation.sends(&query(&tag.to_lowercase())).gets(&all([complete(tag), ready(b'I')]));
+    }
+    assert_eq!(ran(&mut conversation, "s"), "select a");
+}
+
+#[test]
+fn deallocate_frees_the_name_it_names_and_no_other() {
+    for text in ["DEALLOCATE s", "deallocate prepare S;", "DEALLOCATE \"s\"", "select 1; deallocate s; select 2"] {
+        for extended in [false, true] {
+            let mut conversation = prepared("s", "select a");
+            conversation.sends(&all([parse("t", "select b"), sync()])).gets(&all([parsed(), ready(b'I')]));
+            let request = if extended { all([parse("", text), run(""), sync()]) } else { query(text) };
+            if extended && text.contains("select") {
+                continue;
+            }
+            conversation.sends(&request).gets(&all([complete("DEALLOCATE"), ready(b'I')]));
+            assert_eq!(ran(&mut conversation, "s"), UNKNOWN, "{text}");
+            assert_eq!(ran(&mut conversation, "t"), "select b", "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_prepared_deallocate_that_is_executed_again_leaves_no_name_known() {
+    let mut conversation = prepared("s", "select a");
+    let done = all([complete("DEALLOCATE"), ready(b'I')]);
+    conversation
+        .sends(&all([parse("d", "deallocate s"), run("d"), sync()]))
+        .gets(&all([parsed(), bound()]))
+        .gets(&done);
+    conversation.sends(&all([parse("s", "select b"), sync()])).gets(&all([parsed(), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), "select b");
+    conversation.sends(&all([run("d"), sync()])).gets(&bound()).gets(&done);
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+}
+
+#[test]
+fn a_name_prepared_by_sql_is_not_guessed() {
+    let mut conversation = prepared("s", "select a");
+    conversation.sends(&query("deallocate s; prepare s as select b"));
+    conversation.gets(&all([complete("DEALLOCATE"), complete("PREPARE"), ready(b'I')]));
+    assert_eq!(ran(&mut conversation, "s"), UNKNOWN);
+    conversation.sends(&query("execute s")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.done().last(), Some(&("execute s", 1)), "what was sent");
+}
+
+#[test]
+fn what_was_sent_to_a_name_before_its_parse_was_refused_is_not_guessed() {
+    let mut conversation = prepared("s", "select a");
+    conversation.sends(&all([parse("s", "select b"), sync(), run("s"), sync()]));
+    conversation.gets(&all([error("42P05"), ready(b'I'), bound(), complete("SELECT 1"), ready(b'I')]));
+    assert_eq!((conversation.statements(), conversation.done()), (vec![UNKNOWN], vec![(UNKNOWN, 1)]));
+}
+
+#[test]
+fn a_portal_whose_bind_was_refused_is_not_guessed() {
+    let mut conversation = prepared("s", "select a");
+    conversation.sends(&all([parse("t", "select b"), bind("p", "s"), execute("p", 1), sync()]));
+    conversation.gets(&all([parsed(), bound(), suspended(), ready(b'T')]));
+    conversation.sends(&all([bind("p", "t"), sync()])).gets(&all([error("42P03"), ready(b'E')]));
+    // After a rollback to a savepoint the older portal is there still.
+    conversation.sends(&all([execute("p", 1), sync()])).gets(&all([suspended(), ready(b'T')]));
+    assert_eq!(conversation.statements().last(), Some(&UNKNOWN));
+    assert_eq!(ran(&mut conversation, "t"), "select b");
+}
+
+#[test]
 fn a_conversation_found_anew_knows_no_names() {
     let mut conversation = prepared("s", "select a");
     conversation.gets(b"\0\0\0\0\0\0\0\0");

@@ -2,21 +2,107 @@
 
 use steth_probes::{
     cell::{Loss, TransactionOutcome::Commit},
-    postgres::TEXT_LEN,
+    postgres::{STATEMENTS, TEXT_LEN},
 };
 
-use crate::{conversation::UNKNOWN, detection::connected, messages::*};
+use crate::{
+    conversation::{BATCH, UNKNOWN},
+    detection::connected,
+    messages::*,
+};
 
 #[test]
-fn several_statements_in_one_query_are_one_cycle_and_one_transaction() {
+fn each_statement_of_a_query_is_counted_by_itself_and_all_are_one_cycle() {
     let mut conversation = connected();
-    let text = "BEGIN; UPDATE t SET a = b; COMMIT";
-    conversation.sends(&query(text));
+    conversation.sends(&query("BEGIN; UPDATE t SET a = 'b;c' ;\n COMMIT;"));
     conversation.gets(&all([complete("BEGIN"), complete("UPDATE 3"), complete("COMMIT"), ready(b'I')]));
-    assert_eq!(conversation.statements(), [text]);
-    assert_eq!(conversation.done(), [(text, 0), (text, 3), (text, 0)]);
-    assert_eq!(conversation.findings().transactions.len(), 1);
-    assert_eq!(conversation.findings().transactions[0].0, Commit);
+    assert_eq!(conversation.done(), [("BEGIN", 0), ("UPDATE t SET a = 'b;c' ", 3), ("COMMIT", 0)]);
+    assert!(conversation.statements().len() == 1 && conversation.statements()[0].starts_with(BATCH));
+    assert_eq!(conversation.findings().transactions, [(Commit, 1_000)]);
+    // The same as one by one, or as a batch of the extended protocol.
+    conversation.sends(&query("COMMIT")).gets(&all([complete("COMMIT"), ready(b'I')]));
+    let parts = ["BEGIN", "UPDATE t SET a = 'x' ", "COMMIT"].map(|text| all([parse("", text), run("")]));
+    conversation.sends(&all([parts.concat(), sync()])).gets(&ready(b'I'));
+    let statements = conversation.statements();
+    assert_eq!((statements[1], statements[2]), ("COMMIT", statements[0]));
+}
+
+#[test]
+fn after_an_error_the_rest_of_a_query_is_skipped_and_later_replies_are_matched() {
+    let mut conversation = connected();
+    conversation.sends(&query("select a; select b; select c; select d"));
+    conversation.sends(&query("select e; select f"));
+    conversation.gets(&all([complete("SELECT 1"), complete("SELECT 2"), error("22012"), ready(b'I')]));
+    conversation.gets(&all([complete("SELECT 5"), complete("SELECT 6"), ready(b'I')]));
+    assert_eq!(conversation.done(), [("select a", 1), ("select b", 2), ("select e", 5), ("select f", 6)]);
+    assert_eq!(conversation.sqlstates(), ["22012"]);
+    assert!(conversation.findings().lost.is_empty());
+}
+
+#[test]
+fn one_statement_several_times_is_that_statement() {
+    let mut conversation = connected();
+    conversation.sends(&query("insert into t values (1); insert into t values (22);insert into t values (3)"));
+    conversation.gets(&all([complete("INSERT 0 1").repeat(3), ready(b'I')]));
+    assert_eq!(conversation.statements(), ["insert into t values (1)"]);
+    assert_eq!(conversation.done(), [("insert into t values (1)", 1); 3]);
+}
+
+#[test]
+fn a_query_of_empty_statements_is_answered_once() {
+    for text in [";", " ; ;", "-- nothing", ";; /* nothing; */ --"] {
+        let mut conversation = connected();
+        conversation.sends(&query(text)).gets(&all([message(b'I', b""), ready(b'I')]));
+        conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+        assert_eq!(conversation.statements().len(), 2, "{text}");
+        assert_eq!(conversation.done(), [("select 1", 1)], "{text}");
+    }
+}
+
+#[test]
+fn the_statements_of_a_query_that_has_too_many_are_unknown_from_there_on() {
+    for extra in [0, 1, 5] {
+        let mut conversation = connected();
+        let texts: Vec<String> = (0..STATEMENTS + extra).map(|nth| format!("select a{nth}")).collect();
+        conversation.sends(&query(&texts.join(";")));
+        conversation.gets(&complete("SELECT 1").repeat(texts.len())).gets(&ready(b'I'));
+        conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
+        let known = texts[..STATEMENTS].iter().map(String::as_str).chain([UNKNOWN].into_iter().cycle().take(extra));
+        let done = conversation.done();
+        assert!(known.chain(["select 1"]).eq(done.iter().map(|(statement, _)| *statement)), "{done:?}");
+        assert_eq!(conversation.findings().lost, vec![Loss::PipelineTooDeep; usize::from(extra > 0)]);
+    }
+}
+
+#[test]
+fn what_stands_behind_a_statement_too_long_to_read_is_unknown() {
+    let mut conversation = connected();
+    let long = format!("select {}", "x".repeat(TEXT_LEN as usize));
+    conversation.sends(&query(&format!("select a; {long}; select b")));
+    conversation.gets(&all([complete("SELECT 1"), complete("SELECT 2"), complete("SELECT 3"), ready(b'I')]));
+    assert_eq!(conversation.done(), [("select a", 1), (&long[..TEXT_LEN as usize], 2), (UNKNOWN, 3)]);
+    // What each statement takes counts, not the whole.
+    let half = format!("select {}", "y".repeat(TEXT_LEN as usize / 2));
+    conversation.sends(&query(&format!("{half};{half};{half}; select c")));
+    conversation.gets(&all([complete("SELECT 1").repeat(3), complete("SELECT 4"), ready(b'I')]));
+    assert_eq!(conversation.done()[3..], [(half.as_str(), 1), (&half, 1), (&half, 1), ("select c", 4)]);
+}
+
+#[test]
+fn a_rules_actions_and_a_routines_body_are_one_statement() {
+    for text in [
+        "CREATE RULE r AS ON INSERT TO t DO ALSO (select a; select b)",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC select a; select b; END",
+        "DO $x$ begin perform 1; end $x$",
+    ] {
+        let mut conversation = connected();
+        conversation.sends(&query(&format!("{text}; select 1"))).gets(&all([
+            complete("X"),
+            complete("SELECT 1"),
+            ready(b'I'),
+        ]));
+        assert_eq!(conversation.done(), [(text, 0), ("select 1", 1)]);
+    }
 }
 
 #[test]
@@ -63,35 +149,6 @@ fn an_error_without_a_code_is_still_an_error() {
     let mut conversation = connected();
     conversation.sends(&query("select 1")).gets(&all([message(b'E', b"SERROR\0\0"), ready(b'I')]));
     assert_eq!(conversation.sqlstates(), ["00000"]);
-}
-
-#[test]
-fn copy_in_and_out_are_one_query_each() {
-    let mut conversation = connected();
-    let data = message(b'd', &b"1\ttext\n".repeat(1000));
-    conversation.sends(&query("copy t from stdin")).gets(&message(b'G', &[0; 3]));
-    for _ in 0..5 {
-        conversation.sends(&data);
-    }
-    conversation.sends(&message(b'c', b"")).gets(&all([complete("COPY 5000"), ready(b'I')]));
-    conversation.sends(&query("copy t to stdout")).gets(&message(b'H', &[0; 3])).gets(&data);
-    conversation.gets(&all([message(b'c', b""), complete("COPY 1000"), ready(b'I')]));
-    conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
-    assert_eq!(conversation.done(), [("copy t from stdin", 5000), ("copy t to stdout", 1000), ("select 1", 1)]);
-    assert_eq!(conversation.statements().len(), 3);
-    assert!(conversation.findings().lost.is_empty());
-}
-
-#[test]
-fn a_failed_copy_is_an_error_and_the_next_query_is_matched() {
-    let mut conversation = connected();
-    conversation.sends(&query("copy t from stdin")).gets(&message(b'G', &[0; 3]));
-    conversation.sends(&message(b'd', b"1\n")).sends(&message(b'f', b"no more\0"));
-    conversation.gets(&all([error("57014"), ready(b'I')]));
-    conversation.sends(&query("select 1")).gets(&all([complete("SELECT 1"), ready(b'I')]));
-    assert_eq!(conversation.sqlstates(), ["57014"]);
-    assert_eq!(conversation.statements(), ["copy t from stdin", "select 1"]);
-    assert_eq!(conversation.done(), [("select 1", 1)]);
 }
 
 #[test]
