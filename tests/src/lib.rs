@@ -9,6 +9,7 @@ mod skip;
 
 pub mod agent;
 pub mod cgroup;
+pub mod drivers;
 pub mod exposition;
 pub mod http;
 pub mod network;

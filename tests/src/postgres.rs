@@ -122,9 +122,17 @@ impl Postgres {
     /// # Errors
     /// If the server refuses.
     pub fn create_database(&self) -> Result<String> {
+        self.create_database_like("template1")
+    }
+
+    /// The same with what is in another database, to which nobody may be connected.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn create_database_like(&self, template: &str) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("bench_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        self.psql(HARNESS_DATABASE, &format!("create database {name}"))?;
+        self.psql(HARNESS_DATABASE, &format!("create database {name} template {template}"))?;
         Ok(name)
     }
 
@@ -147,6 +155,20 @@ impl Postgres {
             Ok(Statement { text, calls, rows })
         };
         rows.lines().map(row).collect()
+    }
+
+    /// All that the server has logged so far, line by line; what happened before the call is in it.
+    ///
+    /// # Errors
+    /// If it cannot be asked, or does not log.
+    pub fn log(&self) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("mark {} of the log", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.psql(HARNESS_DATABASE, &format!("do $$ begin raise log '{mark}'; end $$"))?;
+        // Each backend writes to the same pipe before it answers.
+        let is_mark = |line: &str| (line.contains("LOG:") && line.ends_with(&mark)).then_some(());
+        self.server.wait_for_line(&mark, START, is_mark)?;
+        Ok(self.server.log())
     }
 
     /// Forgets what `pg_stat_statements` counted.

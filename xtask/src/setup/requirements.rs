@@ -148,6 +148,16 @@ pub const REQUIREMENTS: &[Requirement] = &[
         source: Source::Debian(&["python3"]),
         is_there: || command("python3"),
     },
+    Requirement {
+        name: "Python's venv",
+        why: "installs the Postgres drivers of Python",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["python3-venv"]),
+        is_there: || {
+            let ask = &["-c", "import ensurepip, venv"];
+            workspace::output_of(std::process::Command::new("python3").args(ask)).is_some()
+        },
+    },
 ];
 
 impl Source {

@@ -1,0 +1,407 @@
+//! The driver matrix: what steth counts of each driver, over each transport, attached before its connection opens and
+//! in mid-stream, from both ends, against what PostgreSQL itself counts and logs and what the driver's clock says.
+//! What the programs do is said in `drivers/README.md`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+
+use anyhow::{Context, Result};
+use steth::postgres::statement;
+use steth_tests::{
+    agent::{Agent, Options},
+    drivers::{Attach, Driver, Prepared, Report, Transport},
+    exposition::Exposition,
+    need_postgres,
+    postgres::{HARNESS_DATABASE, Postgres},
+    skipped,
+};
+
+const DURATION: &str = "steth_postgres_query_duration_seconds";
+const STATEMENTS: &str = "steth_postgres_statements_total";
+const ERRORS: &str = "steth_postgres_errors_total";
+const ROLES: [&str; 2] = ["server", "client"];
+const UNKNOWN: &str = "unknown";
+
+/// Why the rows over TLS are switched off; `None` runs them.
+const TLS_OFF: Option<&str> = Some("encrypted connections are not read yet");
+
+/// What is known to be wrong, with the reason. A gap that does not show any more fails its row: then it goes from here.
+const KNOWN_GAPS: &[Gap] = &[Gap {
+    why: "several statements in one simple query are counted under the fingerprint of the whole text",
+    texts: &["select multi_one()", "select multi_two()"],
+    counted_as: "select multi_one(); select multi_two()",
+}];
+
+/// Statements that are counted, but not each as itself.
+struct Gap {
+    why: &'static str,
+    texts: &'static [&'static str],
+    counted_as: &'static str,
+}
+
+/// Calls by fingerprint.
+type Calls = BTreeMap<String, u64>;
+
+/// One driver's run under one agent.
+struct Row {
+    driver: Driver,
+    transport: Transport,
+    attach: Attach,
+    /// Its executable's name.
+    service: String,
+    database: String,
+    report: Report,
+    /// What PostgreSQL counted in this database.
+    calls: Calls,
+    /// Errors in this database by SQLSTATE, from the server's log.
+    errors: Calls,
+}
+
+/// All that ran under one agent.
+struct Phase {
+    rows: Vec<Row>,
+    metrics: Exposition,
+    /// A statement's text by its fingerprint, to name it in a failure.
+    texts: BTreeMap<String, String>,
+}
+
+#[derive(Default)]
+struct Matrix {
+    phases: Vec<Phase>,
+    /// Drivers that cannot be had here, and why.
+    missing: Vec<(Driver, String)>,
+}
+
+/// Run once, whichever test comes first: one cluster, one agent for each transport and attachment.
+static MATRIX: LazyLock<Result<Matrix, String>> = LazyLock::new(|| run().map_err(|error| format!("{error:#}")));
+
+fn matrix() -> &'static Matrix {
+    match &*MATRIX {
+        Ok(matrix) => matrix,
+        Err(error) => panic!("the matrix did not run: {error}"),
+    }
+}
+
+macro_rules! rows {
+    ($($test:ident: $driver:ident),+ $(,)?) => {$(
+        #[test]
+        fn $test() {
+            need_postgres!();
+            if let Some((_, why)) = matrix().missing.iter().find(|(driver, _)| *driver == Driver::$driver) {
+                skipped!("{why}");
+            }
+            check(Driver::$driver);
+        }
+    )+};
+}
+
+rows! {
+    psql: Psql,
+    pgbench: Pgbench,
+    psycopg_2: Psycopg2,
+    psycopg_3: Psycopg3,
+    asyncpg: Asyncpg,
+}
+
+#[test]
+fn drivers_over_tls() {
+    need_postgres!();
+    if let Some(why) = TLS_OFF {
+        skipped!("{why}");
+    }
+    assert!(matrix().phases.iter().flat_map(|phase| &phase.rows).any(|row| row.transport == Transport::Tls));
+}
+
+/// A server does not know the database of a connection that is older than the agent, so its rows are added up.
+#[test]
+fn servers_of_connections_older_than_the_agent() {
+    need_postgres!();
+    let mut wrong = Vec::new();
+    for phase in matrix().phases.iter().filter(|phase| phase.rows.iter().any(|row| row.attach == Attach::Midstream)) {
+        let mut truth = [Calls::new(), Calls::new()];
+        for row in &phase.rows {
+            for (sums, part) in truth.iter_mut().zip([&row.calls, &row.errors]) {
+                part.iter().for_each(|(key, count)| *sums.entry(key.clone()).or_default() += count);
+            }
+        }
+        let mut servers = phase.metrics.clone();
+        // The harness asks in a database of its own, on connections that are younger.
+        servers.samples.retain(|sample| {
+            let label = |name| sample.labels.get(name).map(String::as_str);
+            label("role") == Some("server") && label("database") != Some(HARNESS_DATABASE)
+        });
+        let what = format!("{:?} servers", phase.rows[0].transport);
+        compare_partly(&what, &truth[0], &counts(&servers, STATEMENTS, &[], "query"), phase, &mut wrong);
+        compare_errors(&what, &truth[1], &counts(&servers, ERRORS, &[], "sqlstate"), &mut wrong);
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn check(driver: Driver) {
+    let mut wrong = Vec::new();
+    let rows = |phase: &'static Phase| phase.rows.iter().map(move |row| (phase, row));
+    for (phase, row) in matrix().phases.iter().flat_map(rows).filter(|(_, row)| row.driver == driver) {
+        let what = format!("{:?} {:?} {:?}", row.driver, row.transport, row.attach);
+        let own = [("role", "client"), ("service", row.service.as_str())];
+        match row.attach {
+            Attach::Before => {
+                for role in ROLES {
+                    let labels = [("role", role), ("database", row.database.as_str())];
+                    let counted = counts(&phase.metrics, STATEMENTS, &labels, "query");
+                    compare(&format!("{what} {role}"), &row.calls, &counted, phase, &mut wrong);
+                    let errors = counts(&phase.metrics, ERRORS, &labels, "sqlstate");
+                    compare_errors(&format!("{what} {role}"), &row.errors, &errors, &mut wrong);
+                }
+            }
+            Attach::Midstream => {
+                let counted = counts(&phase.metrics, STATEMENTS, &own, "query");
+                compare_partly(&what, &row.calls, &counted, phase, &mut wrong);
+                let errors = counts(&phase.metrics, ERRORS, &own, "sqlstate");
+                compare_errors(&what, &row.errors, &errors, &mut wrong);
+            }
+        }
+        compare_errors(&format!("{what}: its own report"), &row.errors, &row.report.errors, &mut wrong);
+        for sqlstate in ["22012", "23505", "42601"] {
+            if !row.errors.contains_key(sqlstate) {
+                wrong.push(format!("{what}: the workload holds no {sqlstate}"));
+            }
+        }
+        println!("{what}: {} statements of PostgreSQL", row.calls.values().sum::<u64>());
+        compare_durations(&what, row, &phase.metrics, &mut wrong);
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Every statement was seen from its text to its end: each is counted as itself, none is missing.
+fn compare(what: &str, truth: &Calls, counted: &Calls, phase: &Phase, wrong: &mut Vec<String>) {
+    let all: BTreeSet<_> = truth.keys().chain(counted.keys()).collect();
+    let before = wrong.len();
+    for fingerprint in all {
+        let [truth, counted] = [truth, counted].map(|calls| calls.get(fingerprint).copied().unwrap_or_default());
+        if truth != counted {
+            wrong.push(format!("{what}: {counted} of {truth}: {}", phase.name(fingerprint)));
+        }
+    }
+    if wrong.len() > before {
+        wrong.push(phase.losses());
+    }
+}
+
+/// Statements whose text went by before the agent came may be unknown. None may be another, none is missing.
+fn compare_partly(what: &str, truth: &Calls, counted: &Calls, phase: &Phase, wrong: &mut Vec<String>) {
+    let before = wrong.len();
+    let sum = |calls: &Calls| calls.values().sum::<u64>();
+    if sum(truth) != sum(counted) {
+        wrong.push(format!("{what}: {} of {} statements", sum(counted), sum(truth)));
+    }
+    for (fingerprint, counted) in counted.iter().filter(|(fingerprint, _)| *fingerprint != UNKNOWN) {
+        let truth = truth.get(fingerprint).copied().unwrap_or_default();
+        if *counted > truth {
+            wrong.push(format!("{what}: attributed wrongly: {counted} of {truth}: {}", phase.name(fingerprint)));
+        }
+    }
+    if wrong.len() > before {
+        for (fingerprint, truth) in truth {
+            let counted = counted.get(fingerprint).copied().unwrap_or_default();
+            if counted < *truth {
+                wrong.push(format!("{what}: known {counted} of {truth}: {}", phase.name(fingerprint)));
+            }
+        }
+        wrong.push(format!("{what}: unknown {}", counted.get(UNKNOWN).copied().unwrap_or_default()));
+        wrong.push(phase.losses());
+    }
+}
+
+fn compare_errors(what: &str, truth: &Calls, counted: &Calls, wrong: &mut Vec<String>) {
+    if truth != counted {
+        wrong.push(format!("{what}: errors {counted:?} of {truth:?}"));
+    }
+}
+
+/// Each timed statement has a name, and so a sum, of its own: the two clocks are compared call by call, and the median
+/// of the differences is not moved by a call after which the driver had to wait for a CPU. A statement of 50 ms, because
+/// the driver's clock also runs in its own code, before the first byte goes out and after the last was read: some
+/// hundred microseconds of an interpreter, which are no part of the wire, and less than the 1 % that is allowed.
+fn compare_durations(what: &str, row: &Row, metrics: &Exposition, wrong: &mut Vec<String>) {
+    let mut differences = Vec::new();
+    for (number, truth_ns) in row.report.timed_ns.iter().enumerate() {
+        let query = fingerprint(&format!("select timed_{number}()"));
+        let labels = [("role", "client"), ("service", row.service.as_str()), ("query", query.as_str())];
+        let ours = metrics.histogram(DURATION, &labels);
+        if ours.count != 1.0 {
+            wrong.push(format!("{what}: {} durations of timed_{number}", ours.count));
+            return;
+        }
+        differences.push((ours.sum * 1e9 - *truth_ns as f64, *truth_ns as f64));
+    }
+    differences.sort_by(|(one, _), (other, _)| one.abs().total_cmp(&other.abs()));
+    let Some((difference, truth)) = differences.get(differences.len() / 2) else { return };
+    println!("{what}: at the median {:+.1} µs of {:.1} µs", difference / 1e3, truth / 1e3);
+    if difference.abs() > f64::max(20e3, 0.01 * truth) {
+        wrong.push(format!("{what}: {:+.1} µs at the median of {differences:?}", difference / 1e3));
+    }
+}
+
+/// Counts by the value of a label, those that are none left out.
+fn counts(metrics: &Exposition, name: &str, labels: &[(&str, &str)], by: &str) -> Calls {
+    let sums = metrics.sums_by(name, labels, by);
+    sums.into_iter().filter(|(_, sum)| *sum > 0.0).map(|(key, sum)| (key, sum as u64)).collect()
+}
+
+impl Phase {
+    fn name(&self, fingerprint: &str) -> String {
+        let text = self.texts.get(fingerprint).map_or("not in pg_stat_statements", String::as_str);
+        let query = [("query", fingerprint)];
+        let summary = self.metrics.matching("steth_postgres_query_info", &query).next();
+        let summary = summary.and_then(|info| info.labels.get("summary")).map_or("", String::as_str);
+        format!("{fingerprint} {summary}: {text}")
+    }
+
+    /// What the agent itself says is missing.
+    fn losses(&self) -> String {
+        let names = ["steth_records_lost_total", "steth_cells_full_total"];
+        let lost = self.metrics.samples.iter().filter(|one| names.contains(&one.name.as_str()) && one.value > 0.0);
+        let lost: Vec<String> = lost.map(|one| format!("{:?} {}", one.labels, one.value)).collect();
+        format!("the agent counted as lost: {}", lost.join(", "))
+    }
+}
+
+/// The fingerprint of a statement as it was sent, of which the agent sees the first 4 KiB.
+fn fingerprint(text: &str) -> String {
+    let seen = text.len().min(steth_probes::postgres::TEXT_LEN as usize);
+    statement(&text.as_bytes()[..seen], seen < text.len()).fingerprint.to_string()
+}
+
+fn run() -> Result<Matrix> {
+    let mut matrix = Matrix::default();
+    let postgres = Postgres::start()?;
+    // What pg_stat_statements leaves out, and the errors.
+    for setting in ["log_statement = 'all'", "log_line_prefix = '%d|%e|'"] {
+        postgres.psql(HARNESS_DATABASE, &format!("alter system set {setting}"))?;
+    }
+    postgres.psql(HARNESS_DATABASE, "select pg_reload_conf()")?;
+    let template = postgres.create_database()?;
+    postgres.psql(&template, include_str!("../drivers/template.sql"))?;
+    let mut drivers = Vec::new();
+    for driver in Driver::ALL {
+        match driver.prepare(&postgres) {
+            Ok(prepared) => drivers.push(prepared),
+            Err(why) => matrix.missing.push((driver, format!("{why:#}"))),
+        }
+    }
+    let transports: &[_] = match TLS_OFF {
+        Some(_) => &[Transport::Tcp, Transport::Unix],
+        None => &[Transport::Tcp, Transport::Unix, Transport::Tls],
+    };
+    for transport in transports {
+        for attach in [Attach::Before, Attach::Midstream] {
+            matrix.phases.push(phase(&postgres, &template, &drivers, *transport, attach)?);
+        }
+    }
+    Ok(matrix)
+}
+
+fn phase(
+    postgres: &Postgres,
+    template: &str,
+    drivers: &[Prepared],
+    transport: Transport,
+    attach: Attach,
+) -> Result<Phase> {
+    let mut waiting = Vec::new();
+    for prepared in drivers.iter().filter(|prepared| prepared.driver.can(transport)) {
+        let database = postgres.create_database_like(template)?;
+        let running = prepared.start(postgres, &database, transport, attach)?;
+        waiting.push((prepared, database, running));
+    }
+    waiting.iter().try_for_each(|(_, _, running)| running.wait_until_ready())?;
+    let agent = Agent::start(&Options::default())?;
+    postgres.reset_stat_statements()?;
+    let logged = postgres.log()?.len();
+    let mut finished = Vec::new();
+    // One after the other, so that none waits for the other's CPU while it looks at its clock.
+    for (prepared, database, running) in waiting {
+        let what = || format!("{:?} {transport:?} {attach:?}", prepared.driver);
+        finished.push((prepared, database, running.finish().with_context(what)?));
+    }
+    let metrics = agent.settled()?;
+    let log = postgres.log()?;
+    let log = &log[logged..];
+    let mut texts = BTreeMap::new();
+    let mut rows = Vec::new();
+    for (prepared, database, report) in finished {
+        let calls = calls(postgres, &database, log, &mut texts)?;
+        let errors = logged_errors(&database, log);
+        let (driver, service) = (prepared.driver, prepared.service.clone());
+        rows.push(Row { driver, transport, attach, service, database, report, calls, errors });
+    }
+    Ok(Phase { rows, metrics, texts })
+}
+
+/// What PostgreSQL ran in a database, as it was sent.
+fn calls(postgres: &Postgres, database: &str, log: &str, texts: &mut BTreeMap<String, String>) -> Result<Calls> {
+    let mut calls = Calls::new();
+    let mut add = |sent: &str, text: &str, count: u64| {
+        let fingerprint = fingerprint(sent);
+        texts.entry(fingerprint.clone()).or_insert_with(|| text.to_owned());
+        *calls.entry(fingerprint).or_default() += count;
+    };
+    let gap =
+        |text: &str| KNOWN_GAPS.iter().find(|gap| gap.texts.iter().any(|one| fingerprint(one) == fingerprint(text)));
+    for one in postgres.stat_statements(database)? {
+        let text = one.text.as_str();
+        if counted_by_log(text) {
+            continue;
+        }
+        match gap(text) {
+            Some(gap) => add(gap.counted_as, &format!("{} ({})", gap.counted_as, gap.why), one.calls),
+            // It shows the parameter, of 64 KiB, as `$1`.
+            None if text.contains("long_length") => add(&long_statement(), text, one.calls),
+            None => add(text, text, one.calls),
+        }
+    }
+    for text in logged_statements(database, log).filter(|text| counted_by_log(text)) {
+        add(text, text, 1);
+    }
+    Ok(calls)
+}
+
+/// What `pg_stat_statements` does not count as it was sent: of transaction control that is prepared only the first
+/// execution (see [`Postgres::stat_statements`]), of PREPARE nothing, and EXECUTE as what was prepared. None of these
+/// fails in the workload, so the log's "is about to run" stands for "ran".
+fn counted_by_log(text: &str) -> bool {
+    let word = text.split(|character: char| !character.is_ascii_alphabetic()).next().unwrap_or_default();
+    let words = ["begin", "start", "commit", "rollback", "prepare", "execute", "deallocate"];
+    words.contains(&word.to_ascii_lowercase().as_str())
+}
+
+/// The statements of one line that a database's backends logged: `database|00000|LOG:  statement: …`, or
+/// `execute NAME: …` with the extended protocol.
+fn logged_statements<'a>(database: &str, log: &'a str) -> impl Iterator<Item = &'a str> {
+    let start = format!("{database}|00000|LOG:  ");
+    log.lines().filter_map(move |line| {
+        let message = line.strip_prefix(&start)?;
+        let sent = message.strip_prefix("execute ").and_then(|rest| Some(rest.split_once(": ")?.1));
+        sent.or_else(|| message.strip_prefix("statement: "))
+    })
+}
+
+fn logged_errors(database: &str, log: &str) -> Calls {
+    let start = format!("{database}|");
+    let mut errors = Calls::new();
+    for line in log.lines() {
+        if let Some((sqlstate, message)) = line.strip_prefix(&start).and_then(|line| line.split_once('|'))
+            && (message.starts_with("ERROR:") || message.starts_with("FATAL:"))
+        {
+            *errors.entry(sqlstate.to_owned()).or_default() += 1;
+        }
+    }
+    errors
+}
+
+/// The statement of 64 KiB that all drivers send.
+fn long_statement() -> String {
+    format!("select long_length('{}')", "x".repeat(65_536))
+}
