@@ -22,8 +22,8 @@ begin
                 'begin return ' || body.value || '; end');
         end loop;
     end loop;
-    for number in 0..10 loop
+    for number in 0..6 loop
         execute format('create function timed_%s() returns void language plpgsql as %L', number,
-            'begin perform pg_sleep(0.05); end');
+            'begin perform pg_sleep(0.1); end');
     end loop;
 end $$;

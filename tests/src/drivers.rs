@@ -32,6 +32,14 @@ pub enum Driver {
     Psycopg3,
     /// asyncpg.
     Asyncpg,
+    /// tokio-postgres.
+    TokioPostgres,
+    /// node-postgres, `pg`.
+    NodePostgres,
+    /// postgres.js.
+    PostgresJs,
+    /// The JDBC driver of PostgreSQL.
+    Jdbc,
 }
 
 /// How a driver reaches the server.
@@ -77,7 +85,7 @@ pub struct Running {
 pub struct Report {
     /// Errors that the server gave it, by SQLSTATE.
     pub errors: BTreeMap<String, u64>,
-    /// By its own clock: `select pg_sleep(0.05) as timed_0`, `timed_1` and so on.
+    /// By its own clock: `select timed_0()`, `timed_1` and so on, each of about 100 ms.
     pub timed_ns: Vec<u64>,
 }
 
@@ -85,12 +93,22 @@ pub struct Report {
 const INSTALL: Duration = Duration::from_secs(300);
 /// A virtual machine that starts beside others.
 const READY: Duration = Duration::from_secs(60);
-/// The workload takes about a second.
+/// The workload takes about a second; the waiting for a CPU comes on top.
 const RUN: Duration = Duration::from_secs(60);
 
 impl Driver {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Psql, Self::Pgbench, Self::Psycopg2, Self::Psycopg3, Self::Asyncpg];
+    pub const ALL: [Self; 9] = [
+        Self::Psql,
+        Self::Pgbench,
+        Self::Psycopg2,
+        Self::Psycopg3,
+        Self::Asyncpg,
+        Self::TokioPostgres,
+        Self::NodePostgres,
+        Self::PostgresJs,
+        Self::Jdbc,
+    ];
 
     /// At most four letters, to name its executable by.
     fn stem(self) -> &'static str {
@@ -100,13 +118,27 @@ impl Driver {
             Self::Psycopg2 => "psy2",
             Self::Psycopg3 => "psy3",
             Self::Asyncpg => "asyn",
+            Self::TokioPostgres => "toki",
+            Self::NodePostgres => "node",
+            Self::PostgresJs => "pgjs",
+            Self::Jdbc => "jdbc",
         }
     }
 
     /// Whether it can use this way to the server.
     pub fn can(self, transport: Transport) -> bool {
-        let _ = transport;
-        true
+        match self {
+            // It needs a library of its own for each of its two ways to do TLS.
+            Self::TokioPostgres => transport != Transport::Tls,
+            // Java's sockets are not of the unix family, unless by a factory that is in no Debian package.
+            Self::Jdbc => transport != Transport::Unix,
+            _ => true,
+        }
+    }
+
+    /// Whether its end of an encrypted connection can be read: not where the language itself does TLS.
+    pub fn is_readable(self, transport: Transport) -> bool {
+        !(self == Self::Jdbc && transport == Transport::Tls)
     }
 
     /// Fetches its packages unless a run before has, and gives its executable a name of its own.
@@ -120,6 +152,9 @@ impl Driver {
             Self::Psql => (postgres.programs.join("psql"), PathBuf::new()),
             Self::Pgbench => (postgres.programs.join("pgbench"), PathBuf::new()),
             Self::Psycopg2 | Self::Psycopg3 | Self::Asyncpg => (python()?, python_packages()?),
+            Self::TokioPostgres => (build()?.join("with-tokio-postgres"), PathBuf::new()),
+            Self::NodePostgres | Self::PostgresJs => (node()?, node_packages()?),
+            Self::Jdbc => (java()?, java_classes()?),
         };
         let executable = folder.path().join(&service);
         let mut link = process::command("sh", None);
@@ -157,6 +192,12 @@ impl Prepared {
             command.arg(programs().join("python").join(script));
             command
         };
+        let node = |script: &str| {
+            let mut command = process::command(&self.executable, None);
+            command.env("NODE_PATH", self.packages.join("node_modules"));
+            command.arg(programs().join("node").join(script));
+            command
+        };
         Ok(match self.driver {
             Driver::Psql | Driver::Pgbench => {
                 let script = if self.driver == Driver::Psql { "with_psql.py" } else { "with_pgbench.py" };
@@ -167,6 +208,19 @@ impl Prepared {
             Driver::Psycopg2 => python(&self.executable, "with_psycopg2.py"),
             Driver::Psycopg3 => python(&self.executable, "with_psycopg.py"),
             Driver::Asyncpg => python(&self.executable, "with_asyncpg.py"),
+            Driver::TokioPostgres => process::command(&self.executable, None),
+            Driver::NodePostgres => node("with_pg.js"),
+            Driver::PostgresJs => node("with_postgres.js"),
+            Driver::Jdbc => {
+                let mut command = process::command(&self.executable, None);
+                // Under another name it does not find its libraries, which lie beside it.
+                let libraries = java()?.parent().and_then(Path::parent).context("java lies nowhere")?.join("lib");
+                command.env("LD_LIBRARY_PATH", libraries);
+                // One short program: what the larger compiler and collector take longer to start than they save.
+                command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"]);
+                command.arg(format!("{JDBC}:{}", self.packages.display())).arg("WithJdbc");
+                command
+            }
         })
     }
 }
@@ -228,14 +282,58 @@ fn python_packages() -> Result<PathBuf> {
     })
 }
 
+fn node() -> Result<PathBuf> {
+    need("node")?;
+    let mut ask = process::command("node", None);
+    ask.args(["-p", "process.execPath"]);
+    Ok(Process::start("node", ask)?.finish(READY)?.into())
+}
+
+fn node_packages() -> Result<PathBuf> {
+    need("npm")?;
+    let source = programs().join("node");
+    cached(&std::fs::read_to_string(source.join("package-lock.json"))?, |folder| {
+        for file in ["package.json", "package-lock.json"] {
+            std::fs::copy(source.join(file), folder.join(file))?;
+        }
+        let mut install = process::command("npm", None);
+        install.current_dir(folder).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+        Process::start("npm", install)?.finish(INSTALL).map(|_| ())
+    })
+}
+
+/// Debian's link to the driver that it has.
+const JDBC: &str = "/usr/share/java/postgresql.jar";
+
+fn java() -> Result<PathBuf> {
+    need("java")?;
+    let mut ask = process::command("java", None);
+    ask.args(["-XshowSettings:properties", "-version"]);
+    let said = Process::start("java", ask)?.finish(READY)?;
+    let home = said.lines().find_map(|line| line.trim().strip_prefix("java.home = "));
+    Ok(Path::new(home.with_context(|| format!("java does not say where it is: {said}"))?).join("bin/java"))
+}
+
+fn java_classes() -> Result<PathBuf> {
+    need("javac")?;
+    if !Path::new(JDBC).exists() {
+        bail!("needs {JDBC}");
+    }
+    let source = programs().join("java/WithJdbc.java");
+    cached(&format!("{}\n{}", java()?.display(), std::fs::read_to_string(&source)?), |folder| {
+        let mut compile = process::command("javac", None);
+        compile.args(["-cp", JDBC, "-d"]).arg(folder).arg(&source);
+        Process::start("javac", compile)?.finish(INSTALL).map(|_| ())
+    })
+}
+
 /// A folder under the build's that `fill` fills once for each `key`. Made elsewhere and then named, so that a run
 /// that is interrupted, or two at once, leave it whole.
 fn cached(key: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    // <target>/<profile>/deps/<test>
-    let test = std::env::current_exe()?;
-    let target = test.ancestors().nth(3).context("the test is not in a target folder")?;
+    let build = build()?;
+    let target = build.parent().context("the test is not in a target folder")?;
     let (parent, name) = (target.join("drivers"), format!("{:016x}", hasher.finish()));
     let folder = parent.join(name);
     if !folder.exists() {
@@ -247,6 +345,13 @@ fn cached(key: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> 
         }
     }
     Ok(folder)
+}
+
+/// Where this test and the programs of its package are built.
+fn build() -> Result<PathBuf> {
+    // <target>/<profile>/deps/<test>
+    let test = std::env::current_exe()?;
+    Ok(test.ancestors().nth(2).context("the test is not in a target folder")?.to_owned())
 }
 
 fn need(program: &str) -> Result<()> {

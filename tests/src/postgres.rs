@@ -91,6 +91,22 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Takes encrypted connections over TCP from now on, under a certificate that nobody vouches for.
+    ///
+    /// # Errors
+    /// Without `openssl`, or if the server does not take the certificate.
+    pub fn encrypt(&self) -> Result<()> {
+        let mut openssl = process::command("openssl", unprivileged()?.as_ref());
+        openssl.current_dir(self.folder().join("cluster")).args(["req", "-x509", "-newkey", "ec"]);
+        openssl.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+        openssl.args(["-out", "server.crt", "-keyout", "server.key"]);
+        Process::start("openssl", openssl)?.finish(START)?;
+        self.psql(HARNESS_DATABASE, "alter system set ssl = on")?;
+        self.psql(HARNESS_DATABASE, "select pg_reload_conf()")?;
+        let encrypts = "that connections are encrypted";
+        crate::wait::poll(encrypts, START, || Ok((self.psql(HARNESS_DATABASE, "show ssl")? == "on").then_some(())))
+    }
+
     /// Folder of the unix socket, and of what belongs to the cluster's life.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -255,6 +271,26 @@ mod tests {
         drop(one);
         assert!(!folder.exists() && !postmaster.exists());
         assert_eq!(other.psql(HARNESS_DATABASE, "select 1").unwrap(), "1");
+    }
+
+    #[test]
+    fn connections_are_encrypted_and_logged() {
+        if let Some(why) = Postgres::missing() {
+            skipped!("{why}");
+        }
+        need_program!("openssl");
+        let postgres = Postgres::start().unwrap();
+        postgres.encrypt().unwrap();
+        let mut psql = postgres.program("psql");
+        psql.args(["-X", "-A", "-t", "-c", "select ssl from pg_stat_ssl where pid = pg_backend_pid()"]);
+        psql.arg(format!(
+            "host=127.0.0.1 port={} user={USER} sslmode=require dbname={HARNESS_DATABASE}",
+            postgres.port
+        ));
+        assert_eq!(Process::start("psql", psql).unwrap().finish(START).unwrap(), "t");
+        let before = postgres.log().unwrap().len();
+        postgres.psql(HARNESS_DATABASE, "select 1 / 0").unwrap_err();
+        assert!(postgres.log().unwrap()[before..].contains("division by zero"));
     }
 
     #[test]
