@@ -71,6 +71,8 @@ struct Row {
 /// All that ran under one agent.
 struct Phase {
     rows: Vec<Row>,
+    /// Programs that did not get to their end, and why.
+    broken: Vec<(Driver, String)>,
     metrics: Exposition,
     /// The service of the server.
     cluster: String,
@@ -136,6 +138,7 @@ fn servers_of_connections_older_than_the_agent() {
     need_postgres!();
     let mut wrong = Vec::new();
     for phase in matrix().phases.iter().filter(|phase| phase.rows.iter().any(|row| row.attach == Attach::Midstream)) {
+        wrong.extend(phase.broken.iter().map(|(_, why)| why.clone()));
         let mut truth = [Calls::new(), Calls::new()];
         for row in &phase.rows {
             for (sums, part) in truth.iter_mut().zip([&row.calls, &row.errors]) {
@@ -172,7 +175,8 @@ fn rows() -> impl Iterator<Item = (&'static Phase, &'static Row)> {
 }
 
 fn check(driver: Driver) {
-    let mut wrong = Vec::new();
+    let broken = matrix().phases.iter().flat_map(|phase| &phase.broken).filter(|(broken, _)| *broken == driver);
+    let mut wrong: Vec<String> = broken.map(|(_, why)| why.clone()).collect();
     for (phase, row) in rows().filter(|(_, row)| row.driver == driver) {
         let what = row.name();
         let own = [("role", "client"), ("service", row.service.as_str())];
@@ -390,21 +394,30 @@ fn phase(
     transport: Transport,
     attach: Attach,
 ) -> Result<Phase> {
-    let mut waiting = Vec::new();
+    let (mut waiting, mut finished, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut note = |driver: Driver, error: &anyhow::Error| {
+        broken.push((driver, format!("{driver:?} {transport:?} {attach:?}: {error:#}")));
+    };
     for prepared in drivers.iter().filter(|prepared| prepared.driver.can(transport)) {
         let database = postgres.create_database_like(template)?;
-        let running = prepared.start(postgres, &database, transport, attach)?;
-        waiting.push((prepared, database, running));
+        match prepared.start(postgres, &database, transport, attach) {
+            Ok(running) => waiting.push((prepared, database, running)),
+            Err(error) => note(prepared.driver, &error),
+        }
     }
-    waiting.iter().try_for_each(|(_, _, running)| running.wait_until_ready())?;
+    waiting.retain(|(prepared, _, running)| {
+        let ready = running.wait_until_ready();
+        ready.as_ref().err().map(|error| note(prepared.driver, error)).is_none()
+    });
     let agent = Agent::start(&Options::default())?;
     postgres.reset_stat_statements()?;
     let logged = postgres.log()?.len();
-    let mut finished = Vec::new();
     // One after the other, so that none waits for the other's CPU while it looks at its clock.
     for (prepared, database, running) in waiting {
-        let what = || format!("{:?} {transport:?} {attach:?}", prepared.driver);
-        finished.push((prepared, database, running.finish().with_context(what)?));
+        match running.finish() {
+            Ok(report) => finished.push((prepared, database, report)),
+            Err(error) => note(prepared.driver, &error),
+        }
     }
     let metrics = agent.settled()?;
     let log = postgres.log()?;
@@ -418,7 +431,7 @@ fn phase(
         rows.push(Row { driver, transport, attach, service, database, report, calls, errors });
     }
     let folder = postgres.folder().file_name().context("the cluster has no folder")?;
-    Ok(Phase { rows, metrics, cluster: format!("postgres:{}/cluster", folder.display()), texts })
+    Ok(Phase { rows, broken, metrics, cluster: format!("postgres:{}/cluster", folder.display()), texts })
 }
 
 /// What PostgreSQL ran in a database, as it was sent.

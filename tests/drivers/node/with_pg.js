@@ -1,5 +1,5 @@
 // node-postgres (pg): its own implementation of the protocol; named statements, portals (pg-cursor), COPY
-// (pg-copy-streams), several statements in one query.
+// (pg-copy-streams), several statements in one query, pipelines on a connection that is set to them.
 "use strict";
 
 const { Readable, Writable } = require("node:stream");
@@ -57,6 +57,14 @@ async function main() {
     pipeline(Readable.from(giveUp()), into).catch(() => {});
     await ended;
   });
+
+  // All of them under way at once, each with a Sync of its own; the division by zero ends only itself.
+  const piping = new Client({ ...matrix.connection, ssl: matrix.ssl, pipeline: true });
+  await piping.connect();
+  const number = (n) => piping.query("select piped_number($1)", [n]);
+  const refused = matrix.fails(() => piping.query("select piped_division($1)", [0]));
+  await Promise.all([number(1), number(2), refused, number(3), number(4)]);
+  await piping.end();
 
   await matrix.fails(() => client.query("select divided($1)", [0]));
   await matrix.fails(() => client.query("insert into items (id, name) values ($1, 'again')", [1]));
