@@ -371,7 +371,8 @@ fn run() -> Result<Matrix> {
     for driver in Driver::ALL {
         match driver.prepare(&postgres) {
             Ok(prepared) => drivers.push(prepared),
-            Err(why) => matrix.missing.push((driver, format!("{why:#}"))),
+            // On one line, as it is counted.
+            Err(why) => matrix.missing.push((driver, format!("{why:#}").replace('\n', " "))),
         }
     }
     let mut transports = vec![Transport::Tcp, Transport::Unix];
