@@ -2,13 +2,9 @@
 //! in mid-stream, from both ends, against what PostgreSQL itself counts and logs and what the driver's clock says.
 //! What the programs do is said in `drivers/README.md`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::LazyLock,
-};
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use anyhow::{Context, Result};
-use steth::postgres::statement;
 use steth_tests::{
     agent::{Agent, Options},
     drivers::{Attach, Driver, Prepared, Report, Transport},
@@ -16,10 +12,13 @@ use steth_tests::{
     need_postgres, need_program,
     postgres::{HARNESS_DATABASE, Postgres},
     program_missing, skipped,
+    truth::{self, Counts, Since, Truth, fingerprint},
 };
 
 const DURATION: &str = "steth_postgres_query_duration_seconds";
 const STATEMENTS: &str = "steth_postgres_statements_total";
+const ROWS: &str = "steth_postgres_rows_total";
+const INFO: &str = "steth_postgres_query_info";
 const ERRORS: &str = "steth_postgres_errors_total";
 const ROLES: [&str; 2] = ["server", "client"];
 const UNKNOWN: &str = "unknown";
@@ -42,16 +41,12 @@ const KNOWN_GAPS: &[Gap] = &[
 ];
 
 /// Statements that are counted, but not each as itself.
-#[derive(Clone, Copy)]
 struct Gap {
     why: &'static str,
     texts: &'static [&'static str],
     /// What they are counted as; unknown if that is nothing.
     counted_as: Option<&'static str>,
 }
-
-/// Calls by fingerprint.
-type Calls = BTreeMap<String, u64>;
 
 /// One driver's run under one agent.
 struct Row {
@@ -62,10 +57,7 @@ struct Row {
     service: String,
     database: String,
     report: Report,
-    /// What PostgreSQL counted in this database.
-    calls: Calls,
-    /// Errors in this database by SQLSTATE, from the server's log.
-    errors: Calls,
+    truth: Truth,
 }
 
 /// All that ran under one agent.
@@ -76,8 +68,6 @@ struct Phase {
     metrics: Exposition,
     /// The service of the server.
     cluster: String,
-    /// A statement's text by its fingerprint, to name it in a failure.
-    texts: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -139,18 +129,12 @@ fn servers_of_connections_older_than_the_agent() {
     let mut wrong = Vec::new();
     for phase in matrix().phases.iter().filter(|phase| phase.rows.iter().any(|row| row.attach == Attach::Midstream)) {
         wrong.extend(phase.broken.iter().map(|(_, why)| why.clone()));
-        let mut truth = [Calls::new(), Calls::new()];
-        for row in &phase.rows {
-            for (sums, part) in truth.iter_mut().zip([&row.calls, &row.errors]) {
-                part.iter().for_each(|(key, count)| *sums.entry(key.clone()).or_default() += count);
-            }
-        }
         let mut servers = phase.metrics.clone();
         // The harness asks in a database of its own, on connections that are younger.
         servers.samples.retain(|sample| !sample.bears(&[("database", HARNESS_DATABASE)]));
         let (what, labels) = (format!("{:?} servers", phase.rows[0].transport), [("service", phase.cluster.as_str())]);
-        compare_partly(&what, &truth[0], &counts(&servers, STATEMENTS, &labels, "query"), phase, &mut wrong);
-        compare_errors(&what, &truth[1], &counts(&servers, ERRORS, &labels, "sqlstate"), &mut wrong);
+        let truth = Truth::sum(phase.rows.iter().map(|row| &row.truth));
+        compare(&what, &truth, &servers, &labels, &Unknown::Any, &mut wrong);
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -163,7 +147,7 @@ fn known_gaps_still_show() {
     for (phase, row) in rows().filter(|(_, row)| row.attach == Attach::Before) {
         let labels = [("role", "client"), ("database", row.database.as_str())];
         let counted = counts(&phase.metrics, STATEMENTS, &labels, "query");
-        found.extend(without_gaps(&row.name(), &row.calls, &counted, KNOWN_GAPS).1);
+        found.extend(without_gaps(&row.name(), &row.truth, &counted, |_| true).1);
     }
     let closed: Vec<_> = KNOWN_GAPS.iter().map(|gap| gap.why).filter(|why| !found.contains(why)).collect();
     assert!(closed.is_empty(), "closed: {closed:?}");
@@ -179,104 +163,121 @@ fn check(driver: Driver) {
     let mut wrong: Vec<String> = broken.map(|(_, why)| why.clone()).collect();
     for (phase, row) in rows().filter(|(_, row)| row.driver == driver) {
         let what = row.name();
-        let own = [("role", "client"), ("service", row.service.as_str())];
         let readable = row.driver.is_readable(row.transport);
         match row.attach {
             Attach::Before => {
                 for role in ROLES.into_iter().filter(|role| readable || *role == "server") {
-                    let labels = [("role", role), ("database", row.database.as_str())];
-                    let counted = counts(&phase.metrics, STATEMENTS, &labels, "query");
-                    compare(&format!("{what} {role}"), &row.calls, &counted, phase, &mut wrong);
-                    let errors = counts(&phase.metrics, ERRORS, &labels, "sqlstate");
-                    compare_errors(&format!("{what} {role}"), &row.errors, &errors, &mut wrong);
+                    let (what, labels) =
+                        (format!("{what} {role}"), [("role", role), ("database", row.database.as_str())]);
+                    compare(&what, &row.truth, &phase.metrics, &labels, &Unknown::None, &mut wrong);
                 }
             }
             Attach::Midstream if readable => {
-                let counted = counts(&phase.metrics, STATEMENTS, &own, "query");
-                compare_partly(&what, &row.calls, &counted, phase, &mut wrong);
-                let errors = counts(&phase.metrics, ERRORS, &own, "sqlstate");
-                compare_errors(&what, &row.errors, &errors, &mut wrong);
+                let labels = [("role", "client"), ("service", row.service.as_str())];
+                let unknown = match row.driver {
+                    // Its script ran once before, and prepared all of it.
+                    Driver::Pgbench => Unknown::Any,
+                    _ => Unknown::One("select name from items where id = $1"),
+                };
+                compare(&what, &row.truth, &phase.metrics, &labels, &unknown, &mut wrong);
             }
             Attach::Midstream => {}
         }
         if readable {
             compare_durations(&what, row, &phase.metrics, &mut wrong);
         }
-        compare_errors(&format!("{what}: its own report"), &row.errors, &row.report.errors, &mut wrong);
+        let (truth, told) = (&row.truth.errors, &row.report.errors);
+        if truth != told {
+            wrong.push(format!("{what}: the driver was told {told:?} of {truth:?}"));
+        }
         for sqlstate in ["22012", "23505", "42601"] {
-            if !row.errors.contains_key(sqlstate) {
+            if !truth.contains_key(sqlstate) {
                 wrong.push(format!("{what}: the workload holds no {sqlstate}"));
             }
         }
-        println!("{what}: {} statements of PostgreSQL", row.calls.values().sum::<u64>());
+        println!("{what}: {} statements of PostgreSQL", row.truth.calls.values().sum::<u64>());
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// Every statement was seen from its text to its end: each is counted as itself, none is missing.
-fn compare(what: &str, truth: &Calls, counted: &Calls, phase: &Phase, wrong: &mut Vec<String>) {
-    let (counted, _) = without_gaps(what, truth, counted, KNOWN_GAPS);
-    let all: BTreeSet<_> = truth.keys().chain(counted.keys()).collect();
-    let before = wrong.len();
-    for fingerprint in all {
-        let [truth, counted] = [truth, &counted].map(|calls| of(calls, fingerprint));
-        if truth != counted {
-            wrong.push(format!("{what}: {counted} of {truth}: {}", phase.name(fingerprint)));
-        }
-    }
-    if wrong.len() > before {
-        wrong.push(phase.losses());
-    }
+/// Which statements' text went by before the agent came, so that they may be unknown.
+enum Unknown {
+    None,
+    One(&'static str),
+    Any,
 }
 
-/// Statements whose text went by before the agent came may be unknown. None may be another, none is missing.
-fn compare_partly(what: &str, truth: &Calls, counted: &Calls, phase: &Phase, wrong: &mut Vec<String>) {
-    let gaps: Vec<_> = KNOWN_GAPS.iter().filter(|gap| gap.counted_as.is_some()).copied().collect();
-    let (counted, _) = without_gaps(what, truth, counted, &gaps);
+/// Statements as themselves or, where that may be, as unknown; never as another, and none is missing. Rows and errors.
+fn compare(
+    what: &str,
+    truth: &Truth,
+    metrics: &Exposition,
+    labels: &[(&str, &str)],
+    unknown: &Unknown,
+    wrong: &mut Vec<String>,
+) {
     let before = wrong.len();
-    let sum = |calls: &Calls| calls.values().sum::<u64>();
-    if sum(truth) != sum(&counted) {
-        wrong.push(format!("{what}: {} of {} statements", sum(&counted), sum(truth)));
-    }
-    for (fingerprint, counted) in counted.iter().filter(|(fingerprint, _)| *fingerprint != UNKNOWN) {
-        let truth = of(truth, fingerprint);
-        if *counted > truth {
-            wrong.push(format!("{what}: attributed wrongly: {counted} of {truth}: {}", phase.name(fingerprint)));
+    let counted = counts(metrics, STATEMENTS, labels, "query");
+    let (counted, _) = without_gaps(what, truth, &counted, |gap| gap.counted_as.is_some());
+    let mut expected = truth.clone();
+    for (fingerprint, calls) in &truth.calls {
+        let may_be_unknown = match unknown {
+            Unknown::None => false,
+            Unknown::One(text) => *fingerprint == truth::fingerprint(text),
+            Unknown::Any => true,
+        };
+        let known = of(&counted, fingerprint).min(*calls);
+        if may_be_unknown && known < *calls {
+            expected.calls.insert(fingerprint.clone(), known);
+            *expected.calls.entry(UNKNOWN.to_owned()).or_default() += calls - known;
         }
+    }
+    let (counted, _) = without_gaps(what, &expected, &counted, |_| true);
+    let all: BTreeSet<_> = expected.calls.keys().chain(counted.keys()).collect();
+    for fingerprint in all {
+        let [truth, counted] = [&expected.calls, &counted].map(|calls| of(calls, fingerprint));
+        if truth != counted {
+            let text = expected.texts.get(fingerprint).map_or("not in pg_stat_statements", String::as_str);
+            let summary =
+                metrics.matching(INFO, &[("query", fingerprint)]).next().map(|info| info.labels["summary"].clone());
+            wrong.push(format!("{what}: {counted} of {truth}: {fingerprint} {}: {text}", summary.unwrap_or_default()));
+        }
+    }
+    let rows = metrics.sum(ROWS, labels);
+    if rows != truth.rows as f64 {
+        wrong.push(format!("{what}: {rows} of {} rows", truth.rows));
+    }
+    let errors = counts(metrics, ERRORS, labels, "sqlstate");
+    if errors != truth.errors {
+        wrong.push(format!("{what}: errors {errors:?} of {:?}", truth.errors));
     }
     if wrong.len() > before {
-        for (fingerprint, truth) in truth.iter().filter(|(fingerprint, truth)| of(&counted, fingerprint) < **truth) {
-            let counted = of(&counted, fingerprint);
-            wrong.push(format!("{what}: known {counted} of {truth}: {}", phase.name(fingerprint)));
-        }
-        wrong.push(format!("{what}: unknown {}", of(&counted, UNKNOWN)));
-        wrong.push(phase.losses());
+        wrong.push(format!("{what}: the agent itself counts as lost: {}", losses(metrics)));
     }
 }
 
 /// What was counted, with what the known gaps explain put where it belongs, and which gaps those were. A gap explains
 /// only what is elsewhere in full number: it hides nothing that is missing.
-fn without_gaps(what: &str, truth: &Calls, counted: &Calls, gaps: &[Gap]) -> (Calls, Vec<&'static str>) {
+fn without_gaps(
+    what: &str,
+    truth: &Truth,
+    counted: &Counts,
+    take: impl Fn(&&Gap) -> bool,
+) -> (Counts, Vec<&'static str>) {
     let (mut counted, mut found) = (counted.clone(), Vec::new());
-    for gap in gaps {
+    for gap in KNOWN_GAPS.iter().filter(take) {
         let place = gap.counted_as.map_or(UNKNOWN.to_owned(), fingerprint);
-        let there = of(&counted, &place);
-        let missing: Vec<(String, u64)> = gap
-            .texts
-            .iter()
-            .map(|text| fingerprint(text))
-            .map(|fingerprint| {
-                let missing = of(truth, &fingerprint).saturating_sub(of(&counted, &fingerprint));
-                (fingerprint, missing)
-            })
-            .collect();
+        let elsewhere = of(&counted, &place).saturating_sub(of(&truth.calls, &place));
+        let missing = |fingerprint: &String| of(&truth.calls, fingerprint).saturating_sub(of(&counted, fingerprint));
+        let missing: Vec<(String, u64)> =
+            gap.texts.iter().map(|text| fingerprint(text)).map(|one| (one.clone(), missing(&one))).collect();
         let sum = missing.iter().map(|(_, count)| count).sum();
-        if sum == 0 || there < sum {
+        if sum == 0 || elsewhere < sum {
             continue;
         }
         println!("{what}: known gap: {sum} statements: {}", gap.why);
         found.push(gap.why);
-        *counted.entry(place.clone()).or_default() -= sum;
+        *counted.entry(place).or_default() -= sum;
         counted.retain(|_, count| *count > 0);
         for (fingerprint, count) in missing {
             *counted.entry(fingerprint).or_default() += count;
@@ -285,14 +286,8 @@ fn without_gaps(what: &str, truth: &Calls, counted: &Calls, gaps: &[Gap]) -> (Ca
     (counted, found)
 }
 
-fn of(calls: &Calls, fingerprint: &str) -> u64 {
+fn of(calls: &Counts, fingerprint: &str) -> u64 {
     calls.get(fingerprint).copied().unwrap_or_default()
-}
-
-fn compare_errors(what: &str, truth: &Calls, counted: &Calls, wrong: &mut Vec<String>) {
-    if truth != counted {
-        wrong.push(format!("{what}: errors {counted:?} of {truth:?}"));
-    }
 }
 
 /// Each timed statement has a name, and so a sum, of its own: the two clocks, which are one, are compared call by call.
@@ -322,7 +317,7 @@ fn compare_durations(what: &str, row: &Row, metrics: &Exposition, wrong: &mut Ve
 }
 
 /// Counts by the value of a label, those that are none left out.
-fn counts(metrics: &Exposition, name: &str, labels: &[(&str, &str)], by: &str) -> Calls {
+fn counts(metrics: &Exposition, name: &str, labels: &[(&str, &str)], by: &str) -> Counts {
     let sums = metrics.sums_by(name, labels, by);
     sums.into_iter().filter(|(_, sum)| *sum > 0.0).map(|(key, sum)| (key, sum as u64)).collect()
 }
@@ -333,38 +328,17 @@ impl Row {
     }
 }
 
-impl Phase {
-    fn name(&self, fingerprint: &str) -> String {
-        let text = self.texts.get(fingerprint).map_or("not in pg_stat_statements", String::as_str);
-        let query = [("query", fingerprint)];
-        let summary = self.metrics.matching("steth_postgres_query_info", &query).next();
-        let summary = summary.and_then(|info| info.labels.get("summary")).map_or("", String::as_str);
-        format!("{fingerprint} {summary}: {text}")
-    }
-
-    /// What the agent itself says is missing.
-    fn losses(&self) -> String {
-        let names = ["steth_records_lost_total", "steth_cells_full_total"];
-        let lost = self.metrics.samples.iter().filter(|one| names.contains(&one.name.as_str()) && one.value > 0.0);
-        let lost: Vec<String> = lost.map(|one| format!("{:?} {}", one.labels, one.value)).collect();
-        format!("the agent counted as lost: {}", lost.join(", "))
-    }
-}
-
-/// The fingerprint of a statement as it was sent, of which the agent sees the first 4 KiB.
-fn fingerprint(text: &str) -> String {
-    let seen = text.len().min(steth_probes::postgres::TEXT_LEN as usize);
-    statement(&text.as_bytes()[..seen], seen < text.len()).fingerprint.to_string()
+/// What the agent itself says is missing.
+fn losses(metrics: &Exposition) -> String {
+    let names = ["steth_records_lost_total", "steth_cells_full_total"];
+    let lost = metrics.samples.iter().filter(|one| names.contains(&one.name.as_str()) && one.value > 0.0);
+    lost.map(|one| format!("{:?} {}", one.labels, one.value)).collect::<Vec<_>>().join(", ")
 }
 
 fn run() -> Result<Matrix> {
     let mut matrix = Matrix::default();
     let postgres = Postgres::start()?;
-    // What pg_stat_statements leaves out, and the errors.
-    for setting in ["log_statement = 'all'", "log_line_prefix = '%d|%e|'"] {
-        postgres.psql(HARNESS_DATABASE, &format!("alter system set {setting}"))?;
-    }
-    postgres.psql(HARNESS_DATABASE, "select pg_reload_conf()")?;
+    truth::log_all(&postgres)?;
     let template = postgres.create_database()?;
     postgres.psql(&template, include_str!("../drivers/template.sql"))?;
     let mut drivers = Vec::new();
@@ -411,8 +385,7 @@ fn phase(
         ready.as_ref().err().map(|error| note(prepared.driver, error)).is_none()
     });
     let agent = Agent::start(&Options::default())?;
-    postgres.reset_stat_statements()?;
-    let logged = postgres.log()?.len();
+    let since = Since::now(postgres)?;
     // One after the other, so that none waits for the other's CPU while it looks at its clock.
     for (prepared, database, running) in waiting {
         match running.finish() {
@@ -421,83 +394,13 @@ fn phase(
         }
     }
     let metrics = agent.settled()?;
-    let log = postgres.log()?;
-    let log = &log[logged..];
-    let mut texts = BTreeMap::new();
+    let long = format!("select long_length('{}')", "x".repeat(65_536));
     let mut rows = Vec::new();
     for (prepared, database, report) in finished {
-        let calls = calls(postgres, &database, log, &mut texts)?;
-        let errors = logged_errors(&database, log);
+        let truth = since.truth(&database, ("long_length", &long))?;
         let (driver, service) = (prepared.driver, prepared.service.clone());
-        rows.push(Row { driver, transport, attach, service, database, report, calls, errors });
+        rows.push(Row { driver, transport, attach, service, database, report, truth });
     }
     let folder = postgres.folder().file_name().context("the cluster has no folder")?;
-    Ok(Phase { rows, broken, metrics, cluster: format!("postgres:{}/cluster", folder.display()), texts })
-}
-
-/// What PostgreSQL ran in a database, as it was sent.
-fn calls(postgres: &Postgres, database: &str, log: &str, texts: &mut BTreeMap<String, String>) -> Result<Calls> {
-    let mut calls = Calls::new();
-    let mut add = |sent: &str, text: &str, count: u64| {
-        let fingerprint = fingerprint(sent);
-        texts.entry(fingerprint.clone()).or_insert_with(|| text.to_owned());
-        *calls.entry(fingerprint).or_default() += count;
-    };
-    for one in postgres.stat_statements(database)? {
-        let text = one.text.as_str();
-        if counted_by_log(text) {
-            continue;
-        }
-        // It shows the literal of 64 KiB as `$1`.
-        if text.contains("long_length") {
-            add(&long_statement(), text, one.calls);
-        } else {
-            add(text, text, one.calls);
-        }
-    }
-    for text in logged_statements(database, log).filter(|text| counted_by_log(text)) {
-        add(text, text, 1);
-    }
-    Ok(calls)
-}
-
-/// What `pg_stat_statements` does not count as it was sent: of transaction control that is prepared only the first
-/// execution (see [`Postgres::stat_statements`]), of PREPARE nothing, and EXECUTE as what was prepared. None of these
-/// fails in the workload, so the log's "is about to run" stands for "ran".
-fn counted_by_log(text: &str) -> bool {
-    let word = text.split(|character: char| !character.is_ascii_alphabetic()).next().unwrap_or_default();
-    let words = ["begin", "start", "commit", "rollback", "prepare", "execute", "deallocate"];
-    words.contains(&word.to_ascii_lowercase().as_str())
-}
-
-/// The statements of one line that a database's backends logged: `database|00000|LOG:  statement: …`, or
-/// `execute NAME: …` with the extended protocol.
-fn logged_statements<'a>(database: &str, log: &'a str) -> impl Iterator<Item = &'a str> {
-    let start = format!("{database}|00000|LOG:  ");
-    log.lines().filter_map(move |line| {
-        let message = line.strip_prefix(&start)?;
-        let sent = message.strip_prefix("execute ").and_then(|rest| Some(rest.split_once(": ")?.1));
-        sent.or_else(|| message.strip_prefix("statement: "))
-    })
-}
-
-/// The errors that a database's backends told their clients, by SQLSTATE. Not `connection_failure` (08006), which says
-/// that there was nobody left to tell.
-fn logged_errors(database: &str, log: &str) -> Calls {
-    let start = format!("{database}|");
-    let mut errors = Calls::new();
-    for line in log.lines() {
-        if let Some((sqlstate, message)) = line.strip_prefix(&start).and_then(|line| line.split_once('|'))
-            && (message.starts_with("ERROR:") || message.starts_with("FATAL:"))
-            && sqlstate != "08006"
-        {
-            *errors.entry(sqlstate.to_owned()).or_default() += 1;
-        }
-    }
-    errors
-}
-
-/// The statement of 64 KiB that all drivers send.
-fn long_statement() -> String {
-    format!("select long_length('{}')", "x".repeat(65_536))
+    Ok(Phase { rows, broken, metrics, cluster: format!("postgres:{}/cluster", folder.display()) })
 }
