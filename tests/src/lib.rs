@@ -9,6 +9,7 @@ mod skip;
 
 pub mod agent;
 pub mod cgroup;
+pub mod drivers;
 pub mod exposition;
 pub mod http;
 pub mod network;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod programs;
 pub mod prometheus;
 pub mod strace;
+pub mod truth;
 pub mod wait;
 pub mod workload;
 

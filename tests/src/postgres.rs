@@ -91,6 +91,22 @@ impl Postgres {
         Ok(postgres)
     }
 
+    /// Takes encrypted connections over TCP from now on, under a certificate that nobody vouches for.
+    ///
+    /// # Errors
+    /// Without `openssl`, or if the server does not take the certificate.
+    pub fn encrypt(&self) -> Result<()> {
+        let mut openssl = process::command("openssl", unprivileged()?.as_ref());
+        openssl.current_dir(self.folder().join("cluster")).args(["req", "-x509", "-newkey", "ec"]);
+        openssl.args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+        openssl.args(["-out", "server.crt", "-keyout", "server.key"]);
+        Process::start("openssl", openssl)?.finish(START)?;
+        self.psql(HARNESS_DATABASE, "alter system set ssl = on")?;
+        self.psql(HARNESS_DATABASE, "select pg_reload_conf()")?;
+        let encrypts = "that connections are encrypted";
+        crate::wait::poll(encrypts, START, || Ok((self.psql(HARNESS_DATABASE, "show ssl")? == "on").then_some(())))
+    }
+
     /// Folder of the unix socket, and of what belongs to the cluster's life.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -122,9 +138,17 @@ impl Postgres {
     /// # Errors
     /// If the server refuses.
     pub fn create_database(&self) -> Result<String> {
+        self.create_database_like("template1")
+    }
+
+    /// The same with what is in another database, to which nobody may be connected.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub fn create_database_like(&self, template: &str) -> Result<String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("bench_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        self.psql(HARNESS_DATABASE, &format!("create database {name}"))?;
+        self.psql(HARNESS_DATABASE, &format!("create database {name} template {template}"))?;
         Ok(name)
     }
 
@@ -147,6 +171,20 @@ impl Postgres {
             Ok(Statement { text, calls, rows })
         };
         rows.lines().map(row).collect()
+    }
+
+    /// All that the server has logged so far, line by line; what happened before the call is in it.
+    ///
+    /// # Errors
+    /// If it cannot be asked, or does not log.
+    pub fn log(&self) -> Result<String> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("mark {} of the log", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.psql(HARNESS_DATABASE, &format!("do $$ begin raise log '{mark}'; end $$"))?;
+        // Each backend writes to the same pipe before it answers.
+        let is_mark = |line: &str| (line.contains("LOG:") && line.ends_with(&mark)).then_some(());
+        self.server.wait_for_line(&mark, START, is_mark)?;
+        Ok(self.server.log())
     }
 
     /// Forgets what `pg_stat_statements` counted.
@@ -233,6 +271,26 @@ mod tests {
         drop(one);
         assert!(!folder.exists() && !postmaster.exists());
         assert_eq!(other.psql(HARNESS_DATABASE, "select 1").unwrap(), "1");
+    }
+
+    #[test]
+    fn connections_are_encrypted_and_logged() {
+        if let Some(why) = Postgres::missing() {
+            skipped!("{why}");
+        }
+        need_program!("openssl");
+        let postgres = Postgres::start().unwrap();
+        postgres.encrypt().unwrap();
+        let mut psql = postgres.program("psql");
+        psql.args(["-X", "-A", "-t", "-c", "select ssl from pg_stat_ssl where pid = pg_backend_pid()"]);
+        psql.arg(format!(
+            "host=127.0.0.1 port={} user={USER} sslmode=require dbname={HARNESS_DATABASE}",
+            postgres.port
+        ));
+        assert_eq!(Process::start("psql", psql).unwrap().finish(START).unwrap(), "t");
+        let before = postgres.log().unwrap().len();
+        postgres.psql(HARNESS_DATABASE, "select 1 / 0").unwrap_err();
+        assert!(postgres.log().unwrap()[before..].contains("division by zero"));
     }
 
     #[test]

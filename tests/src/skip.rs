@@ -1,7 +1,7 @@
 //! How a test says that it cannot run here. Knows what a test may need, not what it tests.
 //!
-//! Skips are written straight to standard error, past the capture of the test runner, so that they are seen and
-//! counted: `skipped: <test>: <what is missing>`.
+//! Skips are written straight to standard error, past the capture of the test runner, so that they are seen, and once
+//! more into it, so that they are counted: `skipped: <test>: <what is missing>`.
 
 use std::{io::Write, path::Path};
 
@@ -62,6 +62,8 @@ pub fn report(why: &str) {
     let line = format!("skipped: {}: {why}\n", thread.name().unwrap_or("test"));
     // Nobody is left to tell when standard error is closed.
     let _ = std::io::stderr().write_all(line.as_bytes());
+    // The runner keeps this and hands it over on standard output, where `cargo xtask test` counts it.
+    print!("{line}");
 }
 
 /// Why this process may not do what root may.

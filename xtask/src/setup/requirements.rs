@@ -4,6 +4,7 @@
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use super::bpf_linker;
@@ -142,11 +143,39 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("curl"),
     },
     Requirement {
+        name: "OpenSSL",
+        why: "makes the certificates of test servers",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["openssl"]),
+        is_there: || command("openssl"),
+    },
+    Requirement {
         name: "Python 3",
         why: "test clients and servers",
         purpose: Purpose::Test,
         source: Source::Debian(&["python3"]),
         is_there: || command("python3"),
+    },
+    Requirement {
+        name: "Python's venv",
+        why: "installs the Postgres drivers of Python",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["python3-venv"]),
+        is_there: || workspace::output_of(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some(),
+    },
+    Requirement {
+        name: "Node.js",
+        why: "runs and installs the Postgres drivers of JavaScript",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["nodejs", "npm"]),
+        is_there: || command("node") && command("npm"),
+    },
+    Requirement {
+        name: "Java and its Postgres driver",
+        why: "compiles and runs a program that uses JDBC",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["default-jdk-headless", "libpostgresql-jdbc-java"]),
+        is_there: || command("java") && command("javac") && Path::new("/usr/share/java/postgresql.jar").exists(),
     },
 ];
 
