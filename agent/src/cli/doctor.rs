@@ -135,7 +135,16 @@ mod tests {
 
     fn probe(name: &str, hook: &str, state: ProbeState) -> ProbeStatus {
         let lost = format!("everything about {name}");
-        ProbeStatus { name: name.into(), hook: hook.into(), state, lost, memory_bytes: 1 << 20, runs: 0, run_ns: 0 }
+        ProbeStatus {
+            name: name.into(),
+            hook: hook.into(),
+            state,
+            lost,
+            memory_bytes: 1 << 20,
+            runs: 0,
+            run_ns: 0,
+            missed: 0,
+        }
     }
 
     fn examination() -> Examination {
@@ -208,6 +217,7 @@ Kernel memory: 4.00 MiB of 32.00 MiB (kernel.memory)
             json!({
                 "kind": "probe", "name": "sys_exit", "hook": "tp_btf/sys_exit", "state": "fallback", "instead": "raw_tp/sys_exit",
                 "reason": "no BTF", "lost": "everything about sys_exit", "memory_bytes": 1 << 20, "runs": 0, "run_ns": 0,
+                "missed": 0,
             })
         );
         assert_eq!(all[10], json!({ "kind": "total", "kernel_memory_bytes": 4 << 20, "budget_bytes": 32 << 20 }));

@@ -1,7 +1,7 @@
 //! Loads the kernel programs and attaches each to its hook. A probe that this kernel cannot run is reported and the rest
 //! goes on.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use super::{
     btf::{BtfError, KernelTypes},
+    missed::runs_missed,
     tables::Table,
 };
 use crate::model::probe::{ProbeState, ProbeStatus};
@@ -236,7 +237,8 @@ impl Kernel {
     }
 
     fn status(&self, probe: &Probe, state: &ProbeState) -> ProbeStatus {
-        let info = self.ebpf.program(probe.name).and_then(|program| program.info().ok());
+        let program = self.ebpf.program(probe.name);
+        let info = program.and_then(|program| program.info().ok());
         ProbeStatus {
             name: probe.name.into(),
             hook: hook(probe),
@@ -245,6 +247,10 @@ impl Kernel {
             memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
             runs: info.as_ref().map_or(0, |info| info.run_count()),
             run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
+            missed: program
+                .and_then(|program| program.fd().ok())
+                .and_then(|fd| runs_missed(fd.as_fd()).ok())
+                .unwrap_or(0),
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod ability;
 pub mod btf;
 pub mod load;
+mod missed;
 pub mod tables;
 
 pub use load::{Kernel, LoadError, Options, Tables};

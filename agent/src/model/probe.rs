@@ -107,6 +107,8 @@ pub struct ProbeStatus {
     pub runs: u64,
     /// How long it ran in all, in nanoseconds; 0 unless `kernel.bpf_stats_enabled`.
     pub run_ns: u64,
+    /// How often it was left out, because it had interrupted itself.
+    pub missed: u64,
 }
 
 /// Whether a probe runs.

@@ -220,6 +220,7 @@ impl Probes {
         for probe in self.kernel.statuses() {
             let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Fallback { .. }));
             let labels = vec![probe.name];
+            series.push(Series::number(&catalog::PROBE_MISSED, labels.clone(), probe.missed as f64));
             series.push(Series::number(&catalog::PROBE_ATTACHED, labels.clone(), attached));
             series.push(Series::number(&catalog::PROBE_RUNS, labels.clone(), probe.runs as f64));
             series.push(Series::number(&catalog::PROBE_RUN_SECONDS, labels, probe.run_ns as f64 / 1e9));

@@ -158,6 +158,7 @@ fn unavailable(reason: &str) -> Vec<ProbeStatus> {
             memory_bytes: 0,
             runs: 0,
             run_ns: 0,
+            missed: 0,
         })
         .collect()
 }

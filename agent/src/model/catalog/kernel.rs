@@ -235,6 +235,13 @@ pub static SERIES_FOLDED: Metric = Metric::gauge(
 /// Attached probes.
 pub static PROBE_ATTACHED: Metric =
     Metric::gauge("steth_probe_attached", "1 if the probe runs, 0 if it does not.", &["probe"]);
+/// Runs that did not take place.
+pub static PROBE_MISSED: Metric = Metric::counter(
+    "steth_probe_missed_total",
+    "How often a probe was left out by the kernel because it was running on that CPU already and had been interrupted: \
+     events that were not counted.",
+    &["probe"],
+);
 /// Runs.
 pub static PROBE_RUNS: Metric = Metric::counter(
     "steth_probe_runs_total",
@@ -261,6 +268,7 @@ pub static PROBES: Chapter = Chapter {
             &CELLS_FULL,
             &SERIES_FOLDED,
             &PROBE_ATTACHED,
+            &PROBE_MISSED,
             &PROBE_RUNS,
             &PROBE_RUN_SECONDS,
             &KERNEL_MEMORY,
