@@ -191,7 +191,7 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64, origin: Orig
     fresh.protocol = Protocol::Unknown as u8;
     fresh.complete = (origin != Origin::Met) as u8;
     fresh.incoming = (origin == Origin::Called) as u8;
-    if family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
+    if setting!(tcp) != 0 && family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
         tcp::describe(sock, fresh);
     }
     if CONNECTIONS.insert(&sock.0, &*fresh, ANY).is_err() {

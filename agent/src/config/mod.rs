@@ -79,6 +79,8 @@ pub struct Http {
 pub struct Kernel {
     /// The running kernel's type information.
     pub btf: PathBuf,
+    /// Probes that are left alone.
+    pub without: Vec<String>,
     /// Budget for all maps together.
     pub memory_bytes: u64,
     /// The ring that records cross; a power of two.
@@ -186,6 +188,7 @@ impl Default for Config {
             http: Http { connections: 64, timeout: Duration::from_secs(10) },
             kernel: Kernel {
                 btf: "/sys/kernel/btf/vmlinux".into(),
+                without: Vec::new(),
                 memory_bytes: 32 << 20,
                 ring_bytes: 1 << 20,
                 ring_interval: Duration::from_millis(100),

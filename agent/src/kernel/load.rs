@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use super::{
     btf::{BtfError, KernelTypes},
+    lacks::Lacks,
     missed::runs_missed,
     tables::Table,
 };
@@ -36,6 +37,8 @@ pub struct Options {
     pub btf: PathBuf,
     /// Features that are wanted.
     pub features: Vec<Feature>,
+    /// Names of probes that are left alone.
+    pub without: Vec<String>,
     /// Bytes that all maps together may take.
     pub memory_bytes: u64,
     /// Bytes of the ring buffer.
@@ -73,6 +76,8 @@ pub enum LoadError {
 pub struct Kernel {
     ebpf: Ebpf,
     probes: Vec<(&'static Probe, ProbeState)>,
+    /// What is lost of probes that do only part of their work.
+    lost: BTreeMap<&'static str, String>,
     settings: Settings,
     /// Of the ring, once it is given away; it never changes.
     ring_memory_bytes: Option<u64>,
@@ -134,9 +139,11 @@ impl Kernel {
     /// If no program can be loaded at all. A single probe that fails is no error: see [`Kernel::statuses`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let types = KernelTypes::read(&options.btf)?;
-        let offsets = types.offsets()?;
+        let offsets = types.offsets();
+        let lacks = Lacks::of(&offsets);
+        let features = lacks.leave(&options.features);
         let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
-        let on = |feature| u32::from(options.features.contains(&feature));
+        let on = |feature| u32::from(features.contains(&feature));
         let settings = Settings {
             syscalls: on(Feature::Syscalls),
             sockets: on(Feature::Sockets),
@@ -166,11 +173,13 @@ impl Kernel {
             .load(OBJECT)?;
         let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
             .map_err(|source| LoadError::Object(source.into()))?;
-        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, options))).collect();
+        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
+        let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
+        let lost = lost.collect();
         if let Err(error) = seed(&mut ebpf, &btf) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
-        let mut kernel = Self { ebpf, probes, settings, ring_memory_bytes: None };
+        let mut kernel = Self { ebpf, probes, lost, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_listener_drops() {
             tracing::warn!("listen overflows are off: {error}");
         }
@@ -243,7 +252,10 @@ impl Kernel {
             name: probe.name.into(),
             hook: hook(probe),
             state: state.clone(),
-            lost: probe.lost.into(),
+            lost: match state {
+                ProbeState::Partial { .. } => self.lost.get(probe.name).cloned().unwrap_or_default(),
+                _ => probe.lost.into(),
+            },
             memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
             runs: info.as_ref().map_or(0, |info| info.run_count()),
             run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
@@ -271,16 +283,22 @@ pub fn hook(probe: &Probe) -> String {
     format!("tp_btf/{}", probe.tracepoint)
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, options: &Options) -> ProbeState {
+fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {
     let wanted = probe.feature == Feature::Identity
         || options.features.contains(&probe.feature)
         // Sockets and Postgres hang on the system calls' programs.
         || (probe.feature == Feature::Syscalls && !options.features.is_empty());
-    if !wanted {
+    if !wanted || options.without.iter().any(|name| name == probe.name) {
         return ProbeState::Off;
     }
+    if let Some(reason) = lacks.stop(probe) {
+        return ProbeState::Unavailable { reason };
+    }
     match try_attach(ebpf, btf, probe) {
-        Ok(()) => ProbeState::Attached,
+        Ok(()) => match lacks.curtail(probe, &options.features) {
+            Some((reason, _)) => ProbeState::Partial { reason },
+            None => ProbeState::Attached,
+        },
         Err(error) => ProbeState::Unavailable { reason: reason(&error, probe) },
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod ability;
 pub mod btf;
+mod lacks;
 pub mod load;
 mod missed;
 pub mod tables;

@@ -53,6 +53,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
     Kernel::load(&kernel::Options {
         btf: config.kernel.btf.clone(),
         features: wanted.into_iter().filter(|(on, _)| *on).map(|(_, feature)| feature).collect(),
+        without: config.kernel.without.clone(),
         memory_bytes: config.kernel.memory_bytes,
         ring_bytes: count(config.kernel.ring_bytes),
         services: count(config.limits.services as u64),
@@ -218,7 +219,7 @@ impl Probes {
 
     fn own_series(&mut self, series: &mut Vec<Series>) {
         for probe in self.kernel.statuses() {
-            let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Fallback { .. }));
+            let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Partial { .. }));
             let labels = vec![probe.name];
             series.push(Series::number(&catalog::PROBE_MISSED, labels.clone(), probe.missed as f64));
             series.push(Series::number(&catalog::PROBE_ATTACHED, labels.clone(), attached));
