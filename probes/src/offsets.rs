@@ -166,8 +166,23 @@ record! {
         pub postgres: u32,
         /// Index of the `pids` controller in `css_set.subsys`, or [`ABSENT`].
         pub pids_controller: u32,
+        /// Where the histogram cells end that are kept for each [`crate::cell::Share`], and behind them those that are
+        /// common to all.
+        pub histograms_calls: u32,
+        /// As above.
+        pub histograms_tcp: u32,
+        /// As above.
+        pub histograms_postgres: u32,
         /// Histogram cells that there is room for.
         pub histograms: u32,
+        /// Counter cells that are kept for each share.
+        pub counters_calls: u32,
+        /// As above.
+        pub counters_tcp: u32,
+        /// As above.
+        pub counters_postgres: u32,
+        /// Counter cells that are common to all.
+        pub counters_common: u32,
         /// Services that there is room for.
         pub services: u32,
         /// Peers that there is room for.

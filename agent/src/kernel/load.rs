@@ -132,6 +132,25 @@ impl Sizes {
     }
 }
 
+/// Where cells end that are kept for one share; what follows the last is common to all.
+struct Ends {
+    calls: u32,
+    tcp: u32,
+    postgres: u32,
+}
+
+impl Ends {
+    /// Nothing is kept for a feature that is off. What is common goes to who needs it first: on most hosts calls.
+    fn within(cells: u32, features: &[Feature]) -> Self {
+        let share = |percent: u32, wanted: &[Feature]| {
+            if wanted.iter().any(|feature| features.contains(feature)) { cells / 100 * percent } else { 0 }
+        };
+        let calls = share(30, &[Feature::Syscalls, Feature::Sockets]);
+        let tcp = calls + share(15, &[Feature::Tcp]);
+        Self { calls, tcp, postgres: tcp + share(25, &[Feature::Postgres]) }
+    }
+}
+
 impl Kernel {
     /// Loads all programs of the wanted features and attaches them.
     ///
@@ -143,6 +162,10 @@ impl Kernel {
         let lacks = Lacks::of(&offsets);
         let features = lacks.leave(&options.features);
         let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
+        let (histograms, counters) = (
+            Ends::within(sizes.histograms, &features),
+            Ends::within(limits::COUNTERS - limits::COUNTERS_OTHER, &features),
+        );
         let on = |feature| u32::from(features.contains(&feature));
         let settings = Settings {
             syscalls: on(Feature::Syscalls),
@@ -150,7 +173,14 @@ impl Kernel {
             tcp: on(Feature::Tcp),
             postgres: on(Feature::Postgres),
             pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
+            histograms_calls: histograms.calls,
+            histograms_tcp: histograms.tcp,
+            histograms_postgres: histograms.postgres,
             histograms: sizes.histograms,
+            counters_calls: counters.calls,
+            counters_tcp: counters.tcp - counters.calls,
+            counters_postgres: counters.postgres - counters.tcp,
+            counters_common: limits::COUNTERS - limits::COUNTERS_OTHER - counters.postgres,
             services: options.services,
             peers: options.peers,
             statements: options.statements,

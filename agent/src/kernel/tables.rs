@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -70,10 +71,22 @@ impl Table {
     ///
     /// # Errors
     /// If the kernel refuses (batch reading came with Linux 5.6).
-    pub fn visit(&mut self, limit: u32, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
-        // The cursor of a hash is a bucket number, that of an array a key: both fit into 8 bytes.
-        let mut cursor = [0u8; 8];
-        let mut first = true;
+    pub fn visit(&mut self, limit: u32, visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.visit_after(None, limit, visit)
+    }
+
+    /// As [`visit`](Self::visit), those entries of an array whose numbers are in `range`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn visit_range(&mut self, range: Range<u32>, visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.visit_after(range.start.checked_sub(1), range.len() as u32, visit)
+    }
+
+    fn visit_after(&mut self, before: Option<u32>, limit: u32, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        // The cursor of a hash is a bucket number, that of an array the last key: both fit into 8 bytes.
+        let mut cursor = u64::from(before.unwrap_or_default()).to_ne_bytes();
+        let mut first = before.is_none();
         let mut left = limit;
         let mut batch = BATCH;
         while left > 0 {
