@@ -9,6 +9,7 @@ use aya_ebpf::{
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss, Share},
     histogram::{BUCKETS, Histogram, bucket_of},
+    socket::PASS_NUMBER,
 };
 
 use crate::{
@@ -32,6 +33,14 @@ pub enum Numbers {
     CountersOfTcp = 9,
     CountersOfPostgres = 10,
     CountersCommon = 11,
+    /// Given out by the agent: the current pass over all open files.
+    Pass = PASS_NUMBER,
+}
+
+/// The last number that was given out.
+#[inline(always)]
+pub fn last_number(what: Numbers) -> u32 {
+    NUMBERS.get(what as u32).copied().unwrap_or(0)
 }
 
 /// The next number, from `first` on, unless `limit` is reached.

@@ -230,6 +230,8 @@ kinds! {
         ConversationForgotten = 14,
         /// No room for another database name: it stays unknown.
         DatabasesFull = 15,
+        /// A socket in use was forgotten for lack of room, and is met anew.
+        SocketForgotten = 16,
     }
 }
 

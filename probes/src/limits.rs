@@ -15,6 +15,8 @@ pub const COUNTERS: u32 = 8192;
 pub const COUNTERS_OTHER: u32 = 64;
 /// Sockets that are followed at one time; the least recently used one is forgotten first.
 pub const CONNECTIONS: u32 = 32768;
+/// Sockets that are taken out of the map in one pass, if they have ended without a word.
+pub const ENDED_SOCKETS: usize = 8192;
 /// Peer addresses that are told apart; further ones are counted under peer 0, "other".
 pub const PEERS: u32 = 1024;
 /// Bytes of the ring buffer for records.

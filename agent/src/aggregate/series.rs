@@ -391,7 +391,7 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::HistogramsFull => (full, "histograms", "no_room"),
         Loss::CountersFull => (full, "counters", "no_room"),
         Loss::PeersFull => (full, "peers", "no_room"),
-        Loss::ConnectionsFull => (full, "connections", "no_room"),
+        Loss::ConnectionsFull | Loss::SocketForgotten => (full, "connections", "no_room"),
         Loss::TaskStateFailed => (full, "tasks", "no_memory"),
         Loss::NamesFull => (full, "statements", "no_room"),
         Loss::PreparedFull => (full, "prepared", "no_room"),

@@ -60,6 +60,11 @@ pub const KEYS: &[Key] = &[
     key("kernel.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.kernel.memory_bytes), Change::Restart),
     key("kernel.ring", Shape::Size(64 << 10..=64 << 20, |c| &mut c.kernel.ring_bytes), Change::Restart),
     key("kernel.ring_interval", Shape::Duration(ms(10)..=ms(1_000), |c| &mut c.kernel.ring_interval), Change::Restart),
+    key(
+        "kernel.open_files_interval",
+        Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.kernel.open_files_interval),
+        Change::Restart,
+    ),
     key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Restart),
     key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Restart),
     key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),

@@ -87,6 +87,8 @@ pub struct Kernel {
     pub ring_bytes: u64,
     /// How often the ring is emptied.
     pub ring_interval: Duration,
+    /// How often all open files are gone over for sockets that have ended.
+    pub open_files_interval: Duration,
 }
 
 /// `[probes]`
@@ -192,6 +194,7 @@ impl Default for Config {
                 memory_bytes: 32 << 20,
                 ring_bytes: 1 << 20,
                 ring_interval: Duration::from_millis(100),
+                open_files_interval: Duration::from_secs(30),
             },
             probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
             limits: Limits {

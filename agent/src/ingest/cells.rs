@@ -16,6 +16,7 @@ use steth_probes::{
     socket::{Connection, PeerKey, Protocol, tcp_state},
 };
 
+use super::sockets::Passes;
 use crate::{
     kernel::Tables,
     model::event::{ConnectionSeen, PeerSeen, PostgresSeen, PostgresState, Reading, ServiceSeen},
@@ -29,12 +30,13 @@ const SHORT_GAP: u32 = 4;
 pub struct Cells {
     tables: Tables,
     slots: Vec<Option<CellKey>>,
+    passes: Passes,
 }
 
 impl Cells {
     /// A reader of these maps.
     pub fn new(tables: Tables) -> Self {
-        Self { tables, slots: Vec::new() }
+        Self { tables, slots: Vec::new(), passes: Passes::default() }
     }
 
     /// Reads everything. `refresh` gets the addresses of all listening sockets before counters are read, so that
@@ -135,6 +137,21 @@ impl Cells {
             }
         })?;
         Ok(seen)
+    }
+
+    /// Forgets sockets that have ended without a word from the kernel. `pass` goes over all open files.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the pass fails.
+    pub fn forget_ended(&mut self, pass: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.passes.begin(&self.tables)?;
+        pass()?;
+        self.passes.end(&mut self.tables)
+    }
+
+    /// How many sockets have been forgotten so.
+    pub fn ended_sockets(&self) -> u64 {
+        self.passes.ended()
     }
 
     /// Leaves a service out of the figures, or takes it in again.

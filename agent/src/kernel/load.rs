@@ -104,6 +104,8 @@ pub struct Tables {
     pub peers: Table,
     /// Postgres conversations.
     pub wires: Table,
+    /// Numbers that were given out.
+    pub numbers: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -206,10 +208,10 @@ impl Kernel {
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
         let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
         let lost = lost.collect();
-        if let Err(error) = seed(&mut ebpf, &btf) {
+        let mut kernel = Self { ebpf, probes, lost, settings, ring_memory_bytes: None };
+        if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
-        let mut kernel = Self { ebpf, probes, lost, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_listener_drops() {
             tracing::warn!("listen overflows are off: {error}");
         }
@@ -236,6 +238,7 @@ impl Kernel {
             connections: table("CONNECTIONS", 1)?,
             peers: table("PEERS", 1)?,
             wires: table("WIRES", 1)?,
+            numbers: table("NUMBERS", 1)?,
             cpus,
         })
     }
@@ -248,6 +251,29 @@ impl Kernel {
         let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
         self.ring_memory_bytes = map_data(&map).and_then(memory_of);
         Ok(RingBuf::try_from(map)?)
+    }
+
+    fn load_seed(&mut self, btf: &Btf) -> Result<(), ProgramError> {
+        self.open_files()?.load("task_file", btf)
+    }
+
+    /// Goes through all open files once: the first time, so that sockets and services from before the agent are known; later,
+    /// so that those which are still open bear the number of the pass.
+    ///
+    /// # Errors
+    /// If the program was refused, or cannot be run.
+    pub fn pass_over_open_files(&mut self) -> Result<(), ProgramError> {
+        let program = self.open_files()?;
+        let link = program.attach()?;
+        let link = program.take_link(link)?;
+        let mut file = link.into_file().map_err(io::Error::other)?;
+        // The program writes nothing; reading runs it.
+        io::copy(&mut file, &mut io::sink())?;
+        Ok(())
+    }
+
+    fn open_files(&mut self) -> Result<&mut Iter, ProgramError> {
+        self.ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()
     }
 
     fn load_listener_drops(&mut self) -> Result<(), ProgramError> {
@@ -338,17 +364,6 @@ fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramEr
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(probe.tracepoint, btf)?;
     program.attach()?;
-    Ok(())
-}
-
-/// Goes through all open files once, so that sockets and services from before the agent are known.
-fn seed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Iter = ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()?;
-    program.load("task_file", btf)?;
-    let link = program.attach()?;
-    let mut file = program.take_link(link)?.into_file()?;
-    // The program writes nothing; reading runs it.
-    io::copy(&mut file, &mut io::sink())?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use steth_probes::record::{Plain, bytes_of};
 const BATCH: u32 = 1024;
 /// Commands of bpf(2): `enum bpf_cmd` in `linux/bpf.h`.
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
 /// A kernel map whose entries are read as bytes.
@@ -140,6 +141,21 @@ impl Table {
             flags: 0,
         };
         bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
+    }
+
+    /// Takes one entry away; false if it was gone already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove<K: Plain>(&self, key: &K) -> io::Result<bool> {
+        debug_assert!(size_of::<K>() == self.key_size);
+        let key = bytes_of(key).as_ptr() as u64;
+        let mut attr = ElementAttr { map_fd: self.fd.as_raw_fd() as u32, _pad: 0, key, value: 0, flags: 0 };
+        match bpf(BPF_MAP_DELETE_ELEM, &mut attr) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

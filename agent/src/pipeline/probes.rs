@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -37,6 +38,15 @@ pub struct Probes {
     exclude: Vec<String>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
+    passes: Passes,
+}
+
+/// When all open files are gone over, for sockets that have ended.
+struct Passes {
+    interval: Duration,
+    last: Instant,
+    /// Whether that fails has been said.
+    failing: bool,
 }
 
 /// Loads what the configuration asks for.
@@ -91,6 +101,7 @@ impl Probes {
             exclude: config.probes.exclude_services.clone(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
+            passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             kernel,
         })
     }
@@ -147,6 +158,22 @@ impl Probes {
                 Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
             }
         }
+    }
+
+    /// Forgets, when it is time, sockets whose end the kernel did not tell.
+    pub fn forget_ended_sockets(&mut self) {
+        if self.passes.last.elapsed() < self.passes.interval {
+            return;
+        }
+        self.passes.last = Instant::now();
+        let kernel = &mut self.kernel;
+        let forgotten = self.cells.forget_ended(|| kernel.pass_over_open_files().map_err(io::Error::other));
+        if let Err(error) = &forgotten
+            && !self.passes.failing
+        {
+            tracing::warn!("sockets that have ended are forgotten only for lack of room: {error}");
+        }
+        self.passes.failing = forgotten.is_err();
     }
 
     /// Reads all cells and gives the series of this moment, with the services that were met.
@@ -236,6 +263,7 @@ impl Probes {
         let lost = |map: &str, reason: &str, total: u64| {
             Series::number(&catalog::RECORDS_LOST, vec![map.into(), reason.into()], total as f64)
         };
+        series.push(Series::number(&catalog::SOCKETS_ENDED, vec![], self.cells.ended_sockets() as f64));
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
     }

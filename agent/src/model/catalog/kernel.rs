@@ -226,6 +226,13 @@ pub static CELLS_FULL: Metric = Metric::counter(
     "Events that were not counted where they belong because a map had no room, by map and reason.",
     &["map", "reason"],
 );
+/// Sockets that ended.
+pub static SOCKETS_ENDED: Metric = Metric::counter(
+    "steth_sockets_ended_total",
+    "Sockets that were found to have ended without a word from the kernel, which reports the end of TCP connections only, \
+     and were forgotten.",
+    &[],
+);
 /// Folding.
 pub static SERIES_FOLDED: Metric = Metric::gauge(
     "steth_series_folded",
@@ -266,6 +273,7 @@ pub static PROBES: Chapter = Chapter {
         vec![
             &RECORDS_LOST,
             &CELLS_FULL,
+            &SOCKETS_ENDED,
             &SERIES_FOLDED,
             &PROBE_ATTACHED,
             &PROBE_MISSED,
