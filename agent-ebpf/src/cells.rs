@@ -7,8 +7,9 @@ use aya_ebpf::{
     helpers::generated::{bpf_ringbuf_output, bpf_ringbuf_query},
 };
 use steth_probes::{
-    cell::{CellKey, CounterKind, HistogramKind, Loss},
+    cell::{CellKey, CounterKind, HistogramKind, Loss, Share},
     histogram::{BUCKETS, Histogram, bucket_of},
+    socket::PASS_NUMBER,
 };
 
 use crate::{
@@ -20,11 +21,26 @@ use crate::{
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Numbers {
-    Histograms = 0,
-    Services = 1,
-    Peers = 2,
-    Statements = 3,
-    Databases = 4,
+    Services = 0,
+    Peers = 1,
+    Statements = 2,
+    Databases = 3,
+    HistogramsOfCalls = 4,
+    HistogramsOfTcp = 5,
+    HistogramsOfPostgres = 6,
+    HistogramsCommon = 7,
+    CountersOfCalls = 8,
+    CountersOfTcp = 9,
+    CountersOfPostgres = 10,
+    CountersCommon = 11,
+    /// Given out by the agent: the current pass over all open files.
+    Pass = PASS_NUMBER,
+}
+
+/// The last number that was given out.
+#[inline(always)]
+pub fn last_number(what: Numbers) -> u32 {
+    NUMBERS.get(what as u32).copied().unwrap_or(0)
 }
 
 /// The next number, from `first` on, unless `limit` is reached.
@@ -74,12 +90,33 @@ fn fetch_add_u32(counter: *mut u32, mut value: u32) -> u32 {
 #[inline(always)]
 pub fn count(kind: CounterKind, sub: u8, service: u32, a: u32, b: u32, value: u64) {
     let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
-    if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
-        add(counter, value);
-    } else if COUNTERS.insert(&key, &value, BPF_NOEXIST.into()).is_err() {
-        match COUNTERS.get_ptr_mut(&key) {
-            Some(counter) => add(counter, value),
-            None => lost(Loss::CountersFull),
+    match COUNTERS.get_ptr_mut(&key) {
+        Some(counter) => add(counter, value),
+        None => count_first(&key, value),
+    }
+}
+
+/// Makes a counter cell. Where there is no room the event is counted all the same, under "other".
+#[inline(never)]
+fn count_first(key: &CellKey, value: u64) {
+    let mut key = *key;
+    let (numbers, limit) = match Share::of_counter(key.kind) {
+        Share::Calls => (Numbers::CountersOfCalls, setting!(counters_calls)),
+        Share::Tcp => (Numbers::CountersOfTcp, setting!(counters_tcp)),
+        Share::Postgres => (Numbers::CountersOfPostgres, setting!(counters_postgres)),
+    };
+    if next_number(numbers, 0, limit).is_none()
+        && next_number(Numbers::CountersCommon, 0, setting!(counters_common)).is_none()
+    {
+        lost(Loss::CountersFull);
+        key.service = 0;
+        key.a = 0;
+        key.b = 0;
+    }
+    if COUNTERS.insert(&key, &value, BPF_NOEXIST.into()).is_err() {
+        // It was there already, or another CPU was faster.
+        if let Some(counter) = COUNTERS.get_ptr_mut(&key) {
+            add(counter, value);
         }
     }
 }
@@ -91,9 +128,21 @@ pub fn slot_of(key: &CellKey) -> u32 {
     if let Some(slot) = unsafe { HISTOGRAM_SLOTS.get(key) } {
         return *slot;
     }
-    let Some(slot) = next_number(Numbers::Histograms, 1, setting!(histograms)) else {
-        lost(Loss::HistogramsFull);
-        return 0;
+    let (calls, tcp, postgres) = (setting!(histograms_calls), setting!(histograms_tcp), setting!(histograms_postgres));
+    let own = match Share::of_histogram(key.kind) {
+        Share::Calls => next_number(Numbers::HistogramsOfCalls, 1, calls),
+        Share::Tcp => next_number(Numbers::HistogramsOfTcp, calls, tcp),
+        Share::Postgres => next_number(Numbers::HistogramsOfPostgres, tcp, postgres),
+    };
+    let slot = match own {
+        Some(slot) => slot,
+        None => match next_number(Numbers::HistogramsCommon, postgres, setting!(histograms)) {
+            Some(slot) => slot,
+            None => {
+                lost(Loss::HistogramsFull);
+                return 0;
+            }
+        },
     };
     if HISTOGRAM_SLOTS.insert(key, &slot, BPF_NOEXIST.into()).is_ok() {
         return slot;

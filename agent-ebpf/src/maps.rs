@@ -45,7 +45,7 @@ pub static COUNTERS: PerCpuHashMap<CellKey, u64, { limits::COUNTERS as usize }> 
 pub static LOSSES_BY_REASON: PerCpuArray<u64, { LOSSES as usize }> = PerCpuArray::new();
 /// How many numbers were given out, by [`Numbers`](crate::cells::Numbers).
 #[btf_map]
-pub static NUMBERS: Array<u32, 8> = Array::new();
+pub static NUMBERS: Array<u32, 16> = Array::new();
 /// Sockets by the address of their `struct sock`.
 #[btf_map]
 pub static CONNECTIONS: LruHashMap<u64, Connection, { limits::CONNECTIONS as usize }> = LruHashMap::new();

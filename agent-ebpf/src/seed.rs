@@ -1,11 +1,12 @@
-//! What was there before the agent: one pass over all open files of all processes finds their services and sockets.
+//! What is open: a pass over all open files of all processes. The first finds the services and sockets that were there
+//! before the agent, later ones mark the sockets that are still there: of most the kernel does not tell the end.
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_sock_from_file};
 
 use crate::{
+    cells::{Numbers, last_number},
     identity,
     kernel::{Known, offset},
-    maps::CONNECTIONS,
     socket::{self, Origin},
 };
 
@@ -18,7 +19,7 @@ pub struct TaskFile {
     file: *const u8,
 }
 
-/// Runs once for each open file of each process (Linux 5.8).
+/// Runs once for each open file of each process in each pass (Linux 5.8).
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 pub extern "C" fn seed(ctx: *const TaskFile) -> i32 {
@@ -42,7 +43,15 @@ fn try_seed(ctx: *const TaskFile) -> Option<()> {
     }
     let sock = Known(socket).follow(offset!(socket_sock))?.address();
     let inode: u64 = Known(file).follow(offset!(file_inode))?.load(offset!(inode_number));
-    if CONNECTIONS.get_ptr(&sock.0).is_some() {
+    let pass = last_number(Numbers::Pass);
+    if let Some(connection) = socket::known(sock) {
+        if connection.inode == 0 || connection.inode == inode {
+            connection.pass = pass;
+        }
+        return None;
+    }
+    if pass != 0 {
+        // Its first use is early enough, and on a host with more sockets than there is room for they would take turns.
         return None;
     }
     // SAFETY: a helper without arguments.

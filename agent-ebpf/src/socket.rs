@@ -5,12 +5,12 @@ use steth_probes::{
     cell::{CellKey, Family, HistogramKind, Loss},
     identity::{SLOT_PICKUP, SLOT_READ, SLOT_WRITE, ServiceRow, TaskState},
     record::clear,
-    socket::{Connection, Protocol, SAMPLE_NS},
+    socket::{Connection, Protocol, SAMPLE_NS, tcp_state},
     syscalls::{RECVFROM, RECVMSG, SocketCall},
 };
 
 use crate::{
-    cells::{ANY, lost, observe_bucket, observe_slot, slot_of},
+    cells::{ANY, Numbers, last_number, lost, observe_bucket, observe_slot, slot_of},
     kernel::{Address, Known, offset, setting},
     maps::CONNECTIONS,
     postgres, tcp,
@@ -54,8 +54,8 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
         }
         return None;
     }
-    let (sock, inode) = find_again(call.descriptor, task)?;
-    let connection = known_or_new(sock, inode, call.service, call.now_ns)?;
+    let (sock, inode, again) = find_again(call.descriptor, task)?;
+    let connection = known_or_new(sock, inode, call.service, call.now_ns, again)?;
     connection.service = call.service;
     let reads = call.call.is_read();
     let slot_of_call = slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?;
@@ -104,14 +104,14 @@ pub fn find(descriptor: u32) -> Option<(Address, u64)> {
 }
 
 /// As [`find`], and remembers the socket with the task: most tasks use the same one again. Its inode's number tells whether
-/// the file is still that socket: numbers are not given twice while they last.
+/// the file is still that socket: numbers are not given twice while they last. Also tells whether it is.
 #[inline(always)]
-fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64)> {
+fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64, bool)> {
     let file = file_of(descriptor)?;
     let inode = file.follow(offset!(file_inode))?;
     let number: u64 = inode.read(offset!(inode_number))?;
     if task.file == file.0 && task.inode == number {
-        return Some((Address(task.sock), number));
+        return Some((Address(task.sock), number, true));
     }
     if inode.read::<u16>(offset!(inode_mode))? & S_IFMT != S_IFSOCK {
         return None;
@@ -120,7 +120,7 @@ fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64)> {
     task.file = file.0;
     task.inode = number;
     task.sock = sock.0;
-    Some((sock, number))
+    Some((sock, number, false))
 }
 
 #[inline(always)]
@@ -145,9 +145,16 @@ pub fn known(sock: Address) -> Option<&'static mut Connection> {
     CONNECTIONS.get_ptr_mut(&sock.0).map(|connection| unsafe { &mut *connection })
 }
 
-/// As [`known`], and begins to follow it if need be. An entry that another socket left at this address is replaced.
+/// As [`known`], and begins to follow it if need be. An entry that another socket left at this address is replaced. One that
+/// is not there though it is used `again` had to give way to others.
 #[inline(always)]
-pub fn known_or_new(sock: Address, inode: u64, service: u32, now_ns: u64) -> Option<&'static mut Connection> {
+pub fn known_or_new(
+    sock: Address,
+    inode: u64,
+    service: u32,
+    now_ns: u64,
+    again: bool,
+) -> Option<&'static mut Connection> {
     if let Some(connection) = known(sock) {
         if connection.inode == 0 {
             connection.inode = inode;
@@ -156,7 +163,12 @@ pub fn known_or_new(sock: Address, inode: u64, service: u32, now_ns: u64) -> Opt
             return Some(connection);
         }
     }
-    create(sock, inode, service, now_ns, Origin::Met)
+    let connection = create(sock, inode, service, now_ns, Origin::Met)?;
+    // A TCP socket is taken out when its connection ends, and may be read on.
+    if again && connection.tcp_state != tcp_state::CLOSE {
+        lost(Loss::SocketForgotten);
+    }
+    Some(connection)
 }
 
 /// How a socket came to be followed.
@@ -188,11 +200,12 @@ pub fn create(sock: Address, inode: u64, service: u32, now_ns: u64, origin: Orig
     fresh.service = service;
     fresh.opened_ns = now_ns;
     fresh.sampled_ns = now_ns;
+    fresh.pass = last_number(Numbers::Pass);
     fresh.family = family as u8;
     fresh.protocol = Protocol::Unknown as u8;
     fresh.complete = (origin != Origin::Met) as u8;
     fresh.incoming = (origin == Origin::Called) as u8;
-    if family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
+    if setting!(tcp) != 0 && family != Family::Unix && sock.read::<u16>(offset!(sock_protocol))? == IPPROTO_TCP {
         tcp::describe(sock, fresh);
     }
     if CONNECTIONS.insert(&sock.0, &*fresh, ANY).is_err() {

@@ -178,10 +178,10 @@ fn peer_number(key: &PeerKey) -> u32 {
 #[inline(always)]
 pub fn accepted(call: &Call) -> Option<()> {
     if let Some((listener, inode)) = socket::find(call.descriptor) {
-        socket::known_or_new(listener, inode, call.service, call.now_ns)?.service = call.service;
+        socket::known_or_new(listener, inode, call.service, call.now_ns, false)?.service = call.service;
     }
     let (sock, inode) = socket::find(call.result as u32)?;
-    let connection = socket::known_or_new(sock, inode, call.service, call.now_ns)?;
+    let connection = socket::known_or_new(sock, inode, call.service, call.now_ns, false)?;
     connection.service = call.service;
     if connection.established_ns != 0 {
         let ns = call.now_ns.saturating_sub(connection.established_ns);

@@ -1,5 +1,7 @@
 //! All probes: their hooks, what users lose without them, and which feature they serve.
 
+use crate::offsets::Part;
+
 /// What can be switched on and off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Feature {
@@ -26,8 +28,21 @@ pub struct Probe {
     pub feature: Feature,
     /// The Linux version that brought the tracepoint.
     pub since: &'static str,
+    /// The parts of the kernel's structures that it cannot do without.
+    pub needs: &'static [Part],
     /// What users lose without it.
     pub lost: &'static str,
+}
+
+impl Feature {
+    /// The parts of the kernel's structures that it cannot do without.
+    pub const fn needs(self) -> &'static [Part] {
+        match self {
+            Self::Identity | Self::Syscalls => &[Part::Service],
+            Self::Sockets | Self::Postgres => &[Part::Service, Part::Descriptor, Part::Socket],
+            Self::Tcp => &[Part::Service, Part::Socket, Part::Peer, Part::Tcp],
+        }
+    }
 }
 
 /// Every probe, in the order in which they are attached: those that create state before those that read it.
@@ -37,6 +52,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sched_process_fork",
         feature: Feature::Identity,
         since: "2.6.28",
+        needs: &[Part::Service],
         lost: "children are told apart only at their first system call",
     },
     Probe {
@@ -44,6 +60,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sched_process_exec",
         feature: Feature::Identity,
         since: "3.4",
+        needs: &[Part::Service],
         lost: "a process keeps its parent's service after exec",
     },
     Probe {
@@ -51,6 +68,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sys_exit",
         feature: Feature::Syscalls,
         since: "2.6.32",
+        needs: &[Part::Service],
         lost: "system call times, socket operations, accept-queue delay and Postgres",
     },
     Probe {
@@ -58,6 +76,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sys_enter",
         feature: Feature::Syscalls,
         since: "2.6.32",
+        needs: &[Part::Service],
         lost: "system call times, socket operations, accept-queue delay and Postgres",
     },
     Probe {
@@ -65,6 +84,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "inet_sock_set_state",
         feature: Feature::Tcp,
         since: "4.16",
+        needs: &[Part::Service, Part::Socket, Part::Peer, Part::Tcp],
         lost: "TCP connect times, states and lifetimes",
     },
     Probe {
@@ -72,6 +92,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "tcp_retransmit_skb",
         feature: Feature::Tcp,
         since: "4.16",
+        needs: &[],
         lost: "TCP retransmits",
     },
     Probe {
@@ -79,6 +100,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "tcp_send_reset",
         feature: Feature::Tcp,
         since: "4.16",
+        needs: &[Part::Service, Part::Socket, Part::Peer],
         lost: "TCP resets sent",
     },
     Probe {
@@ -86,6 +108,7 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "tcp_receive_reset",
         feature: Feature::Tcp,
         since: "4.16",
+        needs: &[],
         lost: "TCP resets received",
     },
     Probe {
@@ -93,6 +116,18 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sk_data_ready",
         feature: Feature::Sockets,
         since: "6.3",
+        needs: &[Part::Service, Part::Descriptor, Part::Socket],
         lost: "the delay from data being ready until the process reads it",
     },
 ];
+
+/// The names of all probes, in the same order.
+pub const NAMES: &[&str] = &{
+    let mut names = [""; PROBES.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = PROBES[at].name;
+        at += 1;
+    }
+    names
+};

@@ -95,6 +95,48 @@ kinds! {
 }
 
 kinds! {
+    /// What has room of its own among cells, so that a flood of one leaves some for the others. Whoever has used up its
+    /// room takes of what is common to all.
+    pub enum Share {
+        /// System calls and socket operations.
+        Calls = 0,
+        /// TCP.
+        Tcp = 1,
+        /// Postgres.
+        Postgres = 2,
+    }
+}
+
+impl Share {
+    /// Whose room a histogram cell of this [`HistogramKind`] takes.
+    #[inline(always)]
+    pub const fn of_histogram(kind: u8) -> Self {
+        const CONNECT: u8 = HistogramKind::TcpConnect as u8;
+        const LIFETIME: u8 = HistogramKind::TcpLifetime as u8;
+        const QUERY: u8 = HistogramKind::PostgresQuery as u8;
+        const TRANSACTION: u8 = HistogramKind::PostgresTransaction as u8;
+        match kind {
+            CONNECT..=LIFETIME => Self::Tcp,
+            QUERY..=TRANSACTION => Self::Postgres,
+            _ => Self::Calls,
+        }
+    }
+
+    /// Whose room a counter cell of this [`CounterKind`] takes.
+    #[inline(always)]
+    pub const fn of_counter(kind: u8) -> Self {
+        const RETRANSMIT: u8 = CounterKind::TcpRetransmit as u8;
+        const LISTEN_DROP: u8 = CounterKind::TcpListenDrop as u8;
+        const ERROR: u8 = CounterKind::PostgresError as u8;
+        match kind {
+            RETRANSMIT..=LISTEN_DROP => Self::Tcp,
+            ERROR => Self::Postgres,
+            _ => Self::Calls,
+        }
+    }
+}
+
+kinds! {
     /// How a TCP connect ended.
     pub enum ConnectOutcome {
         /// The handshake was completed.
@@ -160,7 +202,7 @@ kinds! {
         ServicesFull = 0,
         /// No room for another histogram cell.
         HistogramsFull = 1,
-        /// No room for another counter cell.
+        /// No room for another counter cell: it is counted with all labels "other".
         CountersFull = 2,
         /// No room for another peer: it goes under "other".
         PeersFull = 3,
@@ -188,6 +230,8 @@ kinds! {
         ConversationForgotten = 14,
         /// No room for another database name: it stays unknown.
         DatabasesFull = 15,
+        /// A socket in use was forgotten for lack of room, and is met anew.
+        SocketForgotten = 16,
     }
 }
 
@@ -208,7 +252,26 @@ mod tests {
         for kind in CounterKind::ALL {
             assert_eq!(CounterKind::from_u8(*kind as u8), Some(*kind));
         }
+        for share in Share::ALL {
+            assert_eq!(Share::from_u8(*share as u8), Some(*share));
+        }
         assert_eq!(HistogramKind::from_u8(0), None);
         assert_eq!(Loss::from_u8(LOSSES as u8), None);
+    }
+
+    #[test]
+    fn every_kind_takes_the_room_of_what_it_belongs_to() {
+        for kind in HistogramKind::ALL {
+            let name = format!("{kind:?}");
+            let share = Share::of_histogram(*kind as u8);
+            let own = ["Tcp", "Postgres"].into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or("Calls");
+            assert_eq!(format!("{share:?}"), own, "{name}");
+        }
+        for kind in CounterKind::ALL {
+            let name = format!("{kind:?}");
+            let share = Share::of_counter(*kind as u8);
+            let own = ["Tcp", "Postgres"].into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or("Calls");
+            assert_eq!(format!("{share:?}"), own, "{name}");
+        }
     }
 }

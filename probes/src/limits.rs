@@ -11,8 +11,12 @@ pub const SYSCALLS: usize = 512;
 pub const HISTOGRAMS: u32 = 4096;
 /// Counter cells, of all kinds together.
 pub const COUNTERS: u32 = 8192;
+/// Counter cells among them that are kept for what found no room: one for each kind and each of its second labels.
+pub const COUNTERS_OTHER: u32 = 64;
 /// Sockets that are followed at one time; the least recently used one is forgotten first.
 pub const CONNECTIONS: u32 = 32768;
+/// Sockets that are taken out of the map in one pass, if they have ended without a word.
+pub const ENDED_SOCKETS: usize = 8192;
 /// Peer addresses that are told apart; further ones are counted under peer 0, "other".
 pub const PEERS: u32 = 1024;
 /// Bytes of the ring buffer for records.

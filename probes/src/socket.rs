@@ -44,8 +44,8 @@ record! {
         pub complete: u8,
         /// For a listener, what the kernel counted as dropped when last looked at.
         pub dropped_seen: u32,
-        /// Spare.
-        pub _pad2: u32,
+        /// The pass over all open files that met it last, or that came before it was met.
+        pub pass: u32,
     }
 }
 
@@ -61,6 +61,8 @@ kinds! {
     }
 }
 
+/// Place of the number of the current pass over all open files among the numbers that the kernel programs keep.
+pub const PASS_NUMBER: u32 = 12;
 /// Reads and writes that are looked at for a protocol in each sampling interval.
 pub const LOOKS: u8 = 16;
 /// How often a busy connection's round-trip time is sampled and its bytes are put into cells.

@@ -44,6 +44,12 @@ pub const SEND_FILE: &str = include_str!("../programs/send_file.c");
 pub const RESET: &str = include_str!("../programs/reset.c");
 /// Greets callers and waits until they are gone.
 pub const GREETER: &str = include_str!("../programs/greeter.c");
+/// Opens, uses and closes sockets whose end the kernel does not report.
+pub const PAIRS: &str = include_str!("../programs/pairs.c");
+/// Calls many peers, none of whom answers.
+pub const PEERS: &str = include_str!("../programs/peers.c");
+/// Makes data ready on a processor that is interrupted by more of it.
+pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
 /// A compiled program under a name of its own, which is its service's name.
 #[derive(Debug)]

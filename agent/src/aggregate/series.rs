@@ -213,7 +213,8 @@ impl Totals {
         let service = self.service(names, key.service).to_owned();
         let (metric, labels) = match kind {
             CounterKind::SyscallError => {
-                (&catalog::SYSCALL_ERRORS, vec![service, self.syscall(names, key), errno_name(key.b)])
+                let syscall = if key.b == 0 { OTHER.into() } else { self.syscall(names, key) };
+                (&catalog::SYSCALL_ERRORS, vec![service, syscall, errno_name(key.b)])
             }
             CounterKind::TcpRetransmit => (&catalog::TCP_RETRANSMITS, vec![service, self.peer(names, key)]),
             CounterKind::TcpReset => {
@@ -222,10 +223,9 @@ impl Totals {
             CounterKind::TcpBytes => {
                 (&catalog::TCP_BYTES, vec![service, self.peer(names, key), direction(key.sub).into()])
             }
-            CounterKind::TcpListenDrop => (&catalog::TCP_LISTEN_OVERFLOWS, vec![service, key.a.to_string()]),
+            CounterKind::TcpListenDrop => (&catalog::TCP_LISTEN_OVERFLOWS, vec![service, port_name(key.a)]),
             CounterKind::PostgresError => {
-                let sqlstate = String::from_utf8_lossy(&unpack_sqlstate(key.b)).into_owned();
-                let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate];
+                let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate_name(key.b)];
                 (&catalog::POSTGRES_ERRORS, labels)
             }
         };
@@ -303,7 +303,20 @@ fn syscall_name(number: u32) -> String {
     }
 }
 
+// Of a cell that there was no room for all labels are zero.
+
+fn sqlstate_name(packed: u32) -> String {
+    if packed == 0 { OTHER.into() } else { String::from_utf8_lossy(&unpack_sqlstate(packed)).into_owned() }
+}
+
+fn port_name(port: u32) -> String {
+    if port == 0 { OTHER.into() } else { port.to_string() }
+}
+
 fn errno_name(number: u32) -> String {
+    if number == 0 {
+        return OTHER.into();
+    }
     let known = i32::try_from(number).ok().and_then(|number| ::syscalls::Errno::new(number).name());
     known.map_or_else(|| format!("E{number}"), str::to_owned)
 }
@@ -378,7 +391,7 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::HistogramsFull => (full, "histograms", "no_room"),
         Loss::CountersFull => (full, "counters", "no_room"),
         Loss::PeersFull => (full, "peers", "no_room"),
-        Loss::ConnectionsFull => (full, "connections", "no_room"),
+        Loss::ConnectionsFull | Loss::SocketForgotten => (full, "connections", "no_room"),
         Loss::TaskStateFailed => (full, "tasks", "no_memory"),
         Loss::NamesFull => (full, "statements", "no_room"),
         Loss::PreparedFull => (full, "prepared", "no_room"),

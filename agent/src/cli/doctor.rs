@@ -70,7 +70,7 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
     for probe in &examination.probes {
         let state = match &probe.state {
             ProbeState::Attached => paint.good("attached   "),
-            ProbeState::Fallback { .. } => paint.warn("fallback   "),
+            ProbeState::Partial { .. } => paint.warn("partial    "),
             ProbeState::Unavailable { .. } => paint.bad("unavailable"),
             ProbeState::Off => "off        ".into(),
         };
@@ -97,8 +97,9 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
 fn explanations(probe: &ProbeStatus) -> Vec<(&'static str, String)> {
     match &probe.state {
         ProbeState::Attached => vec![],
-        ProbeState::Fallback { instead, reason } => vec![("at:  ", instead.clone()), ("why: ", reason.clone())],
-        ProbeState::Unavailable { reason } => vec![("why: ", reason.clone()), ("lost:", probe.lost.clone())],
+        ProbeState::Partial { reason } | ProbeState::Unavailable { reason } => {
+            vec![("why: ", reason.clone()), ("lost:", probe.lost.clone())]
+        }
         ProbeState::Off => vec![("lost:", probe.lost.clone())],
     }
 }
@@ -135,7 +136,16 @@ mod tests {
 
     fn probe(name: &str, hook: &str, state: ProbeState) -> ProbeStatus {
         let lost = format!("everything about {name}");
-        ProbeStatus { name: name.into(), hook: hook.into(), state, lost, memory_bytes: 1 << 20, runs: 0, run_ns: 0 }
+        ProbeStatus {
+            name: name.into(),
+            hook: hook.into(),
+            state,
+            lost,
+            memory_bytes: 1 << 20,
+            runs: 0,
+            run_ns: 0,
+            missed: 0,
+        }
     }
 
     fn examination() -> Examination {
@@ -156,11 +166,7 @@ mod tests {
             },
             probes: vec![
                 ProbeStatus { runs: 20, run_ns: 2_400, ..probe("sys_enter", "tp_btf/sys_enter", ProbeState::Attached) },
-                probe(
-                    "sys_exit",
-                    "tp_btf/sys_exit",
-                    ProbeState::Fallback { instead: "raw_tp/sys_exit".into(), reason: "no BTF".into() },
-                ),
+                probe("sys_exit", "tp_btf/sys_exit", ProbeState::Partial { reason: "no BTF".into() }),
                 probe("tcp_rtt", "tp_btf/tcp_probe", ProbeState::Unavailable { reason: no_tracepoint }),
                 probe("sockets", "tp_btf/sock_send_length", ProbeState::Off),
             ],
@@ -174,7 +180,7 @@ Host
   ok       kernel      Linux 6.1.0-28-amd64 x86_64
   ok       machine     2 × Example CPU, 4096 MiB
   missing  BTF         /sys/kernel/btf/vmlinux: No such file or directory
-                       the kernel must be built with CONFIG_DEBUG_INFO_BTF, or set kernel.btf to a file made for it
+                       the kernel must be built with CONFIG_DEBUG_INFO_BTF: it checks probes against its own type information
   missing  privileges  user 1000 without CAP_PERFMON, CAP_BPF
                        run as root, or through systemd with these as AmbientCapabilities=; until then only host metrics
   ok       lockdown    off
@@ -183,9 +189,9 @@ Host
 
 Probes
   attached     sys_enter  tp_btf/sys_enter          1.00 MiB  20 runs, 120 ns each
-  fallback     sys_exit   tp_btf/sys_exit           1.00 MiB
-               at:   raw_tp/sys_exit
+  partial      sys_exit   tp_btf/sys_exit           1.00 MiB
                why:  no BTF
+               lost: everything about sys_exit
   unavailable  tcp_rtt    tp_btf/tcp_probe          1.00 MiB
                why:  this kernel has no tracepoint tcp_probe
                lost: everything about tcp_rtt
@@ -206,8 +212,9 @@ Kernel memory: 4.00 MiB of 32.00 MiB (kernel.memory)
         assert_eq!(
             all[7],
             json!({
-                "kind": "probe", "name": "sys_exit", "hook": "tp_btf/sys_exit", "state": "fallback", "instead": "raw_tp/sys_exit",
+                "kind": "probe", "name": "sys_exit", "hook": "tp_btf/sys_exit", "state": "partial",
                 "reason": "no BTF", "lost": "everything about sys_exit", "memory_bytes": 1 << 20, "runs": 0, "run_ns": 0,
+                "missed": 0,
             })
         );
         assert_eq!(all[10], json!({ "kind": "total", "kernel_memory_bytes": 4 << 20, "budget_bytes": 32 << 20 }));

@@ -182,8 +182,12 @@ fn warn_of_what_is_lost(examination: &Examination) {
     for probe in &examination.probes {
         match &probe.state {
             ProbeState::Attached | ProbeState::Off => {}
-            ProbeState::Fallback { instead, reason } => {
-                tracing::info!("probe {} runs at {instead} instead of {}: {reason}", probe.name, probe.hook);
+            ProbeState::Partial { reason } => {
+                tracing::warn!(
+                    "probe {} does part of its work: {reason}; lost: {}; all else runs. See: steth doctor",
+                    probe.name,
+                    probe.lost
+                );
             }
             ProbeState::Unavailable { reason } => {
                 tracing::warn!(

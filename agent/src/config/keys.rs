@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use steth_probes::catalog::NAMES;
+
 use super::{LogFormat, LogLevel, value::Shape};
 
 /// One key.
@@ -54,9 +56,15 @@ pub const KEYS: &[Key] = &[
     key("http.connections", Shape::Count(1..=1_024, |c| &mut c.http.connections), Change::Restart),
     key("http.timeout", Shape::Duration(ms(100)..=ms(60_000), |c| &mut c.http.timeout), Change::Restart),
     key("kernel.btf", Shape::Path(|c| &mut c.kernel.btf), Change::Restart),
+    key("kernel.without", Shape::Subset(NAMES, |c| &mut c.kernel.without), Change::Restart),
     key("kernel.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.kernel.memory_bytes), Change::Restart),
     key("kernel.ring", Shape::Size(64 << 10..=64 << 20, |c| &mut c.kernel.ring_bytes), Change::Restart),
     key("kernel.ring_interval", Shape::Duration(ms(10)..=ms(1_000), |c| &mut c.kernel.ring_interval), Change::Restart),
+    key(
+        "kernel.open_files_interval",
+        Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.kernel.open_files_interval),
+        Change::Restart,
+    ),
     key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Restart),
     key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Restart),
     key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),

@@ -79,12 +79,16 @@ pub struct Http {
 pub struct Kernel {
     /// The running kernel's type information.
     pub btf: PathBuf,
+    /// Probes that are left alone.
+    pub without: Vec<String>,
     /// Budget for all maps together.
     pub memory_bytes: u64,
     /// The ring that records cross; a power of two.
     pub ring_bytes: u64,
     /// How often the ring is emptied.
     pub ring_interval: Duration,
+    /// How often all open files are gone over for sockets that have ended.
+    pub open_files_interval: Duration,
 }
 
 /// `[probes]`
@@ -186,9 +190,11 @@ impl Default for Config {
             http: Http { connections: 64, timeout: Duration::from_secs(10) },
             kernel: Kernel {
                 btf: "/sys/kernel/btf/vmlinux".into(),
+                without: Vec::new(),
                 memory_bytes: 32 << 20,
                 ring_bytes: 1 << 20,
                 ring_interval: Duration::from_millis(100),
+                open_files_interval: Duration::from_secs(30),
             },
             probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
             limits: Limits {

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr},
+    ops::Range,
 };
 
 use steth_probes::{
@@ -15,22 +16,27 @@ use steth_probes::{
     socket::{Connection, PeerKey, Protocol, tcp_state},
 };
 
+use super::sockets::Passes;
 use crate::{
     kernel::Tables,
     model::event::{ConnectionSeen, PeerSeen, PostgresSeen, PostgresState, Reading, ServiceSeen},
 };
+
+/// Slots that are sooner read for nothing than left out.
+const SHORT_GAP: u32 = 4;
 
 /// Reads cells; keeps the buffers for it.
 #[derive(Debug)]
 pub struct Cells {
     tables: Tables,
     slots: Vec<Option<CellKey>>,
+    passes: Passes,
 }
 
 impl Cells {
     /// A reader of these maps.
     pub fn new(tables: Tables) -> Self {
-        Self { tables, slots: Vec::new() }
+        Self { tables, slots: Vec::new(), passes: Passes::default() }
     }
 
     /// Reads everything. `refresh` gets the addresses of all listening sockets before counters are read, so that
@@ -106,15 +112,16 @@ impl Cells {
             }
             _ => *malformed += 1,
         })?;
-        // Slots are given out in order, so reading stops behind the last one that is in use.
-        let used = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        self.tables.histograms.visit(used, |slot, copies| {
-            let Some(Some(key)) = read::<u32>(slot).and_then(|slot| slots.get(slot as usize)) else { return };
-            match HistogramKind::from_u8(key.kind) {
-                Some(kind) => reading.histograms.push((kind, *key, merge(copies))),
-                None => *malformed += 1,
-            }
-        })
+        for range in used(slots) {
+            self.tables.histograms.visit_range(range, |slot, copies| {
+                let Some(Some(key)) = read::<u32>(slot).and_then(|slot| slots.get(slot as usize)) else { return };
+                match HistogramKind::from_u8(key.kind) {
+                    Some(kind) => reading.histograms.push((kind, *key, merge(copies))),
+                    None => *malformed += 1,
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads the services that were met, and nothing else.
@@ -132,6 +139,21 @@ impl Cells {
         Ok(seen)
     }
 
+    /// Forgets sockets that have ended without a word from the kernel. `pass` goes over all open files.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the pass fails.
+    pub fn forget_ended(&mut self, pass: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.passes.begin(&self.tables)?;
+        pass()?;
+        self.passes.end(&mut self.tables)
+    }
+
+    /// How many sockets have been forgotten so.
+    pub fn ended_sockets(&self) -> u64 {
+        self.passes.ended()
+    }
+
     /// Leaves a service out of the figures, or takes it in again.
     ///
     /// # Errors
@@ -141,6 +163,19 @@ impl Cells {
         let row = ServiceRow { excluded: excluded.into(), ..ServiceRow::zeroed() };
         self.tables.service_rows.put(&service, &row)
     }
+}
+
+/// The stretches of slots that are in use: each share's are given out in order.
+fn used(slots: &[Option<CellKey>]) -> Vec<Range<u32>> {
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for slot in (0..).zip(slots).filter_map(|(slot, key)| key.is_some().then_some(slot)) {
+        match ranges.last_mut() {
+            // A slot that two CPUs reached for at once stays empty.
+            Some(last) if slot - last.end < SHORT_GAP => last.end = slot + 1,
+            _ => ranges.push(slot..slot + 1),
+        }
+    }
+    ranges
 }
 
 fn service(key: &ServiceKey, entry: ServiceEntry) -> ServiceSeen {
@@ -231,5 +266,16 @@ mod tests {
         bytes.extend_from_slice(bytes_of(&two));
         let merged = merge(&bytes);
         assert_eq!((merged.buckets[3], merged.sum_ns, merged.tally), (1, 11, [7, 8]));
+    }
+
+    #[test]
+    fn slots_are_read_in_stretches() {
+        let key = Some(CellKey::zeroed());
+        let mut slots = vec![None; 40];
+        for slot in [1, 2, 5, 20, 39] {
+            slots[slot] = key;
+        }
+        assert_eq!(used(&slots), [1..6, 20..21, 39..40]);
+        assert_eq!(used(&[]), []);
     }
 }

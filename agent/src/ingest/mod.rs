@@ -3,6 +3,7 @@
 
 mod cells;
 mod records;
+mod sockets;
 
 pub use cells::Cells;
 pub use records::Records;

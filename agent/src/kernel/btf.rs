@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use btf_rs::{Btf, BtfType, Type};
-use steth_probes::offsets::{ABSENT, MEMBERS, Offsets};
+use steth_probes::offsets::{ABSENT, MEMBERS, Member, Offsets};
 use thiserror::Error;
 
 /// Why offsets could not be had.
@@ -17,25 +17,11 @@ pub enum BtfError {
         /// What went wrong.
         source: btf_rs::Error,
     },
-    /// A structure that every supported kernel has is missing.
-    #[error("the type information at {path} has no {structure}.{member}")]
-    NoMember {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// The structure.
-        structure: &'static str,
-        /// The member in it.
-        member: &'static str,
-    },
 }
-
-/// Fields that a kernel may lack; what depends on them is off.
-const OPTIONAL: &[(&str, &str)] = &[("sock", "sk_drops")];
 
 /// The running kernel's type information.
 pub struct KernelTypes {
     btf: Btf,
-    path: PathBuf,
 }
 
 impl KernelTypes {
@@ -45,23 +31,14 @@ impl KernelTypes {
     /// If the file is missing or broken.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
         let btf = Btf::from_file(path).map_err(|source| BtfError::Unreadable { path: path.to_path_buf(), source })?;
-        Ok(Self { btf, path: path.to_path_buf() })
+        Ok(Self { btf })
     }
 
-    /// The offsets of all fields that the kernel programs read.
-    ///
-    /// # Errors
-    /// If a field is missing that is not optional.
-    pub fn offsets(&self) -> Result<Offsets, BtfError> {
-        let mut offsets = Vec::with_capacity(MEMBERS.len());
-        for &(structure, member) in MEMBERS {
-            match self.offset(structure, member) {
-                Some(offset) => offsets.push(offset),
-                None if OPTIONAL.contains(&(structure, member)) => offsets.push(ABSENT),
-                None => return Err(BtfError::NoMember { path: self.path.clone(), structure, member }),
-            }
-        }
-        Ok(Offsets::from_slice(&offsets).unwrap_or_else(|| unreachable!("one offset for each member")))
+    /// The offsets of all fields that the kernel programs read, [`ABSENT`] for those that this kernel does not have.
+    pub fn offsets(&self) -> Offsets {
+        let offset = |member: &Member| self.offset(member.structure, member.path).unwrap_or(ABSENT);
+        let offsets: Vec<u32> = MEMBERS.iter().map(offset).collect();
+        Offsets::from_slice(&offsets).unwrap_or_else(|| unreachable!("one offset for each member"))
     }
 
     /// The value of an enumerator.

@@ -1,7 +1,7 @@
 //! Loads the kernel programs and attaches each to its hook. A probe that this kernel cannot run is reported and the rest
 //! goes on.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::PathBuf};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -18,6 +18,8 @@ use thiserror::Error;
 
 use super::{
     btf::{BtfError, KernelTypes},
+    lacks::Lacks,
+    missed::runs_missed,
     tables::Table,
 };
 use crate::model::probe::{ProbeState, ProbeStatus};
@@ -35,6 +37,8 @@ pub struct Options {
     pub btf: PathBuf,
     /// Features that are wanted.
     pub features: Vec<Feature>,
+    /// Names of probes that are left alone.
+    pub without: Vec<String>,
     /// Bytes that all maps together may take.
     pub memory_bytes: u64,
     /// Bytes of the ring buffer.
@@ -72,6 +76,8 @@ pub enum LoadError {
 pub struct Kernel {
     ebpf: Ebpf,
     probes: Vec<(&'static Probe, ProbeState)>,
+    /// What is lost of probes that do only part of their work.
+    lost: BTreeMap<&'static str, String>,
     settings: Settings,
     /// Of the ring, once it is given away; it never changes.
     ring_memory_bytes: Option<u64>,
@@ -98,6 +104,8 @@ pub struct Tables {
     pub peers: Table,
     /// Postgres conversations.
     pub wires: Table,
+    /// Numbers that were given out.
+    pub numbers: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -126,6 +134,25 @@ impl Sizes {
     }
 }
 
+/// Where cells end that are kept for one share; what follows the last is common to all.
+struct Ends {
+    calls: u32,
+    tcp: u32,
+    postgres: u32,
+}
+
+impl Ends {
+    /// Nothing is kept for a feature that is off. What is common goes to who needs it first: on most hosts calls.
+    fn within(cells: u32, features: &[Feature]) -> Self {
+        let share = |percent: u32, wanted: &[Feature]| {
+            if wanted.iter().any(|feature| features.contains(feature)) { cells / 100 * percent } else { 0 }
+        };
+        let calls = share(30, &[Feature::Syscalls, Feature::Sockets]);
+        let tcp = calls + share(15, &[Feature::Tcp]);
+        Self { calls, tcp, postgres: tcp + share(25, &[Feature::Postgres]) }
+    }
+}
+
 impl Kernel {
     /// Loads all programs of the wanted features and attaches them.
     ///
@@ -133,16 +160,29 @@ impl Kernel {
     /// If no program can be loaded at all. A single probe that fails is no error: see [`Kernel::statuses`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
         let types = KernelTypes::read(&options.btf)?;
-        let offsets = types.offsets()?;
+        let offsets = types.offsets();
+        let lacks = Lacks::of(&offsets);
+        let features = lacks.leave(&options.features);
         let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
-        let on = |feature| u32::from(options.features.contains(&feature));
+        let (histograms, counters) = (
+            Ends::within(sizes.histograms, &features),
+            Ends::within(limits::COUNTERS - limits::COUNTERS_OTHER, &features),
+        );
+        let on = |feature| u32::from(features.contains(&feature));
         let settings = Settings {
             syscalls: on(Feature::Syscalls),
             sockets: on(Feature::Sockets),
             tcp: on(Feature::Tcp),
             postgres: on(Feature::Postgres),
             pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
+            histograms_calls: histograms.calls,
+            histograms_tcp: histograms.tcp,
+            histograms_postgres: histograms.postgres,
             histograms: sizes.histograms,
+            counters_calls: counters.calls,
+            counters_tcp: counters.tcp - counters.calls,
+            counters_postgres: counters.postgres - counters.tcp,
+            counters_common: limits::COUNTERS - limits::COUNTERS_OTHER - counters.postgres,
             services: options.services,
             peers: options.peers,
             statements: options.statements,
@@ -165,11 +205,13 @@ impl Kernel {
             .load(OBJECT)?;
         let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
             .map_err(|source| LoadError::Object(source.into()))?;
-        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, options))).collect();
-        if let Err(error) = seed(&mut ebpf, &btf) {
+        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
+        let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
+        let lost = lost.collect();
+        let mut kernel = Self { ebpf, probes, lost, settings, ring_memory_bytes: None };
+        if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
-        let mut kernel = Self { ebpf, probes, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_listener_drops() {
             tracing::warn!("listen overflows are off: {error}");
         }
@@ -196,6 +238,7 @@ impl Kernel {
             connections: table("CONNECTIONS", 1)?,
             peers: table("PEERS", 1)?,
             wires: table("WIRES", 1)?,
+            numbers: table("NUMBERS", 1)?,
             cpus,
         })
     }
@@ -208,6 +251,29 @@ impl Kernel {
         let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
         self.ring_memory_bytes = map_data(&map).and_then(memory_of);
         Ok(RingBuf::try_from(map)?)
+    }
+
+    fn load_seed(&mut self, btf: &Btf) -> Result<(), ProgramError> {
+        self.open_files()?.load("task_file", btf)
+    }
+
+    /// Goes through all open files once: the first time, so that sockets and services from before the agent are known; later,
+    /// so that those which are still open bear the number of the pass.
+    ///
+    /// # Errors
+    /// If the program was refused, or cannot be run.
+    pub fn pass_over_open_files(&mut self) -> Result<(), ProgramError> {
+        let program = self.open_files()?;
+        let link = program.attach()?;
+        let link = program.take_link(link)?;
+        let mut file = link.into_file().map_err(io::Error::other)?;
+        // The program writes nothing; reading runs it.
+        io::copy(&mut file, &mut io::sink())?;
+        Ok(())
+    }
+
+    fn open_files(&mut self) -> Result<&mut Iter, ProgramError> {
+        self.ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()
     }
 
     fn load_listener_drops(&mut self) -> Result<(), ProgramError> {
@@ -236,15 +302,23 @@ impl Kernel {
     }
 
     fn status(&self, probe: &Probe, state: &ProbeState) -> ProbeStatus {
-        let info = self.ebpf.program(probe.name).and_then(|program| program.info().ok());
+        let program = self.ebpf.program(probe.name);
+        let info = program.and_then(|program| program.info().ok());
         ProbeStatus {
             name: probe.name.into(),
             hook: hook(probe),
             state: state.clone(),
-            lost: probe.lost.into(),
+            lost: match state {
+                ProbeState::Partial { .. } => self.lost.get(probe.name).cloned().unwrap_or_default(),
+                _ => probe.lost.into(),
+            },
             memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
             runs: info.as_ref().map_or(0, |info| info.run_count()),
             run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
+            missed: program
+                .and_then(|program| program.fd().ok())
+                .and_then(|fd| runs_missed(fd.as_fd()).ok())
+                .unwrap_or(0),
         }
     }
 
@@ -265,16 +339,22 @@ pub fn hook(probe: &Probe) -> String {
     format!("tp_btf/{}", probe.tracepoint)
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, options: &Options) -> ProbeState {
+fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {
     let wanted = probe.feature == Feature::Identity
         || options.features.contains(&probe.feature)
         // Sockets and Postgres hang on the system calls' programs.
         || (probe.feature == Feature::Syscalls && !options.features.is_empty());
-    if !wanted {
+    if !wanted || options.without.iter().any(|name| name == probe.name) {
         return ProbeState::Off;
     }
+    if let Some(reason) = lacks.stop(probe) {
+        return ProbeState::Unavailable { reason };
+    }
     match try_attach(ebpf, btf, probe) {
-        Ok(()) => ProbeState::Attached,
+        Ok(()) => match lacks.curtail(probe, &options.features) {
+            Some((reason, _)) => ProbeState::Partial { reason },
+            None => ProbeState::Attached,
+        },
         Err(error) => ProbeState::Unavailable { reason: reason(&error, probe) },
     }
 }
@@ -284,17 +364,6 @@ fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramEr
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(probe.tracepoint, btf)?;
     program.attach()?;
-    Ok(())
-}
-
-/// Goes through all open files once, so that sockets and services from before the agent are known.
-fn seed(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), Box<dyn std::error::Error>> {
-    let program: &mut Iter = ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()?;
-    program.load("task_file", btf)?;
-    let link = program.attach()?;
-    let mut file = program.take_link(link)?.into_file()?;
-    // The program writes nothing; reading runs it.
-    io::copy(&mut file, &mut io::sink())?;
     Ok(())
 }
 

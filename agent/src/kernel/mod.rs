@@ -2,7 +2,9 @@
 
 pub mod ability;
 pub mod btf;
+mod lacks;
 pub mod load;
+mod missed;
 pub mod tables;
 
 pub use load::{Kernel, LoadError, Options, Tables};

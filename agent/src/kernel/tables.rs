@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -12,6 +13,7 @@ use steth_probes::record::{Plain, bytes_of};
 const BATCH: u32 = 1024;
 /// Commands of bpf(2): `enum bpf_cmd` in `linux/bpf.h`.
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 
 /// A kernel map whose entries are read as bytes.
@@ -70,10 +72,22 @@ impl Table {
     ///
     /// # Errors
     /// If the kernel refuses (batch reading came with Linux 5.6).
-    pub fn visit(&mut self, limit: u32, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
-        // The cursor of a hash is a bucket number, that of an array a key: both fit into 8 bytes.
-        let mut cursor = [0u8; 8];
-        let mut first = true;
+    pub fn visit(&mut self, limit: u32, visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.visit_after(None, limit, visit)
+    }
+
+    /// As [`visit`](Self::visit), those entries of an array whose numbers are in `range`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn visit_range(&mut self, range: Range<u32>, visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        self.visit_after(range.start.checked_sub(1), range.len() as u32, visit)
+    }
+
+    fn visit_after(&mut self, before: Option<u32>, limit: u32, mut visit: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        // The cursor of a hash is a bucket number, that of an array the last key: both fit into 8 bytes.
+        let mut cursor = u64::from(before.unwrap_or_default()).to_ne_bytes();
+        let mut first = before.is_none();
         let mut left = limit;
         let mut batch = BATCH;
         while left > 0 {
@@ -128,9 +142,25 @@ impl Table {
         };
         bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
     }
+
+    /// Takes one entry away; false if it was gone already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove<K: Plain>(&self, key: &K) -> io::Result<bool> {
+        debug_assert!(size_of::<K>() == self.key_size);
+        let key = bytes_of(key).as_ptr() as u64;
+        let mut attr = ElementAttr { map_fd: self.fd.as_raw_fd() as u32, _pad: 0, key, value: 0, flags: 0 };
+        match bpf(BPF_MAP_DELETE_ELEM, &mut attr) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
+/// One call of bpf(2).
+pub(super) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<()> {
     // SAFETY: `attr` is laid out as the command expects, and the buffers it names outlive the call and are as long as it says.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, core::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -107,6 +107,8 @@ pub struct ProbeStatus {
     pub runs: u64,
     /// How long it ran in all, in nanoseconds; 0 unless `kernel.bpf_stats_enabled`.
     pub run_ns: u64,
+    /// How often it was left out, because it had interrupted itself.
+    pub missed: u64,
 }
 
 /// Whether a probe runs.
@@ -115,10 +117,8 @@ pub struct ProbeStatus {
 pub enum ProbeState {
     /// At the hook it is meant for.
     Attached,
-    /// At another hook, which costs or shows something else.
-    Fallback {
-        /// The hook in use.
-        instead: String,
+    /// At its hook, but without part of its work.
+    Partial {
         /// Why.
         reason: String,
     },
@@ -172,7 +172,7 @@ impl HostAbility {
             Btf::Missing { path, reason } => Finding::missing(
                 "BTF",
                 format!("{}: {reason}", path.display()),
-                "the kernel must be built with CONFIG_DEBUG_INFO_BTF, or set kernel.btf to a file made for it".into(),
+                "the kernel must be built with CONFIG_DEBUG_INFO_BTF: it checks probes against its own type information".into(),
             ),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -37,6 +38,15 @@ pub struct Probes {
     exclude: Vec<String>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
+    passes: Passes,
+}
+
+/// When all open files are gone over, for sockets that have ended.
+struct Passes {
+    interval: Duration,
+    last: Instant,
+    /// Whether that fails has been said.
+    failing: bool,
 }
 
 /// Loads what the configuration asks for.
@@ -53,6 +63,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
     Kernel::load(&kernel::Options {
         btf: config.kernel.btf.clone(),
         features: wanted.into_iter().filter(|(on, _)| *on).map(|(_, feature)| feature).collect(),
+        without: config.kernel.without.clone(),
         memory_bytes: config.kernel.memory_bytes,
         ring_bytes: count(config.kernel.ring_bytes),
         services: count(config.limits.services as u64),
@@ -90,6 +101,7 @@ impl Probes {
             exclude: config.probes.exclude_services.clone(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
+            passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             kernel,
         })
     }
@@ -146,6 +158,22 @@ impl Probes {
                 Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
             }
         }
+    }
+
+    /// Forgets, when it is time, sockets whose end the kernel did not tell.
+    pub fn forget_ended_sockets(&mut self) {
+        if self.passes.last.elapsed() < self.passes.interval {
+            return;
+        }
+        self.passes.last = Instant::now();
+        let kernel = &mut self.kernel;
+        let forgotten = self.cells.forget_ended(|| kernel.pass_over_open_files().map_err(io::Error::other));
+        if let Err(error) = &forgotten
+            && !self.passes.failing
+        {
+            tracing::warn!("sockets that have ended are forgotten only for lack of room: {error}");
+        }
+        self.passes.failing = forgotten.is_err();
     }
 
     /// Reads all cells and gives the series of this moment, with the services that were met.
@@ -218,8 +246,9 @@ impl Probes {
 
     fn own_series(&mut self, series: &mut Vec<Series>) {
         for probe in self.kernel.statuses() {
-            let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Fallback { .. }));
+            let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Partial { .. }));
             let labels = vec![probe.name];
+            series.push(Series::number(&catalog::PROBE_MISSED, labels.clone(), probe.missed as f64));
             series.push(Series::number(&catalog::PROBE_ATTACHED, labels.clone(), attached));
             series.push(Series::number(&catalog::PROBE_RUNS, labels.clone(), probe.runs as f64));
             series.push(Series::number(&catalog::PROBE_RUN_SECONDS, labels, probe.run_ns as f64 / 1e9));
@@ -234,6 +263,7 @@ impl Probes {
         let lost = |map: &str, reason: &str, total: u64| {
             Series::number(&catalog::RECORDS_LOST, vec![map.into(), reason.into()], total as f64)
         };
+        series.push(Series::number(&catalog::SOCKETS_ENDED, vec![], self.cells.ended_sockets() as f64));
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
     }

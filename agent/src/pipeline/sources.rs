@@ -60,10 +60,11 @@ impl Sources {
         }
     }
 
-    /// Empties the ring of records.
+    /// Empties the ring of records, and does what is due.
     pub fn drain(&mut self) {
         if let Some(probes) = &mut self.probes {
             probes.drain();
+            probes.forget_ended_sockets();
         }
     }
 
@@ -158,6 +159,7 @@ fn unavailable(reason: &str) -> Vec<ProbeStatus> {
             memory_bytes: 0,
             runs: 0,
             run_ns: 0,
+            missed: 0,
         })
         .collect()
 }

@@ -33,6 +33,7 @@ fn snapshot() -> Snapshot {
             memory_bytes: 4096,
             runs: 7,
             run_ns: 700,
+            missed: 3,
         }],
         services: vec![ServiceInfo { name: "nginx.service".into(), kind: ServiceKind::Unit, pids: vec![1, 2] }],
         ..Snapshot::default()

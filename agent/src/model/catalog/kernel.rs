@@ -226,6 +226,13 @@ pub static CELLS_FULL: Metric = Metric::counter(
     "Events that were not counted where they belong because a map had no room, by map and reason.",
     &["map", "reason"],
 );
+/// Sockets that ended.
+pub static SOCKETS_ENDED: Metric = Metric::counter(
+    "steth_sockets_ended_total",
+    "Sockets that were found to have ended without a word from the kernel, which reports the end of TCP connections only, \
+     and were forgotten.",
+    &[],
+);
 /// Folding.
 pub static SERIES_FOLDED: Metric = Metric::gauge(
     "steth_series_folded",
@@ -235,6 +242,13 @@ pub static SERIES_FOLDED: Metric = Metric::gauge(
 /// Attached probes.
 pub static PROBE_ATTACHED: Metric =
     Metric::gauge("steth_probe_attached", "1 if the probe runs, 0 if it does not.", &["probe"]);
+/// Runs that did not take place.
+pub static PROBE_MISSED: Metric = Metric::counter(
+    "steth_probe_missed_total",
+    "How often a probe was left out by the kernel because it was running on that CPU already and had been interrupted: \
+     events that were not counted.",
+    &["probe"],
+);
 /// Runs.
 pub static PROBE_RUNS: Metric = Metric::counter(
     "steth_probe_runs_total",
@@ -259,8 +273,10 @@ pub static PROBES: Chapter = Chapter {
         vec![
             &RECORDS_LOST,
             &CELLS_FULL,
+            &SOCKETS_ENDED,
             &SERIES_FOLDED,
             &PROBE_ATTACHED,
+            &PROBE_MISSED,
             &PROBE_RUNS,
             &PROBE_RUN_SECONDS,
             &KERNEL_MEMORY,

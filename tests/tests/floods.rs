@@ -1,0 +1,94 @@
+//! Floods of names: what they take is bounded, what they do not find room for is counted, and others keep theirs.
+
+use std::fmt::Write;
+
+use steth_tests::{
+    agent::{Agent, Options},
+    exposition::Exposition,
+    need_bpf, need_postgres, need_program,
+    pgwire::Session,
+    postgres::Postgres,
+    programs::{CONNECT, PEERS, Program},
+};
+
+fn full(metrics: &Exposition, map: &str) -> f64 {
+    metrics.sum("steth_cells_full_total", &[("map", map)])
+}
+
+fn errors(metrics: &Exposition, labels: &[(&str, &str)]) -> f64 {
+    metrics.sum("steth_postgres_errors_total", labels)
+}
+
+/// Processors that the kernel keeps cells for, plugged in or not: `0-7`, `0,2-3` (kernel,
+/// Documentation/admin-guide/cputopology.rst).
+fn possible_processors() -> usize {
+    let list = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let last = list.trim().rsplit([',', '-']).next().unwrap();
+    last.parse::<usize>().unwrap() + 1
+}
+
+#[test]
+fn a_flood_of_peers_leaves_room_for_new_statements() {
+    need_bpf!();
+    need_program!("gcc");
+    need_postgres!();
+    const PEERS_CALLED: f64 = 1000.0;
+    // Before the agent, so that what it takes to make a cluster takes no room.
+    let postgres = Postgres::start().unwrap();
+    // Some 1,600 cells, which are kept for each processor: the peers find no room for all of theirs.
+    let sections = format!("[kernel]\nmemory = \"{}MiB\"\n", 6 * possible_processors());
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let flood = Program::build("peer", PEERS).unwrap();
+    assert_eq!(flood.run(&[&PEERS_CALLED.to_string()]).unwrap(), format!("refused={PEERS_CALLED}"));
+    let metrics = agent.settled().unwrap();
+    let own = [("service", flood.name.as_str()), ("outcome", "refused")];
+    let counted = metrics.sum("steth_tcp_connect_duration_seconds_count", &own);
+    assert!(counted > 0.0 && counted + full(&metrics, "histograms") >= PEERS_CALLED, "{counted} of {PEERS_CALLED}");
+    assert!(full(&metrics, "histograms") > 0.0, "there was room for all");
+
+    postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&postgres, "flooded").unwrap();
+    for _ in 0..7 {
+        session.query("select 'never seen before', 1 + 1").unwrap();
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ["client", "server"] {
+        let own = [("database", "flooded"), ("role", role), ("operation", "SELECT")];
+        assert_eq!(metrics.sum("steth_postgres_query_duration_seconds_count", &own), 7.0, "{role}");
+    }
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn a_flood_of_sqlstates_leaves_room_for_other_counters_and_loses_none() {
+    need_bpf!();
+    need_program!("gcc");
+    need_postgres!();
+    // Each is a cell at either end, of 8,192 that there are for everything.
+    const STATES: u32 = 4000;
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&postgres, "flooded").unwrap();
+    for state in 0..STATES {
+        let mut sqlstate = String::from("S");
+        let _ = write!(sqlstate, "{state:04}");
+        let raised = session.query(&format!("do $$ begin raise sqlstate '{sqlstate}'; end $$")).unwrap();
+        assert_eq!(raised.as_deref(), Some(sqlstate.as_str()));
+    }
+    let metrics = agent.settled().unwrap();
+    assert!(full(&metrics, "counters") > 0.0, "there was room for all");
+    for role in ["client", "server"] {
+        let own = errors(&metrics, &[("database", "flooded"), ("role", role)]);
+        let folded = errors(&metrics, &[("service", "other"), ("role", role), ("sqlstate", "other")]);
+        // Errors of others on this host may be folded as well.
+        assert!(own < f64::from(STATES) && own + folded >= f64::from(STATES), "{role}: {own} and {folded}");
+    }
+
+    let caller = Program::build("call", CONNECT).unwrap();
+    caller.run(&["127.0.0.1", "1", "0", "0"]).unwrap();
+    let metrics = agent.settled().unwrap();
+    let refused = [("service", caller.name.as_str()), ("syscall", "connect"), ("errno", "ECONNREFUSED")];
+    assert_eq!(metrics.sum("steth_syscall_errors_total", &refused), 1.0);
+    assert!(agent.stop().unwrap().success());
+}

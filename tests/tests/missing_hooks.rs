@@ -1,0 +1,147 @@
+//! A kernel without a hook, or without a field of its structures: what needs it is named, and all else runs.
+
+use std::path::Path;
+
+use steth_tests::{
+    agent::{Agent, Options, steth},
+    exposition::Exposition,
+    need_bpf, need_program,
+    programs::{CONNECT, Program},
+};
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+fn attached(metrics: &Exposition) -> Vec<String> {
+    let mut attached = metrics.sums_by("steth_probe_attached", &[], "probe");
+    attached.retain(|_, value| *value == 1.0);
+    attached.into_keys().collect()
+}
+
+/// One line of what doctor says of each probe: its state, why, and what is lost.
+fn doctor(sections: &str) -> Vec<serde_json::Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("steth.toml");
+    std::fs::write(&config, sections).unwrap();
+    let (code, report, said) = steth(&["doctor", "--json", "--config", config.to_str().unwrap()]).unwrap();
+    assert_eq!(code, Some(0), "{report}{said}");
+    let lines = report.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.filter(|line: &serde_json::Value| line["kind"] == "probe").collect()
+}
+
+/// What this agent counts of a process that connects once and is refused: system calls and connects.
+fn counted(agent: &Agent, connect: &Program) -> (bool, bool) {
+    let counts = |metrics: &Exposition, program: &Program| {
+        ["steth_syscall_duration_seconds_count", "steth_tcp_connect_duration_seconds_count"]
+            .map(|name| metrics.sum(name, &[("service", program.name.as_str())]) > 0.0)
+    };
+    // When anything of the second shows, all of the first does. A marker would need the probes that may be missing.
+    let [first, second] = ["a", "b"].map(|_| connect.under_another_name("conn").unwrap());
+    let mut shown = [false; 2];
+    for program in [&first, &second] {
+        // Nobody listens on port 1.
+        program.run(&["127.0.0.1", "1", "0", "0"]).unwrap();
+        let anything = |metrics: &Exposition| counts(metrics, program).contains(&true);
+        shown = counts(&agent.scrape_until("anything of the process", anything).unwrap(), &first);
+    }
+    (shown[0], shown[1])
+}
+
+#[test]
+fn without_any_one_probe_the_rest_runs() {
+    need_bpf!();
+    need_program!("gcc");
+    let connect = Program::build("conn", CONNECT).unwrap();
+    let all = attached(&Agent::start(&Options::default()).unwrap().scrape().unwrap());
+    for left_out in steth_probes::catalog::NAMES {
+        let sections = format!("[kernel]\nwithout = [\"{left_out}\"]\n");
+        let agent = Agent::start(&Options { sections: sections.clone(), ..Options::default() }).unwrap();
+        let rest: Vec<_> = all.iter().filter(|name| name != left_out).cloned().collect();
+        assert_eq!(attached(&agent.scrape().unwrap()), rest, "without {left_out}");
+        // Without it the process is counted under the service of whoever started it.
+        if *left_out != "sched_process_exec" {
+            let calls = !matches!(*left_out, "sys_enter" | "sys_exit");
+            let connects = *left_out != "inet_sock_set_state";
+            assert_eq!(counted(&agent, &connect), (calls, connects), "without {left_out}");
+        }
+        assert!(agent.stop().unwrap().success());
+
+        let report = doctor(&sections);
+        let line = report.iter().find(|line| line["name"] == *left_out).unwrap();
+        assert_eq!(line["state"], "off", "{line}");
+        assert!(line["lost"].as_str().is_some_and(|lost| !lost.is_empty()), "{line}");
+    }
+}
+
+#[test]
+fn a_probe_that_does_not_exist_cannot_be_left_out() {
+    let line = "without = [\"sys_entry\"]";
+    let refusal = Agent::refused(&Options { sections: format!("[kernel]\n{line}\n"), ..Options::default() }).unwrap();
+    assert_eq!(refusal.code, Some(2));
+    assert!(refusal.said.contains(&refusal.place_of(line).unwrap()), "{}", refusal.said);
+    assert!(refusal.said.contains("did you mean `sys_enter`"), "{}", refusal.said);
+}
+
+/// The running kernel's type information, in which one member bears another name of the same length.
+fn kernel_without(member: &str, path: &Path) -> String {
+    let mut types = std::fs::read(BTF).unwrap();
+    let name = [b"\0", member.as_bytes(), b"\0"].concat();
+    let places: Vec<usize> = (0..types.len() - name.len()).filter(|at| types[*at..].starts_with(&name)).collect();
+    // Names are stored once (kernel, Documentation/bpf/btf.rst, "String Section").
+    let [at] = places[..] else { panic!("{member} stands at {places:?}") };
+    types[at + 1] = b'?';
+    std::fs::write(path, types).unwrap();
+    format!("[kernel]\nbtf = \"{}\"\n", path.display())
+}
+
+#[test]
+fn a_field_that_this_kernel_lacks_stops_only_what_reads_it() {
+    need_bpf!();
+    need_program!("gcc");
+    let connect = Program::build("conn", CONNECT).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&str, &str, &[(&str, &str)], bool, bool); 4] = [
+        (
+            "srtt_us",
+            "tcp_sock.srtt_us",
+            &[("inet_sock_set_state", "unavailable"), ("sys_exit", "partial")],
+            true,
+            false,
+        ),
+        (
+            "inet_sport",
+            "inet_sock.inet_sport",
+            &[("inet_sock_set_state", "unavailable"), ("tcp_send_reset", "unavailable"), ("sys_exit", "partial")],
+            true,
+            false,
+        ),
+        ("max_fds", "fdtable.max_fds", &[("sk_data_ready", "unavailable"), ("sys_exit", "partial")], true, true),
+        ("sk_drops", "sock.sk_drops", &[], true, true),
+    ];
+    for (member, field, stopped, calls, connects) in cases {
+        let sections = kernel_without(member, &folder.path().join(member));
+        for line in doctor(&sections) {
+            let name = line["name"].as_str().unwrap();
+            let state = stopped.iter().find(|(stopped, _)| *stopped == name).map_or("attached", |(_, state)| state);
+            assert_eq!(line["state"], state, "without {field}: {line}");
+            if state != "attached" {
+                assert_eq!(line["reason"], format!("this kernel has no {field}"), "{line}");
+                assert!(line["lost"].as_str().is_some_and(|lost| !lost.is_empty()), "{line}");
+            }
+        }
+        let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+        assert_eq!(counted(&agent, &connect), (calls, connects), "without {field}");
+        let log = agent.log();
+        assert_eq!(log.contains(field), !stopped.is_empty(), "{log}");
+        assert!(agent.stop().unwrap().success());
+    }
+}
+
+#[test]
+fn a_kernel_on_which_nobody_can_be_named_still_runs_what_names_nobody() {
+    need_bpf!();
+    let folder = tempfile::tempdir().unwrap();
+    let sections = kernel_without("dfl_cgrp", &folder.path().join("btf"));
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    assert_eq!(attached(&agent.scrape().unwrap()), ["tcp_receive_reset", "tcp_retransmit_skb"]);
+    assert!(agent.stop().unwrap().success());
+}
