@@ -13,7 +13,7 @@ use steth_probes::{
     histogram::Histogram,
     identity::{ServiceEntry, ServiceKey, ServiceRow, TaskState},
     limits,
-    postgres::WireEntry,
+    postgres::{Backends, WireEntry},
     socket::{Connection, PeerKey},
 };
 
@@ -55,6 +55,9 @@ pub static PEERS: HashMap<PeerKey, u32, { limits::PEERS as usize }> = HashMap::n
 /// Postgres conversations by the address of their `struct sock`.
 #[btf_map]
 pub static WIRES: LruHashMap<u64, WireEntry, { limits::WIRES as usize }> = LruHashMap::new();
+/// Where the processes of a Postgres cluster note what they run, by service.
+#[btf_map]
+pub static BACKENDS: HashMap<u32, Backends, { limits::CLUSTERS as usize }> = HashMap::new();
 /// Prepared statements and portals.
 #[btf_map]
 pub static PREPARED: LruHashMap<PreparedKey, u32, { limits::PREPARED as usize }> = LruHashMap::new();

@@ -25,6 +25,8 @@ pub const RING_BYTES: u32 = 1 << 20;
 pub const WIRES: u32 = 12_288;
 /// Prepared statements and portals that are remembered, of all connections together.
 pub const PREPARED: u32 = 32_768;
+/// Postgres clusters whose processes can be asked what they run.
+pub const CLUSTERS: u32 = 64;
 /// Statements that are told apart; further ones are counted as "other".
 pub const STATEMENTS: u32 = 4096;
 /// Database names that are told apart.

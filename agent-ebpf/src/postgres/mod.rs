@@ -1,5 +1,6 @@
 //! Postgres: hands what a process read or wrote to the walker of the wire protocol.
 
+mod noted;
 mod scratch;
 mod sink;
 mod source;

@@ -4,6 +4,7 @@ use steth_probes::{
     message::{Number, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
+    shape::Shape,
 };
 
 /// Bytes of user memory that are fetched at a time.
@@ -25,6 +26,7 @@ pub struct Scratch {
     pub walk: Walk,
     pub window: [u8; WINDOW],
     pub text: TextRecord,
+    pub noted: Noted,
     pub name: NameRecord,
 }
 
@@ -38,6 +40,17 @@ pub struct TextRecord {
 pub struct NameRecord {
     pub head: Number,
     pub name: [u8; NAME_LEN],
+}
+
+/// Where the look at a noted statement stands.
+#[repr(C)]
+pub struct Noted {
+    pub shape: Shape,
+    pub at: u32,
+    /// Where the statement begins, behind white space.
+    pub begins_at: u32,
+    pub length: u32,
+    pub _pad: u32,
 }
 
 /// Where a walk stands. All of it lies in the work space and not on the stack: what the verifier reads from there it takes

@@ -16,6 +16,7 @@ use steth_probes::{
 };
 
 use super::{
+    noted,
     scratch::{NameRecord, PreparedKey, Scratch, TextRecord, Walk},
     source::UserBytes,
 };
@@ -33,7 +34,7 @@ pub struct Sink {
 
 impl Sink {
     #[inline(always)]
-    fn walk(&self) -> &'static mut Walk {
+    pub fn walk(&self) -> &'static mut Walk {
         UserBytes(self.scratch).walk()
     }
 
@@ -229,6 +230,11 @@ impl Effects for Sink {
         entry.prepared_name = 0;
         // The names stay in the map until they are its least used, but nobody asks under this connection's number again.
         entry.connection = entry.connection.rotate_left(1) ^ ended_ns;
+    }
+
+    #[inline(never)]
+    fn noted(&mut self) -> u32 {
+        noted::noted(self).unwrap_or(STATEMENT_UNKNOWN)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 //!
 //! Nothing here reads what is slow per core (`scaling_cur_freq` waits for each core's answer).
 
+mod backends;
 mod cpu;
 mod disk;
 mod fd;
@@ -32,6 +33,7 @@ use std::{
     ptr,
 };
 
+pub use backends::find as find_backends;
 pub use kernel_services::KernelServices;
 pub use processes::Processes;
 pub use services::ProcServices;

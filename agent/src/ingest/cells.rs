@@ -11,7 +11,7 @@ use steth_probes::{
     cell::{CellKey, CounterKind, Family, HistogramKind, LOSSES, Loss, Role},
     histogram::Histogram,
     identity::{ServiceEntry, ServiceKey, ServiceRow},
-    postgres::{Phase, WireEntry},
+    postgres::{self, Phase, WireEntry},
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
 };
@@ -19,7 +19,7 @@ use steth_probes::{
 use super::sockets::Passes;
 use crate::{
     kernel::Tables,
-    model::event::{ConnectionSeen, PeerSeen, PostgresSeen, PostgresState, Reading, ServiceSeen},
+    model::event::{Backends, ConnectionSeen, PeerSeen, PostgresSeen, PostgresState, Reading, ServiceSeen},
 };
 
 /// Slots that are sooner read for nothing than left out.
@@ -152,6 +152,15 @@ impl Cells {
     /// How many sockets have been forgotten so.
     pub fn ended_sockets(&self) -> u64 {
         self.passes.ended()
+    }
+
+    /// Tells the kernel programs where the processes of a cluster note what they run.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write, for example because there are too many clusters.
+    pub fn set_backends(&self, service: u32, backends: Backends) -> io::Result<()> {
+        let Backends { entry_address, text_offset, text_len } = backends;
+        self.tables.backends.put(&service, &postgres::Backends { entry_address, text_offset, text_len })
     }
 
     /// Leaves a service out of the figures, or takes it in again.

@@ -106,6 +106,8 @@ pub struct Tables {
     pub wires: Table,
     /// Numbers that were given out.
     pub numbers: Table,
+    /// Where the processes of Postgres clusters note what they run.
+    pub backends: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -239,6 +241,7 @@ impl Kernel {
             peers: table("PEERS", 1)?,
             wires: table("WIRES", 1)?,
             numbers: table("NUMBERS", 1)?,
+            backends: table("BACKENDS", 1)?,
             cpus,
         })
     }

@@ -27,6 +27,17 @@ pub struct Reading {
     pub malformed: u64,
 }
 
+/// Where the processes of a Postgres cluster note what they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends {
+    /// Address, in each of them, of the pointer to its own entry.
+    pub entry_address: u64,
+    /// Offset in the entry of the pointer to the statement's text.
+    pub text_offset: u32,
+    /// Bytes that there is room for, with the closing zero.
+    pub text_len: u32,
+}
+
 /// A service that the kernel has met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSeen {

@@ -1,5 +1,6 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
+mod clusters;
 mod probes;
 mod sources;
 

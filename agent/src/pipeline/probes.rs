@@ -9,6 +9,7 @@ use std::{
 
 use steth_probes::{catalog::Feature, cell::Family, socket::tcp_state};
 
+use super::clusters::Clusters;
 use crate::{
     aggregate::{Limits, Names, StatementName, Totals},
     config::Config,
@@ -39,6 +40,7 @@ pub struct Probes {
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
     passes: Passes,
+    clusters: Clusters,
 }
 
 /// When all open files are gone over, for sockets that have ended.
@@ -102,6 +104,7 @@ impl Probes {
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
+            clusters: Clusters::default(),
             kernel,
         })
     }
@@ -215,7 +218,11 @@ impl Probes {
                 tracing::warn!("cannot leave out service {name}: {error}");
             }
             self.names.set_service(service.number, name);
+            if let Some(postmaster) = service.cluster_pid {
+                self.clusters.meet(service.number, postmaster);
+            }
         }
+        self.clusters.look(&self.cells);
     }
 
     fn name_peers(&mut self, reading: &Reading) {

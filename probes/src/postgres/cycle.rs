@@ -3,7 +3,7 @@
 
 use super::{CYCLES, Cycle, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, hash_name};
 use crate::{
-    cell::{Loss, TransactionOutcome},
+    cell::{Loss, Role, TransactionOutcome},
     record::clear,
 };
 
@@ -63,6 +63,8 @@ fn newest(wire: &Wire) -> Option<usize> {
 #[inline(always)]
 pub(super) fn begin<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64) {
     wire.open = OPEN;
+    wire.binds = 0;
+    wire.bound = 0;
     if wire.cycle_count as usize >= CYCLES || wire.cycles_untracked > 0 {
         wire.cycles_untracked = wire.cycles_untracked.saturating_add(1);
         fx.lost(Loss::PipelineTooDeep);
@@ -81,6 +83,14 @@ pub(super) fn greet<E: Effects>(wire: &mut Wire, fx: &mut E) {
     begin(wire, fx, mark);
     wire.open = CLOSED;
     wire.greeting = 1;
+}
+
+/// A Bind of a statement, by its name; the hash of an empty name is that of the unnamed one.
+#[inline(always)]
+pub(super) fn bind(wire: &mut Wire, name: u64, statement: u32) {
+    // One behind an Execute is noted in its place.
+    wire.binds = if asks(wire) { u8::MAX } else { wire.binds.saturating_add(1) };
+    wire.bound = if statement == STATEMENT_UNKNOWN { name } else { 0 };
 }
 
 /// Whether the newest request has asked for a statement.
@@ -222,14 +232,45 @@ pub(super) fn copies_both(wire: &mut Wire) {
     }
 }
 
-/// The first byte of a reply to the oldest cycle was seen.
+/// The first byte of a reply to the oldest cycle was seen, of a message of this type.
 #[inline(always)]
-pub(super) fn first_byte(wire: &mut Wire, at_ns: u64) {
+pub(super) fn first_byte<E: Effects>(wire: &mut Wire, fx: &mut E, at_ns: u64, tag: u8) {
     if let Some(at) = oldest(wire) {
         let cycle = &mut wire.cycles[at];
         if cycle.first_byte_ns == 0 {
             cycle.first_byte_ns = at_ns;
+            // After an error the process may still note what it ran before.
+            if cycle.statement == STATEMENT_UNKNOWN && wire.role == Role::Server as u8 && tag != b'E' {
+                recall(wire, fx);
+            }
         }
+    }
+}
+
+/// A server answers a statement whose text was never seen: its own process has noted it, if it runs one statement alone.
+/// It does so for each Parse, Bind and Execute (PostgreSQL, `pgstat_report_activity` in `tcop/postgres.c`), and for a
+/// simple query, but not for a function call.
+#[inline(never)]
+fn recall<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    let Some(at) = newest(wire) else { return };
+    let cycle = &wire.cycles[at];
+    let alone = wire.cycle_count == 1 && cycle.executions == 1 && wire.binds <= 1;
+    if !alone || cycle.parses != 0 || cycle.loose != 0 || wire.open == CLOSED {
+        return;
+    }
+    let statement = fx.noted();
+    if statement == STATEMENT_UNKNOWN {
+        return;
+    }
+    wire.cycles[at].statement = statement;
+    wire.last = statement;
+    if wire.queue_count == 1 {
+        wire.queue[wire.queue_first as usize % STATEMENTS] = statement;
+    }
+    if wire.bound == FNV_OFFSET {
+        wire.unnamed = statement;
+    } else if wire.bound != 0 {
+        fx.prepare(wire.bound, statement);
     }
 }
 

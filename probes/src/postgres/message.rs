@@ -19,6 +19,8 @@ pub trait Effects {
     fn forget(&mut self, name: u64);
     /// All names of this connection are free again, portals too.
     fn forget_all(&mut self);
+    /// The statement that this process notes itself to be running, if it can be told.
+    fn noted(&mut self) -> u32;
     /// A number for the database with this name; 0 if it has none and, unless it is `new`, is given none.
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32;
     /// A cycle ended.

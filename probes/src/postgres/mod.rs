@@ -101,6 +101,8 @@ record! {
         pub idle_ns: u64,
         /// Name of the statement that a Parse message names; 0 is the unnamed one.
         pub parse_name: u64,
+        /// Name of the statement that the newest Bind named and that was not known; 0 if none.
+        pub bound: u64,
         /// Cycles under way that found no room in `cycles`; they are the newest.
         pub cycles_untracked: u32,
         /// Number of the database's name, 0 while unknown.
@@ -149,8 +151,8 @@ record! {
         pub portal_bound: u8,
         /// DEALLOCATE statements under way whose name was read.
         pub freed: u8,
-        /// Spare.
-        pub _pad: u8,
+        /// Bind messages in the newest request.
+        pub binds: u8,
         /// Hash of the statement text under way in `up`.
         pub shape: Shape,
         /// Cycles under way; a ring that starts at `cycle_first`.
@@ -162,6 +164,19 @@ record! {
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.
         pub text: [u8; NAME_LEN],
+    }
+}
+
+record! {
+    /// Where a Postgres server's processes note what they are running: all of a cluster at the same addresses, because they
+    /// are forked from one.
+    pub struct Backends {
+        /// Address of the pointer to a process' own entry: the variable `MyBEEntry`.
+        pub entry_address: u64,
+        /// Offset in the entry of the pointer to the statement's text.
+        pub text_offset: u32,
+        /// Bytes that there is room for, with the closing zero: `track_activity_query_size`. A longer text is cut.
+        pub text_len: u32,
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) fn step<S: Source, E: Effects>(
     let frame = frame(&mut wire.down, source);
     // What the server sends on its own account is no reply.
     if between && !matches!(wire.down.tag, b'A' | b'N' | b'S') && !matches!(frame, Frame::Unreadable) {
-        cycle::first_byte(wire, begun_ns);
+        let tag = wire.down.tag;
+        cycle::first_byte(wire, fx, begun_ns, tag);
     }
     match frame {
         Frame::Unreadable => return Step::Done,

@@ -308,6 +308,7 @@ fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) -> u32 {
         }
         Some(Mode::BindStatement) => {
             let statement = if unnamed { wire.unnamed } else { fx.prepared(name) };
+            cycle::bind(wire, name, statement);
             if wire.parse_name == 0 {
                 wire.portal = statement;
             } else {

@@ -83,6 +83,8 @@ fn request<S: Source, E: Effects>(
         b'B' => {
             wire.parse_name = 0;
             wire.portal = if name == FNV_OFFSET { wire.unnamed } else { fx.prepared(name) };
+            let portal = wire.portal;
+            cycle::bind(wire, name, portal);
         }
         b'E' => {
             let portal = wire.portal;
@@ -117,7 +119,7 @@ fn reply<S: Source, E: Effects>(
         _ => return false,
     }
     wire.down.tag = tag;
-    cycle::first_byte(wire, begun_ns);
+    cycle::first_byte(wire, fx, begun_ns, tag);
     match tag {
         b'1' => cycle::parsed(wire),
         b'C' => cycle::completed(wire, fx, NO_TAG, rows, ended_ns),

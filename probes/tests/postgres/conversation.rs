@@ -9,6 +9,7 @@ use steth_probes::{
         Source, Step, Wire, opening, step, unpack_sqlstate, whole,
     },
     record::bytes_of,
+    shape::Shape,
 };
 
 /// What a statement is called in the tests: its text, or one of these.
@@ -51,6 +52,9 @@ struct Maps {
     prepared: HashMap<u64, u32>,
     databases: HashMap<u64, u32>,
     names: HashMap<u32, String>,
+    /// What the server's process notes to be running, and how often that was asked.
+    noted: Option<String>,
+    asked: usize,
 }
 
 /// One connection, seen from one of its ends.
@@ -214,6 +218,17 @@ impl Conversation {
         &self.maps.findings
     }
 
+    /// From now on the server's process notes this statement.
+    pub fn notes(&mut self, text: &str) -> &mut Self {
+        self.maps.noted = Some(text.to_owned());
+        self
+    }
+
+    /// How often the process was asked.
+    pub fn asked(&self) -> usize {
+        self.maps.asked
+    }
+
     pub fn statements(&self) -> Vec<&str> {
         self.findings().queries.iter().map(|query| query.statement.as_str()).collect()
     }
@@ -248,6 +263,13 @@ impl Maps {
         })
     }
 
+    fn number(&mut self, shape: u64, text: String) -> u32 {
+        let fresh = STATEMENT_FIRST + self.statements.len() as u32;
+        let statement = *self.statements.entry(shape).or_insert(fresh);
+        self.texts.entry(statement).or_insert(text);
+        statement
+    }
+
     fn database_name(&self, database: u32) -> String {
         self.names.get(&database).cloned().unwrap_or_default()
     }
@@ -264,10 +286,7 @@ impl Effects for Maps {
         if cut {
             self.findings.cut.push(text.clone());
         }
-        let fresh = STATEMENT_FIRST + self.statements.len() as u32;
-        let statement = *self.statements.entry(shape).or_insert(fresh);
-        self.texts.entry(statement).or_insert(text);
-        statement
+        self.number(shape, text)
     }
 
     fn batch(&mut self, hash: u64) -> u32 {
@@ -291,6 +310,16 @@ impl Effects for Maps {
 
     fn forget_all(&mut self) {
         self.prepared.clear();
+    }
+
+    fn noted(&mut self) -> u32 {
+        self.asked += 1;
+        let Some(text) = self.noted.clone() else { return STATEMENT_UNKNOWN };
+        let mut shape = Shape::new();
+        text.bytes().for_each(|byte| {
+            shape.take(byte);
+        });
+        self.number(shape.finish(), text)
     }
 
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {

@@ -4,6 +4,7 @@
 mod capture;
 mod conversation;
 mod messages;
+mod noted;
 
 mod captures;
 mod copy;
