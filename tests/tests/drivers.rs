@@ -27,25 +27,15 @@ const UNKNOWN: &str = "unknown";
 const TLS_OFF: Option<&str> = Some("encrypted connections are not read yet");
 
 /// What is known to be wrong, with the reason.
-const KNOWN_GAPS: &[Gap] = &[
-    Gap {
-        why: "several statements in one simple query are counted under the fingerprint of the whole text",
-        texts: &["select multi_one()", "select multi_two()"],
-        counted_as: Some("select multi_one(); select multi_two()"),
-    },
-    Gap {
-        why: "of more than eight Sync messages under way the kernel keeps no statements",
-        texts: &["select piped_number($1)", "select piped_division($1)"],
-        counted_as: None,
-    },
-];
+const KNOWN_GAPS: &[Gap] = &[Gap {
+    why: "of more than eight Sync messages under way the kernel keeps no statements",
+    texts: &["select piped_number($1)", "select piped_division($1)"],
+}];
 
-/// Statements that are counted, but not each as itself.
+/// Statements that are counted, but some of them as unknown.
 struct Gap {
     why: &'static str,
     texts: &'static [&'static str],
-    /// What they are counted as; unknown if that is nothing.
-    counted_as: Option<&'static str>,
 }
 
 /// One driver's run under one agent.
@@ -150,7 +140,7 @@ fn known_gaps_still_show() {
     for (phase, row) in rows().filter(|(_, row)| row.attach == Attach::Before) {
         let labels = [("role", "client"), ("database", row.database.as_str())];
         let counted = counts(&phase.metrics, STATEMENTS, &labels, "query");
-        found.extend(without_gaps(&row.name(), &row.truth, &counted, |_| true).1);
+        found.extend(without_gaps(&row.name(), &row.truth, &counted).1);
     }
     let closed: Vec<_> = KNOWN_GAPS.iter().map(|gap| gap.why).filter(|why| !found.contains(why)).collect();
     assert!(closed.is_empty(), "closed: {closed:?}");
@@ -221,7 +211,6 @@ fn compare(
 ) {
     let before = wrong.len();
     let counted = counts(metrics, STATEMENTS, labels, "query");
-    let (counted, _) = without_gaps(what, truth, &counted, |gap| gap.counted_as.is_some());
     let mut expected = truth.clone();
     for (fingerprint, calls) in &truth.calls {
         let may_be_unknown = match unknown {
@@ -235,7 +224,7 @@ fn compare(
             *expected.calls.entry(UNKNOWN.to_owned()).or_default() += calls - known;
         }
     }
-    let (counted, _) = without_gaps(what, &expected, &counted, |_| true);
+    let (counted, _) = without_gaps(what, &expected, &counted);
     let all: BTreeSet<_> = expected.calls.keys().chain(counted.keys()).collect();
     for fingerprint in all {
         let [truth, counted] = [&expected.calls, &counted].map(|calls| of(calls, fingerprint));
@@ -260,17 +249,11 @@ fn compare(
 }
 
 /// What was counted, with what the known gaps explain put where it belongs, and which gaps those were. A gap explains
-/// only what is elsewhere in full number: it hides nothing that is missing.
-fn without_gaps(
-    what: &str,
-    truth: &Truth,
-    counted: &Counts,
-    take: impl Fn(&&Gap) -> bool,
-) -> (Counts, Vec<&'static str>) {
+/// only what is among the unknown in full number: it hides nothing that is missing.
+fn without_gaps(what: &str, truth: &Truth, counted: &Counts) -> (Counts, Vec<&'static str>) {
     let (mut counted, mut found) = (counted.clone(), Vec::new());
-    for gap in KNOWN_GAPS.iter().filter(take) {
-        let place = gap.counted_as.map_or(UNKNOWN.to_owned(), fingerprint);
-        let elsewhere = of(&counted, &place).saturating_sub(of(&truth.calls, &place));
+    for gap in KNOWN_GAPS {
+        let elsewhere = of(&counted, UNKNOWN).saturating_sub(of(&truth.calls, UNKNOWN));
         let missing = |fingerprint: &String| of(&truth.calls, fingerprint).saturating_sub(of(&counted, fingerprint));
         let missing: Vec<(String, u64)> =
             gap.texts.iter().map(|text| fingerprint(text)).map(|one| (one.clone(), missing(&one))).collect();
@@ -280,7 +263,7 @@ fn without_gaps(
         }
         println!("{what}: known gap: {sum} statements: {}", gap.why);
         found.push(gap.why);
-        *counted.entry(place).or_default() -= sum;
+        *counted.entry(UNKNOWN.to_owned()).or_default() -= sum;
         counted.retain(|_, count| *count > 0);
         for (fingerprint, count) in missing {
             *counted.entry(fingerprint).or_default() += count;
