@@ -39,8 +39,10 @@ pub fn noted(sink: &mut Sink) -> Option<u32> {
     noted.at = 0;
     noted.begins_at = 0;
     noted.length = length as u32 - 1;
-    // SAFETY: the callback gets the pointer that it expects.
-    unsafe { bpf_loop(TEXT_LEN, take as *mut c_void, sink.scratch.cast(), 0) };
+    // The loop hands on nothing but what stands on the stack.
+    let mut scratch = sink.scratch;
+    // SAFETY: the callback gets a pointer to `scratch`, which outlives the loop.
+    unsafe { bpf_loop(TEXT_LEN, take as *mut c_void, (&raw mut scratch).cast(), 0) };
     // As if the text had come by: the same ways lead to its number from here.
     walk.text_address = text + noted.begins_at as u64;
     walk.text_offset = 0;
@@ -50,8 +52,9 @@ pub fn noted(sink: &mut Sink) -> Option<u32> {
 
 /// Takes one byte; the loop ends when it returns 1.
 extern "C" fn take(_index: u64, scratch: *mut c_void) -> i64 {
-    let scratch = scratch.cast::<Scratch>();
-    // SAFETY: `bpf_loop` passes on the work space.
+    // SAFETY: `bpf_loop` passes on what `noted` gave it.
+    let scratch = unsafe { *scratch.cast::<*mut Scratch>() };
+    // SAFETY: this CPU's own work space.
     let noted = unsafe { &mut (*scratch).noted };
     if noted.at >= noted.length {
         return 1;

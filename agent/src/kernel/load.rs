@@ -378,7 +378,11 @@ fn reason(error: &ProgramError, probe: &Probe) -> String {
         // The last line says what was refused; the rest is the verifier's whole walk.
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let words = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed"));
+            let told = |line: &&str| {
+                !line.is_empty()
+                    && !["processed", "stack depth", "verification time"].iter().any(|no| line.starts_with(no))
+            };
+            let words = log.lines().rev().find(told);
             format!("the verifier refused it: {io_error}: {}", words.unwrap_or_default())
         }
         other => other.to_string(),
