@@ -13,7 +13,7 @@ use crate::{
     cells::{ANY, lost, observe_slot, slot_of},
     kernel::{Address, Known, offset, setting},
     maps::CONNECTIONS,
-    postgres, tcp,
+    postgres, tcp, tls,
 };
 
 /// A finished call on a descriptor.
@@ -85,6 +85,9 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
             tcp::sample(sock, connection);
         }
     }
+    if setting!(tls) != 0 && task.ssl != 0 {
+        tls::bind(call, sock, connection, task.ssl);
+    }
     if setting!(postgres) != 0 {
         postgres::moved(call, sock, connection);
     }
@@ -122,8 +125,9 @@ fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64)> {
     Some((sock, number))
 }
 
+/// The open file behind a descriptor of the current process.
 #[inline(always)]
-fn file_of(descriptor: u32) -> Option<Address> {
+pub fn file_of(descriptor: u32) -> Option<Address> {
     let table = Known::current().follow(offset!(task_files))?.follow(offset!(files_table))?;
     if descriptor >= table.load::<u32>(offset!(table_size)) {
         return None;

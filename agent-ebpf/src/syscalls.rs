@@ -5,7 +5,7 @@ use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
     identity::{ServiceRow, TaskState},
     limits::SYSCALLS,
-    syscalls::{COMPAT, OTHER, SocketCall},
+    syscalls::{COMPAT, MMAP, OTHER, SocketCall},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
-    socket,
+    socket, tls,
 };
 
 /// Saved user registers: `struct pt_regs` of x86-64 is part of the system call interface and does not change.
@@ -22,6 +22,7 @@ mod regs {
     pub const SI: u32 = 104;
     pub const DX: u32 = 96;
     pub const R10: u32 = 56;
+    pub const R8: u32 = 72;
     pub const CS: u32 = 136;
     /// `__USER32_CS`: the call came through the 32-bit entry.
     pub const CS_32: u64 = 0x23;
@@ -89,6 +90,10 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
         } else if result < 0 && result >= -MAX_ERRNO {
             count(CounterKind::SyscallError, 0, state.service, syscall, -result as u32, 1);
         }
+    }
+    if setting!(tls) != 0 && syscall == MMAP {
+        let regs = Known(ctx.arg::<*const u8>(0));
+        tls::mapped(regs.load::<u64>(regs::R8) as u32, regs.load(regs::DX), state.service, now_ns);
     }
     if setting!(sockets) != 0 {
         if let Some(call) = SocketCall::of(syscall) {

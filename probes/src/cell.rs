@@ -91,6 +91,8 @@ kinds! {
         TcpListenDrop = 5,
         /// Errors; `sub` is a [`Role`], `a` the database, `b` the SQLSTATE packed by [`crate::postgres::push_sqlstate`].
         PostgresError = 6,
+        /// Encrypted Postgres connections of which nothing is seen; `sub` is a [`crate::tls::Unseen`].
+        PostgresUnseen = 7,
     }
 }
 
@@ -188,6 +190,10 @@ kinds! {
         ConversationForgotten = 14,
         /// No room for another database name: it stays unknown.
         DatabasesFull = 15,
+        /// As many walks behind TLS as there is room for were interrupted on one CPU.
+        TlsWalksFull = 16,
+        /// No room for another `SSL` of OpenSSL.
+        SslsFull = 17,
     }
 }
 

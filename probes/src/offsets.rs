@@ -55,6 +55,10 @@ offsets! {
     inode_mode: "inode"."i_mode",
     /// Number.
     inode_number: "inode"."i_ino",
+    /// File system.
+    inode_super: "inode"."i_sb",
+    /// Its device.
+    super_device: "super_block"."s_dev",
     /// Table of descriptors.
     files_table: "files_struct"."fdt",
     /// Number of slots in it.
@@ -118,6 +122,8 @@ record! {
         pub tcp: u32,
         /// 1: follow Postgres.
         pub postgres: u32,
+        /// 1: follow Postgres behind TLS.
+        pub tls: u32,
         /// Index of the `pids` controller in `css_set.subsys`, or [`ABSENT`].
         pub pids_controller: u32,
         /// Histogram cells that there is room for.

@@ -20,7 +20,10 @@ use super::{
     source::UserBytes,
 };
 use crate::{
-    cells::{ANY, Numbers, count, lost, next_number, observe_slot, ring_has_room, send, slot_of, tally_slot},
+    cells::{
+        ANY, Numbers, count, lost, next_number, observe_slot, observe_slot_shared, ring_has_room, send, slot_of,
+        tally_slot, tally_slot_shared,
+    },
     kernel::{opaque, setting},
     maps::{DATABASES, PREPARED, STATEMENTS},
 };
@@ -35,6 +38,15 @@ impl Sink {
     #[inline(always)]
     fn walk(&self) -> &'static mut Walk {
         UserBytes(self.scratch).walk()
+    }
+
+    #[inline(always)]
+    fn observe(&self, slot: u32, ns: u64) {
+        if self.walk().shared == 0 {
+            observe_slot(slot, ns);
+        } else {
+            observe_slot_shared(slot, ns);
+        }
     }
 
     /// Sends on what this buffer holds of a statement that goes on in the next one.
@@ -201,14 +213,18 @@ impl Effects for Sink {
     #[inline(always)]
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64) {
         let (query, first_byte) = self.slots(wire.database, statement);
-        observe_slot(query, duration_ns);
-        observe_slot(first_byte, first_byte_ns);
+        self.observe(query, duration_ns);
+        self.observe(first_byte, first_byte_ns);
     }
 
     #[inline(always)]
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32) {
         let (query, _) = self.slots(wire.database, statement);
-        tally_slot(query, [1, rows as u64]);
+        if self.walk().shared == 0 {
+            tally_slot(query, [1, rows as u64]);
+        } else {
+            tally_slot_shared(query, [1, rows as u64]);
+        }
     }
 
     #[inline(always)]
@@ -224,7 +240,7 @@ impl Effects for Sink {
         let entry = unsafe { &mut *self.entry };
         let commit = outcome == TransactionOutcome::Commit;
         if commit && entry.commit_slot != 0 && entry.service == service {
-            observe_slot(entry.commit_slot, duration_ns);
+            self.observe(entry.commit_slot, duration_ns);
             return;
         }
         let slot = slot_of(&CellKey {
@@ -237,7 +253,7 @@ impl Effects for Sink {
         if commit {
             entry.commit_slot = slot;
         }
-        observe_slot(slot, duration_ns);
+        self.observe(slot, duration_ns);
     }
 
     #[inline(always)]

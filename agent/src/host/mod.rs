@@ -7,6 +7,7 @@
 //!
 //! Nothing here reads what is slow per core (`scaling_cur_freq` waits for each core's answer).
 
+pub mod code;
 mod cpu;
 mod disk;
 mod fd;

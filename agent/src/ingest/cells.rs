@@ -13,6 +13,7 @@ use steth_probes::{
     postgres::{Phase, WireEntry},
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
+    tls::{CodeFile, LOOKED_AT},
 };
 
 use crate::{
@@ -141,6 +142,14 @@ impl Cells {
         let row = ServiceRow { excluded: excluded.into(), ..ServiceRow::zeroed() };
         self.tables.service_rows.put(&service, &row)
     }
+
+    /// Keeps the kernel from telling of a file of code again.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn looked_at(&self, file: &CodeFile) -> io::Result<()> {
+        self.tables.code_files.put(file, &LOOKED_AT)
+    }
 }
 
 fn service(key: &ServiceKey, entry: ServiceEntry) -> ServiceSeen {
@@ -186,8 +195,8 @@ fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<Connecti
         received_bytes: known.received_bytes,
         sent_bytes: known.sent_bytes,
         postgres: match Protocol::from_u8(known.protocol)? {
-            Protocol::Unknown => None,
-            Protocol::Postgres => wire,
+            Protocol::Unknown | Protocol::Tls => None,
+            Protocol::Postgres | Protocol::PostgresTls => wire,
             Protocol::PostgresEncrypted => Some(encrypted),
         },
     })

@@ -1,7 +1,11 @@
 //! Loads the kernel programs and attaches each to its hook. A probe that this kernel cannot run is reported and the rest
 //! goes on.
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -9,7 +13,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
-    catalog::{Feature, PROBES, Probe},
+    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, Probe},
     limits,
     offsets::{ABSENT, Settings},
     record::bytes_of,
@@ -19,6 +23,7 @@ use thiserror::Error;
 use super::{
     btf::{BtfError, KernelTypes},
     tables::Table,
+    tls::{Attached, Library, Looked},
 };
 use crate::model::probe::{ProbeState, ProbeStatus};
 
@@ -72,6 +77,8 @@ pub enum LoadError {
 pub struct Kernel {
     ebpf: Ebpf,
     probes: Vec<(&'static Probe, ProbeState)>,
+    library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
+    library: Library,
     settings: Settings,
     /// Of the ring, once it is given away; it never changes.
     ring_memory_bytes: Option<u64>,
@@ -98,6 +105,8 @@ pub struct Tables {
     pub peers: Table,
     /// Postgres conversations.
     pub wires: Table,
+    /// Files of code that were looked at.
+    pub code_files: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -107,6 +116,7 @@ struct Sizes {
     histograms: u32,
     connections: u32,
     wires: u32,
+    ssls: u32,
     prepared: u32,
 }
 
@@ -121,6 +131,7 @@ impl Sizes {
             histograms: share(30, 1_176 * cpus, limits::HISTOGRAMS),
             connections: share(20, 200, limits::CONNECTIONS),
             wires: share(22, 700, limits::WIRES),
+            ssls: share(4, 96, limits::SSLS),
             prepared: share(8, 88, limits::PREPARED),
         }
     }
@@ -141,6 +152,7 @@ impl Kernel {
             sockets: on(Feature::Sockets),
             tcp: on(Feature::Tcp),
             postgres: on(Feature::Postgres),
+            tls: on(Feature::Tls),
             pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
             histograms: sizes.histograms,
             services: options.services,
@@ -156,6 +168,8 @@ impl Kernel {
             .map_max_entries("HISTOGRAM_SLOTS", sizes.histograms)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("WIRES", sizes.wires)
+            .map_max_entries("SSLS", if settings.tls == 0 { 1 } else { sizes.ssls })
+            .map_max_entries("CODE_FILES", if settings.tls == 0 { 1 } else { limits::CODE_FILES })
             .map_max_entries("PREPARED", sizes.prepared)
             .map_max_entries("SERVICES", options.services)
             .map_max_entries("SERVICE_ROWS", options.services)
@@ -166,10 +180,13 @@ impl Kernel {
         let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
             .map_err(|source| LoadError::Object(source.into()))?;
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, options))).collect();
+        let library_probes = LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, options)));
+        let library_probes = library_probes.collect();
         if let Err(error) = seed(&mut ebpf, &btf) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
-        let mut kernel = Self { ebpf, probes, settings, ring_memory_bytes: None };
+        let library = Library::default();
+        let mut kernel = Self { ebpf, probes, library_probes, library, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_listener_drops() {
             tracing::warn!("listen overflows are off: {error}");
         }
@@ -196,6 +213,7 @@ impl Kernel {
             connections: table("CONNECTIONS", 1)?,
             peers: table("PEERS", 1)?,
             wires: table("WIRES", 1)?,
+            code_files: table("CODE_FILES", 1)?,
             cpus,
         })
     }
@@ -230,18 +248,41 @@ impl Kernel {
         }
     }
 
-    /// What became of each probe, with its cost so far.
-    pub fn statuses(&self) -> Vec<ProbeStatus> {
-        self.probes.iter().map(|(probe, state)| self.status(probe, state)).collect()
+    /// Whether the probes of OpenSSL can be attached to files.
+    pub fn follows_tls(&self) -> bool {
+        self.library_probes.iter().all(|(_, state)| *state == ProbeState::Attached)
     }
 
-    fn status(&self, probe: &Probe, state: &ProbeState) -> ProbeStatus {
-        let info = self.ebpf.program(probe.name).and_then(|program| program.info().ok());
+    /// Looks at a file of code, and attaches to it if it holds OpenSSL.
+    pub fn look(&mut self, path: &Path) -> Looked {
+        self.library.look(&mut self.ebpf, path)
+    }
+
+    /// Leaves a file alone again.
+    pub fn leave(&mut self, attached: Attached) {
+        self.library.leave(&mut self.ebpf, attached);
+    }
+
+    /// What became of each probe, with its cost so far.
+    pub fn statuses(&self) -> Vec<ProbeStatus> {
+        let probes = self.probes.iter().map(|(probe, state)| self.status(probe.name, hook(probe), state, probe.lost));
+        let library = self.library_probes.iter().map(|(probe, state)| {
+            let state = match state {
+                ProbeState::Attached => self.library.state(),
+                other => other.clone(),
+            };
+            self.status(probe.name, library_hook(probe), &state, probe.lost)
+        });
+        probes.chain(library).collect()
+    }
+
+    fn status(&self, name: &str, hook: String, state: &ProbeState, lost: &str) -> ProbeStatus {
+        let info = self.ebpf.program(name).and_then(|program| program.info().ok());
         ProbeStatus {
-            name: probe.name.into(),
-            hook: hook(probe),
+            name: name.into(),
+            hook,
             state: state.clone(),
-            lost: probe.lost.into(),
+            lost: lost.into(),
             memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
             runs: info.as_ref().map_or(0, |info| info.run_count()),
             run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
@@ -263,6 +304,26 @@ impl Kernel {
 /// What users call the hook.
 pub fn hook(probe: &Probe) -> String {
     format!("tp_btf/{}", probe.tracepoint)
+}
+
+/// As [`hook`], for a probe in user space.
+pub fn library_hook(probe: &LibraryProbe) -> String {
+    let kind = if probe.at_return { "uretprobe" } else { "uprobe" };
+    match probe.functions {
+        [one] => format!("{kind}/{one}"),
+        several => format!("{kind}/{},…", several.first().unwrap_or(&"")),
+    }
+}
+
+/// Loads a probe of OpenSSL; where it is attached is found out later.
+fn load_library_probe(ebpf: &mut Ebpf, probe: &LibraryProbe, options: &Options) -> ProbeState {
+    if !options.features.contains(&Feature::Tls) {
+        return ProbeState::Off;
+    }
+    match Library::load(ebpf, probe) {
+        Ok(()) => ProbeState::Attached,
+        Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
+    }
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, options: &Options) -> ProbeState {
@@ -303,6 +364,12 @@ fn reason(error: &ProgramError, probe: &Probe) -> String {
         ProgramError::Btf(_) => {
             format!("this kernel has no tracepoint {} (Linux {})", probe.tracepoint, probe.since)
         }
+        other => refusal(other),
+    }
+}
+
+fn refusal(error: &ProgramError) -> String {
+    match error {
         // The last line says what was refused; the rest is the verifier's whole walk.
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

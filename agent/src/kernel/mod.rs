@@ -2,7 +2,9 @@
 
 pub mod ability;
 pub mod btf;
+pub mod functions;
 pub mod load;
 pub mod tables;
+pub mod tls;
 
 pub use load::{Kernel, LoadError, Options, Tables};

@@ -2,6 +2,7 @@
 
 mod probes;
 mod sources;
+mod tls;
 
 use std::{
     net::SocketAddr,

@@ -1,13 +1,14 @@
 //! The kernel as a source: cells and records in, totals and names out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use steth_probes::{catalog::Feature, cell::Family, socket::tcp_state};
 
+use super::tls::TlsFiles;
 use crate::{
     aggregate::{Limits, Names, StatementName, Totals},
     config::Config,
@@ -34,6 +35,7 @@ pub struct Probes {
     totals: Totals,
     names: Names,
     services: KernelServices,
+    tls: TlsFiles,
     exclude: Vec<String>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
@@ -49,6 +51,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         (config.probes.tcp, Feature::Tcp),
         (config.probes.sockets, Feature::Sockets),
         (config.probes.postgres, Feature::Postgres),
+        (config.probes.postgres && config.probes.tls, Feature::Tls),
     ];
     Kernel::load(&kernel::Options {
         btf: config.kernel.btf.clone(),
@@ -81,8 +84,12 @@ impl Probes {
     /// # Errors
     /// If the maps cannot be read.
     pub fn new(mut kernel: Kernel, config: &Config) -> Result<Self, LoadError> {
+        let cells = Cells::new(kernel.tables()?);
+        let mut tls = TlsFiles::default();
+        tls.start(&mut kernel, &cells);
         Ok(Self {
-            cells: Cells::new(kernel.tables()?),
+            cells,
+            tls,
             records: Records::new(kernel.records()?),
             totals: Totals::new(limits(config)),
             names: Names::default(),
@@ -113,6 +120,7 @@ impl Probes {
     /// Empties the ring.
     pub fn drain(&mut self) {
         let mut strangers = false;
+        let (mut run, mut mapped) = (HashSet::new(), HashSet::new());
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -135,10 +143,13 @@ impl Probes {
                 }
                 Record::Exec { pid, service } => {
                     tracing::trace!(pid, service, "exec");
+                    run.insert(pid);
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
+                Record::Mapped { pid } => drop(mapped.insert(pid)),
             }
         }
+        self.tls.changed(&mut self.kernel, &self.cells, &mapped, &run);
         // A service is best named, or left out, while its first process lives.
         if strangers {
             match self.cells.services() {
