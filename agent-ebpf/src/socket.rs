@@ -86,7 +86,7 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
         }
     }
     if setting!(tls) != 0 && task.ssl != 0 {
-        tls::bind(call, sock, connection, task.ssl);
+        tls::through(call, sock, connection, task);
     }
     if setting!(postgres) != 0 {
         postgres::moved(call, sock, connection);

@@ -3,20 +3,28 @@
 //!
 //! A socket call that moves a record while its thread is inside a call of OpenSSL tells the `SSL`'s socket. Nothing else
 //! does: plaintext without a socket so found is not looked at.
+//!
+//! A probe at a function's return costs as much again as half of one at its beginning, so only reads have one.
+
+use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::pt_regs,
-    helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_attach_cookie, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_loop},
     macros::{uprobe, uretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
 use steth_probes::{
     cell::{CounterKind, Loss},
+    identity::TaskState,
     message::{Exec, Header, Kind},
     socket::{Connection, Protocol},
     syscalls::SocketCall,
-    tls::{CodeFile, LOOKED_AT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument, is_record, kind_of},
+    tls::{
+        ClientHello, CodeFile, EXTENSIONS, LOOKED_AT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument,
+        is_record, kind_of, plaintext_of,
+    },
 };
 
 use crate::{
@@ -49,41 +57,60 @@ fn try_enter(ctx: &ProbeContext) -> Option<()> {
     if SERVICE_ROWS.get(task.service)?.excluded != 0 {
         return None;
     }
-    let regs = ctx.regs;
-    let stack = stack_of(regs);
+    let stack = stack_of(ctx.regs);
+    let ssl: u64 = ctx.arg(0)?;
     let mut fresh = TlsCall::zeroed();
     let Some(call) = TLS_CALLS.get_or_insert(Known::current(), &mut fresh) else {
         lost(Loss::TaskStateFailed);
         return None;
     };
-    // A call within a call: the outer one counts. One that stands where another had begun follows it: that one ended
-    // without return, by a jump.
-    if task.ssl != 0 && stack < call.stack {
+    // A call within a call: the outer one counts.
+    if task.ssl != 0 && stack < call.stack && stands(call) {
         return None;
     }
     // SAFETY: a helper that takes the program's context.
     let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
     let kind = kind_of(cookie);
+    // Each read by itself: the verifier refuses an address in the context that is chosen at run time.
+    let (third, fourth, fifth): (u64, u64, u64) = (ctx.arg(2)?, opaque(ctx.arg(3)?), opaque(ctx.arg(4)?));
+    let buffer: u64 = ctx.arg(1)?;
+    if kind == TlsCallKind::Write as u8 {
+        let length = third as u32;
+        // A call that could not send all is made again with the same bytes, perhaps in another place.
+        let again = call.unsent == ssl && call.length == length;
+        call.unsent = ssl;
+        if !again {
+            call.left = length;
+        }
+        call.length = length;
+        call.buffer = buffer.wrapping_add((length - call.left) as u64);
+        call.return_address = read_user(stack)?;
+        // SAFETY: a helper without arguments.
+        call.entered_ns = unsafe { bpf_ktime_get_ns() };
+    } else {
+        call.buffer = buffer;
+        call.return_address = 0;
+        call.count_address = match count_argument(cookie) {
+            0 => 0,
+            3 => fourth,
+            _ => fifth,
+        };
+    }
     call.kind = kind as u32;
     call.stack = stack;
     call.moved = 0;
-    call.buffer = ctx.arg(1)?;
-    // Each read by itself: the verifier refuses an address in the context that is chosen at run time.
-    let (fourth, fifth): (u64, u64) = (opaque(ctx.arg(3)?), opaque(ctx.arg(4)?));
-    call.count_address = match count_argument(cookie) {
-        0 => 0,
-        3 => fourth,
-        _ => fifth,
-    };
-    if kind == TlsCallKind::Write as u8 {
-        // SAFETY: a helper without arguments.
-        call.entered_ns = unsafe { bpf_ktime_get_ns() };
-    }
-    task.ssl = ctx.arg(0)?;
+    task.ssl = ssl;
     None
 }
 
-/// It ends.
+/// Whether a call lasts, as far as the stack tells. The end of reads and handshakes is seen.
+#[inline(always)]
+fn stands(call: &TlsCall) -> bool {
+    call.return_address == 0 || read_user::<u64>(call.stack) == Some(call.return_address)
+}
+
+/// `SSL_read` or `SSL_do_handshake` ends. The end of `SSL_write` is not waited for: what it writes is there from its
+/// beginning, and is taken for sent when a record with so many bytes goes through its socket.
 #[uretprobe]
 pub fn tls_return(ctx: RetProbeContext) -> u32 {
     try_return(&ctx);
@@ -105,14 +132,9 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     }
     task.ssl = 0;
     let result = ctx.ret::<u64>() as i32;
-    if stack != state.stack || result <= 0 {
+    if stack != state.stack || result <= 0 || state.kind != TlsCallKind::Read as u32 {
         return None;
     }
-    let call = match state.kind {
-        kind if kind == TlsCallKind::Read as u32 => SocketCall::Read,
-        kind if kind == TlsCallKind::Write as u32 => SocketCall::Write,
-        _ => return None,
-    };
     let Some((sock, inode)) = socket_of(state, ssl) else {
         task.memory_bio |= (state.moved == 0) as u64;
         return None;
@@ -127,19 +149,25 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
     };
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let call = Call {
+    let call = plaintext(SocketCall::Read, state, moved, now_ns, task.service);
+    postgres::read_behind_tls(&call, sock, connection)
+}
+
+/// Plaintext that was read or written, as if a call on the socket had moved it.
+#[inline(always)]
+fn plaintext(call: SocketCall, state: &TlsCall, length: u64, now_ns: u64, service: u32) -> Call {
+    Call {
         call,
         syscall: 0,
         descriptor: 0,
         buffer: state.buffer,
-        length: moved,
+        length,
         flags: 0,
-        result: moved as i64,
+        result: length as i64,
         entered_ns: state.entered_ns,
         now_ns,
-        service: task.service,
-    };
-    postgres::moved_plaintext(&call, sock, connection)
+        service,
+    }
 }
 
 /// An `SSL` goes; its address may become another's.
@@ -156,21 +184,51 @@ pub fn tls_free(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A thread inside a call of OpenSSL moved bytes through a socket.
+/// A thread that is in a call of OpenSSL, or was, moved bytes through a socket.
 #[inline(never)]
-pub fn bind(call: &Call, sock: Address, connection: &mut Connection, ssl: u64) -> Option<()> {
+pub fn through(call: &Call, sock: Address, connection: &mut Connection, task: &mut TaskState) -> Option<()> {
     let state = TLS_CALLS.get(Known::current())?;
-    state.moved = 1;
-    if state.ssl == ssl && state.sock == sock.0 && state.inode == connection.inode {
+    let writes = state.kind == TlsCallKind::Write as u32;
+    let bound = state.ssl == task.ssl && state.sock == sock.0 && state.inode == connection.inode;
+    if bound && !writes {
+        state.moved = 1;
         return None;
     }
+    if !bound && !stands(state) {
+        // It wrote to memory.
+        task.memory_bio |= (state.moved == 0 && state.ssl != task.ssl) as u64;
+        task.ssl = 0;
+        return None;
+    }
+    state.moved = 1;
     // OpenSSL may call back, and what is called may use other sockets.
     if !matches!(call.call, SocketCall::Read | SocketCall::Write) || call.result < 5 {
         return None;
     }
-    if !is_record(read_user(call.buffer)?) {
+    let header = read_user(call.buffer)?;
+    if !is_record(header) {
         return None;
     }
+    if !bound {
+        bind(sock, connection, state, task.ssl)?;
+    }
+    if !writes || call.call != SocketCall::Write {
+        return None;
+    }
+    let length = plaintext_of(header, state.left)?;
+    let written = plaintext(SocketCall::Write, state, length as u64, call.now_ns, call.service);
+    state.left = state.left.saturating_sub(length);
+    state.buffer = state.buffer.wrapping_add(length as u64);
+    if state.left == 0 {
+        state.unsent = 0;
+        task.ssl = 0;
+    }
+    postgres::written_behind_tls(&written, sock, connection)
+}
+
+/// Remembers the socket of an `SSL`.
+#[inline(always)]
+fn bind(sock: Address, connection: &mut Connection, state: &mut TlsCall, ssl: u64) -> Option<()> {
     if SSLS.insert(&key(ssl), &SslSocket { sock: sock.0, inode: connection.inode }, ANY).is_err() {
         lost(Loss::SslsFull);
         return None;
@@ -188,7 +246,7 @@ pub fn bind(call: &Call, sock: Address, connection: &mut Connection, ssl: u64) -
         _ => {}
     }
     connection.looks = 0;
-    None
+    Some(())
 }
 
 /// The socket of an `SSL`, if it is known.
@@ -244,6 +302,41 @@ fn report_mapped(descriptor: u32, service: u32, now_ns: u64) -> Option<()> {
     let record = Exec { header, pid, service };
     send((&raw const record).cast(), size_of::<Exec>() as u64);
     None
+}
+
+/// What `bpf_loop` hands to each look at an extension.
+struct Look {
+    address: u64,
+    hello: ClientHello,
+    asked: u64,
+}
+
+/// Whether bytes that nobody knows ask for Postgres behind TLS from the beginning.
+#[inline(never)]
+pub fn asks_for_postgres(call: &Call) -> bool {
+    let address = call.buffer;
+    let read = |offset: u32| read_user(address + offset as u64);
+    if !matches!(call.call, SocketCall::Read | SocketCall::Write) {
+        return false;
+    }
+    let Some(hello) = ClientHello::begin(read) else { return false };
+    let mut look = Look { address, hello, asked: 0 };
+    // SAFETY: the callback gets a pointer to `look`, which outlives the loop.
+    unsafe { bpf_loop(EXTENSIONS, look_step as *mut c_void, (&raw mut look).cast(), 0) };
+    look.asked != 0
+}
+
+extern "C" fn look_step(_index: u64, look: *mut c_void) -> i64 {
+    // SAFETY: `bpf_loop` passes on what `asks_for_postgres` gave it.
+    let look = unsafe { &mut *look.cast::<Look>() };
+    let address = look.address;
+    match look.hello.step(|offset| read_user(address + offset as u64)) {
+        Some(None) => 0,
+        other => {
+            look.asked = (other == Some(Some(true))) as u64;
+            1
+        }
+    }
 }
 
 /// A Postgres connection is encrypted from here on; `answer` accepted it.

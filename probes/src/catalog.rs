@@ -117,13 +117,13 @@ pub const LIBRARY_PROBES: &[LibraryProbe] = &[
     LibraryProbe {
         name: "tls_enter",
         at_return: false,
-        functions: TLS_FUNCTIONS,
+        functions: &["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex", "SSL_do_handshake"],
         lost: "Postgres behind TLS: its connections are counted as encrypted_unseen",
     },
     LibraryProbe {
         name: "tls_return",
         at_return: true,
-        functions: TLS_FUNCTIONS,
+        functions: &["SSL_read", "SSL_read_ex", "SSL_do_handshake"],
         lost: "Postgres behind TLS: its connections are counted as encrypted_unseen",
     },
     LibraryProbe {
@@ -133,5 +133,3 @@ pub const LIBRARY_PROBES: &[LibraryProbe] = &[
         lost: "what stands for a closed TLS connection is forgotten only when another takes its place",
     },
 ];
-
-const TLS_FUNCTIONS: &[&str] = &["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex", "SSL_do_handshake"];

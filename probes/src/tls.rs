@@ -54,6 +54,14 @@ record! {
         pub count_address: u64,
         /// The stack pointer at entry, which tells this call from one within it.
         pub stack: u64,
+        /// Where it returns to: stands there on the stack while the call lasts.
+        pub return_address: u64,
+        /// The `SSL` that was last given bytes to write and has not sent all of them; 0 if none.
+        pub unsent: u64,
+        /// Bytes that it was given.
+        pub length: u32,
+        /// Those of them that are in no record yet.
+        pub left: u32,
         /// When it began, by the monotonic clock.
         pub entered_ns: u64,
         /// The `SSL` that the thread used last and whose socket is known.
@@ -123,6 +131,26 @@ kinds! {
     }
 }
 
+/// Longest plaintext of a record (RFC 8446, 5.1).
+const PLAINTEXT_MAX: u32 = 1 << 14;
+/// What encryption adds to a record at least: a tag (RFC 7905, 2) …
+const ADDED_MIN: u32 = 16;
+/// … and at most: an initial vector, a hash and padding (RFC 5246, 6.2.3.2).
+const ADDED_MAX: u32 = 16 + 48 + 256;
+/// What stands in a record of application data.
+const APPLICATION_DATA: u8 = 23;
+
+/// How much plaintext a record holds, given that `left` bytes are to be sent: known only because a record takes all or as
+/// much as it may. `None` for a record of another kind, such as an alert.
+#[inline(always)]
+pub fn plaintext_of(header: [u8; 5], left: u32) -> Option<u32> {
+    let [kind, _, _, high, low] = header;
+    let length = u16::from_be_bytes([high, low]) as u32;
+    let whole = if left > PLAINTEXT_MAX { PLAINTEXT_MAX } else { left };
+    let fits = length >= whole + ADDED_MIN && length <= whole + ADDED_MAX;
+    if kind == APPLICATION_DATA && whole > 0 && fits { Some(whole) } else { None }
+}
+
 /// Longest body of a record: `2^14 + 2048` (RFC 5246, 6.2.3).
 const RECORD_MAX: u16 = (1 << 14) + 2048;
 
@@ -134,9 +162,119 @@ pub fn is_record(header: [u8; 5]) -> bool {
     (20..=23).contains(&kind) && major == 3 && minor <= 4 && length > 0 && length <= RECORD_MAX
 }
 
+/// The protocol that PostgreSQL asks for in ALPN (RFC 7301), which it requires of those who begin with TLS at once
+/// (PostgreSQL 17, manual, "SSL Session Encryption").
+const ALPN: [u8; 10] = *b"postgresql";
+const EXTENSION_ALPN: u16 = 16;
+/// Extensions that are looked at.
+pub const EXTENSIONS: u32 = 64;
+
+/// A walk over a ClientHello (RFC 8446, 4.1.2) that lies in one piece from the record's header on. `read` gives four bytes at
+/// an offset from there.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientHello {
+    at: u32,
+    end: u32,
+}
+
+impl ClientHello {
+    /// Goes to the first extension. `None` if this is no ClientHello.
+    #[inline(always)]
+    pub fn begin(read: impl Fn(u32) -> Option<[u8; 4]>) -> Option<Self> {
+        const HANDSHAKE: u8 = 22;
+        const CLIENT_HELLO: u8 = 1;
+        // Record header (5), handshake header (4), version (2), random (32).
+        const SESSION: u32 = 43;
+        let ([kind, major, minor, high], [low, message, ..]) = (read(0)?, read(4)?);
+        if kind != HANDSHAKE || !is_record([kind, major, minor, high, low]) || message != CLIENT_HELLO {
+            return None;
+        }
+        let ciphers = SESSION + 1 + read(SESSION)?[0] as u32;
+        let compressions = ciphers + 2 + word(read(ciphers)?) as u32;
+        let extensions = compressions + 1 + read(compressions)?[0] as u32;
+        let at = extensions + 2;
+        Some(Self { at, end: at + word(read(extensions)?) as u32 })
+    }
+
+    /// Looks at one extension: whether Postgres is asked for, once that is known. `None` where it cannot be read.
+    #[inline(always)]
+    pub fn step(&mut self, read: impl Fn(u32) -> Option<[u8; 4]>) -> Option<Option<bool>> {
+        if self.at >= self.end {
+            return Some(Some(false));
+        }
+        let [a, b, c, d] = read(self.at)?;
+        let (kind, length) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        if kind != EXTENSION_ALPN {
+            self.at += 4 + length as u32;
+            return Some(None);
+        }
+        // The list's length, the name's length, the name; the last read overlaps the one before.
+        let [_, _, n, p] = read(self.at + 4)?;
+        if n as usize != ALPN.len() {
+            return Some(Some(false));
+        }
+        let ([o, s, t, g], [r, e, ..], [_, s2, q, l]) = (read(self.at + 8)?, read(self.at + 12)?, read(self.at + 13)?);
+        Some(Some([p, o, s, t, g, r, e, s2, q, l] == ALPN))
+    }
+}
+
+#[inline(always)]
+fn word(bytes: [u8; 4]) -> u16 {
+    u16::from_be_bytes([bytes[0], bytes[1]])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn hello(extensions: &[u8]) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([4, 1, 2, 3, 4]);
+        body.extend([0, 4, 0x13, 1, 0x13, 2]);
+        body.extend([1, 0]);
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend(extensions);
+        let length = u16::try_from(body.len()).unwrap();
+        let mut record = vec![22, 3, 1];
+        record.extend((length + 4).to_be_bytes());
+        record.extend([1, 0]);
+        record.extend(length.to_be_bytes());
+        record.extend(body);
+        record
+    }
+
+    fn asks(bytes: &[u8]) -> Option<bool> {
+        let read = |at: u32| bytes.get(at as usize..)?.get(..4)?.try_into().ok();
+        let mut hello = ClientHello::begin(read)?;
+        (0..EXTENSIONS).map(|_| hello.step(read)).find(|asked| *asked != Some(None)).flatten().flatten()
+    }
+
+    const NAME: &[u8] = b"\0\0\0\x0e\0\x0c\0\0\x09localhost";
+    const POSTGRES: &[u8] = b"\0\x10\0\x0d\0\x0b\x0apostgresql";
+    const HTTP: &[u8] = b"\0\x10\0\x0b\0\x09\x08http/1.1";
+
+    #[test]
+    fn who_asks_for_postgres_is_told_from_who_asks_for_something_else() {
+        assert_eq!(asks(&hello(&[NAME, POSTGRES].concat())), Some(true));
+        assert_eq!(asks(&hello(&[POSTGRES, NAME].concat())), Some(true));
+        assert_eq!(asks(&hello(&[NAME, HTTP].concat())), Some(false));
+        assert_eq!(asks(&hello(NAME)), Some(false));
+        assert_eq!(asks(&hello(b"\0\x10\0\x0d\0\x0b\x0apostgresqk")), Some(false));
+    }
+
+    #[test]
+    fn a_hello_that_is_cut_or_none_never_asks() {
+        let whole = hello(&[NAME, POSTGRES].concat());
+        for length in 0..whole.len() {
+            assert_ne!(asks(&whole[..length]), Some(true), "{length} bytes");
+        }
+        for at in [0, 1, 5] {
+            let mut other = whole.clone();
+            other[at] ^= 0x40;
+            assert_eq!(asks(&other), None, "byte {at}");
+        }
+    }
 
     #[test]
     fn a_cookie_gives_back_what_was_packed() {
@@ -148,6 +286,22 @@ mod tests {
                 assert_eq!((kind_of(cookie), count_argument(cookie)), (*kind as u8, index));
             }
         }
+    }
+
+    #[test]
+    fn a_record_holds_all_that_is_left_or_as_much_as_it_may() {
+        let record = |kind, length: u16| [kind, 3, 3, length.to_be_bytes()[0], length.to_be_bytes()[1]];
+        // TLS 1.3 with AES-GCM adds 17 bytes, TLS 1.2 with it 24.
+        assert_eq!(plaintext_of(record(23, 100 + 17), 100), Some(100));
+        assert_eq!(plaintext_of(record(23, 100 + 24), 100), Some(100));
+        assert_eq!(plaintext_of(record(23, 16384 + 17), 16384), Some(16384));
+        assert_eq!(plaintext_of(record(23, 16384 + 17), 16385), Some(16384));
+        assert_eq!(plaintext_of(record(23, 16384 + 17), 100_000), Some(16384));
+        // An alert, behind TLS 1.3 too; a shorter fragment than is usual; nothing left.
+        assert_eq!(plaintext_of(record(21, 100 + 17), 100), None);
+        assert_eq!(plaintext_of(record(23, 2 + 17), 100), None);
+        assert_eq!(plaintext_of(record(23, 4096 + 17), 100_000), None);
+        assert_eq!(plaintext_of(record(23, 17), 0), None);
     }
 
     #[test]

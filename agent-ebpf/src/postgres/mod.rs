@@ -46,14 +46,31 @@ pub fn moved(call: &Call, sock: Address, connection: &mut Connection) -> Option<
     None
 }
 
-/// A process read or wrote plaintext behind TLS on this socket. Unlike a program at a system call, what runs this may be
-/// interrupted by others on its CPU, also by itself for another task: so it claims a work space.
+/// A process wrote plaintext behind TLS, and its record is sent: a program at a system call runs this.
 #[inline(always)]
-pub fn moved_plaintext(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
-    match Protocol::from_u8(connection.protocol)? {
-        Protocol::PostgresTls => {}
-        Protocol::Tls | Protocol::PostgresEncrypted if connection.looks < LOOKS => {}
-        _ => return None,
+pub fn written_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
+    if !is_wanted_behind_tls(connection)? {
+        return None;
+    }
+    walk(call, sock, connection, SCRATCH.get_ptr_mut(0)?, true)
+}
+
+/// Whether plaintext behind TLS is, or may be, Postgres.
+#[inline(always)]
+fn is_wanted_behind_tls(connection: &Connection) -> Option<bool> {
+    Some(match Protocol::from_u8(connection.protocol)? {
+        Protocol::PostgresTls => true,
+        Protocol::Tls | Protocol::PostgresEncrypted => connection.looks < LOOKS,
+        _ => false,
+    })
+}
+
+/// A process read plaintext behind TLS. Unlike a program at a system call, what runs this may be interrupted by others on its
+/// CPU, also by itself for another task: so it claims a work space.
+#[inline(always)]
+pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
+    if !is_wanted_behind_tls(connection)? {
+        return None;
     }
     for at in 0..limits::TLS_WALKS {
         let space = TLS_SCRATCH.get_ptr_mut(at)?;
@@ -118,6 +135,9 @@ fn walk(
         connection.looks += 1;
         let opening = opening(&mut source);
         if opening == Opening::Nothing {
+            if !behind_tls && tls::asks_for_postgres(call) {
+                tls::begun(connection, 0, call.now_ns);
+            }
             return None;
         }
         let role = if reads { Role::Server } else { Role::Client };

@@ -133,7 +133,7 @@ fn attach(ebpf: &mut Ebpf, path: &Path, sites: &[Option<Site>], into: &mut Attac
         let Some(site) = site.filter(|site| done.insert(site.offset)) else { continue };
         // A handshake is slow by itself.
         into.slow |= !site.fast && matches!(kind, Some(TlsCallKind::Read | TlsCallKind::Write));
-        for probe in LIBRARY_PROBES.iter().filter(|probe| kind.is_none() == (probe.name == FREE)) {
+        for probe in LIBRARY_PROBES.iter().filter(|probe| serves(probe, *kind)) {
             let point = UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(site.offset),
                 cookie: kind.map(|kind| cookie(kind, site.count)),
@@ -145,7 +145,17 @@ fn attach(ebpf: &mut Ebpf, path: &Path, sites: &[Option<Site>], into: &mut Attac
     Ok(())
 }
 
-const FREE: &str = "tls_free";
+/// Whether a probe is for functions of this kind.
+fn serves(probe: &LibraryProbe, kind: Option<TlsCallKind>) -> bool {
+    match kind {
+        None => probe.functions == [FREE],
+        // What is written is there at the beginning.
+        Some(TlsCallKind::Write) => !probe.at_return && probe.functions != [FREE],
+        Some(_) => probe.functions != [FREE],
+    }
+}
+
+const FREE: &str = "SSL_free";
 
 fn detach(ebpf: &mut Ebpf, attached: Attached) {
     for (name, link) in attached.links {
