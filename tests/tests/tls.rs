@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
     path::Path,
     time::Duration,
 };
@@ -223,7 +224,7 @@ fn https_is_no_postgres() {
 }
 
 /// Asks for encryption as a client does; returns the answer's byte.
-fn ask_for_encryption(stream: &mut TcpStream, code: u32) -> u8 {
+fn ask_for_encryption(stream: &mut (impl Read + Write), code: u32) -> u8 {
     stream.write_all(&[8u32.to_be_bytes(), code.to_be_bytes()].concat()).unwrap();
     let mut answer = [0];
     stream.read_exact(&mut answer).unwrap();
@@ -249,9 +250,7 @@ fn what_is_encrypted_by_other_means_is_counted_with_its_reason() {
     need_program!("openssl");
     let agent = Agent::start(&Options::default()).unwrap();
     let postgres = Postgres::start_tls().unwrap();
-    // GSSAPI is refused, and TLS then accepted, on one connection.
     let mut stream = TcpStream::connect(("127.0.0.1", postgres.port)).unwrap();
-    assert_eq!(ask_for_encryption(&mut stream, GSS), b'N');
     assert_eq!(ask_for_encryption(&mut stream, SSL), b'S');
     let open = [("service", own_name()), ("state", "encrypted_unseen".to_owned())];
     let open = open.each_ref().map(|(label, value)| (*label, value.as_str()));
@@ -261,7 +260,7 @@ fn what_is_encrypted_by_other_means_is_counted_with_its_reason() {
     drop(stream);
     agent.scrape_until("its end", |metrics| unseen(metrics, "no_openssl") >= 1.0).unwrap();
 
-    // No server here has GSSAPI: this one only says that it accepts.
+    // Not every build of PostgreSQL has GSSAPI: this one only says that it accepts.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     std::thread::scope(|scope| {
@@ -283,6 +282,39 @@ fn what_is_encrypted_by_other_means_is_counted_with_its_reason() {
     let before = unseen(&agent.settled().unwrap(), "no_openssl");
     drop((stream, server));
     agent.scrape_until("direct TLS at both ends", |metrics| unseen(metrics, "no_openssl") >= before + 2.0).unwrap();
+}
+
+/// Over a unix socket PostgreSQL refuses both, and goes on in plain text.
+#[test]
+fn a_session_goes_on_in_plain_text_after_a_refusal() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let socket = postgres.folder().join(format!(".s.PGSQL.{}", postgres.port));
+    let mut stream = UnixStream::connect(socket).unwrap();
+    assert_eq!(ask_for_encryption(&mut stream, GSS), b'N');
+    assert_eq!(ask_for_encryption(&mut stream, SSL), b'N');
+    let startup = format!("user\0{USER}\0database\0{database}\0\0");
+    let length = u32::try_from(startup.len() + 8).unwrap();
+    stream.write_all(&[&length.to_be_bytes(), &196_608u32.to_be_bytes(), startup.as_bytes()].concat()).unwrap();
+    let until_ready = |stream: &mut UnixStream| {
+        let (mut said, mut some) = (Vec::new(), [0; 4096]);
+        while !said.ends_with(b"Z\0\0\0\x05I") {
+            let length = stream.read(&mut some).unwrap();
+            assert!(length > 0, "the server hung up");
+            said.extend_from_slice(&some[..length]);
+        }
+    };
+    until_ready(&mut stream);
+    for _ in 0..3 {
+        stream.write_all(b"Q\0\0\0\x0dselect 1\0").unwrap();
+        until_ready(&mut stream);
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        assert_eq!(metrics.sum(COUNT, &[("role", role), ("database", database.as_str())]), 3.0, "{role}");
+    }
 }
 
 /// A ClientHello that asks for `postgresql` in ALPN (RFC 8446, 4.1.2; RFC 7301, 3.1).

@@ -56,7 +56,8 @@ pub fn libraries(name: &str) -> Vec<(CodeFile, PathBuf)> {
     paths.filter_map(|path| Some((file(&path)?, path))).collect()
 }
 
-fn file(path: &Path) -> Option<CodeFile> {
+/// The file at a path.
+pub fn file(path: &Path) -> Option<CodeFile> {
     let metadata = fs::metadata(path).ok()?;
     let device = metadata.dev();
     Some(CodeFile { device: (rustix::fs::major(device), rustix::fs::minor(device)), inode: metadata.ino() })

@@ -143,12 +143,12 @@ impl Cells {
         self.tables.service_rows.put(&service, &row)
     }
 
-    /// Keeps the kernel from telling of a file of code again.
+    /// Keeps the kernel from telling of a file of code again, or lets it.
     ///
     /// # Errors
     /// If the kernel refuses the write.
-    pub fn looked_at(&self, file: &CodeFile) -> io::Result<()> {
-        self.tables.code_files.put(file, &LOOKED_AT)
+    pub fn looked_at(&self, file: &CodeFile, looked_at: bool) -> io::Result<()> {
+        self.tables.code_files.put(file, if looked_at { &LOOKED_AT } else { &0 })
     }
 }
 

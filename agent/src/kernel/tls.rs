@@ -1,7 +1,7 @@
 //! Attaches the probes of OpenSSL to files that hold it. Knows which functions those are and what their arguments mean, not
 //! which files there are.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, io, path::Path};
 
 use aya::{
     Ebpf,
@@ -15,7 +15,7 @@ use steth_probes::{
     tls::{TlsCallKind, cookie},
 };
 
-use super::functions::{Site, Wanted, sites};
+use super::functions::{CodeError, Site, Wanted, sites};
 use crate::model::probe::ProbeState;
 
 /// Files that are attached to at most. Each takes up to a dozen of the agent's descriptors.
@@ -42,6 +42,8 @@ pub enum Looked {
     Other,
     /// It is attached to.
     Attached(Attached),
+    /// It went before it could be attached to.
+    Gone,
     /// It could not be attached to.
     Failed(String),
 }
@@ -95,6 +97,7 @@ impl Library {
         let sites = match sites(path, &wanted) {
             Ok(sites) if sites.iter().flatten().next().is_some() => sites,
             Ok(_) => return Looked::Other,
+            Err(CodeError::Read(error)) if error.kind() == io::ErrorKind::NotFound => return Looked::Gone,
             Err(error) => {
                 tracing::debug!("{}: not looked at: {error}", path.display());
                 return Looked::Other;
@@ -113,7 +116,8 @@ impl Library {
             }
             Err(error) => {
                 detach(ebpf, attached);
-                Looked::Failed(reason(&error))
+                // A process took its way to the file along.
+                if path.exists() { Looked::Failed(reason(&error)) } else { Looked::Gone }
             }
         }
     }

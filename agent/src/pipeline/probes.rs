@@ -85,8 +85,7 @@ impl Probes {
     /// If the maps cannot be read.
     pub fn new(mut kernel: Kernel, config: &Config) -> Result<Self, LoadError> {
         let cells = Cells::new(kernel.tables()?);
-        let mut tls = TlsFiles::default();
-        tls.start(&mut kernel, &cells);
+        let tls = TlsFiles::start(&mut kernel, &cells);
         Ok(Self {
             cells,
             tls,
@@ -169,6 +168,7 @@ impl Probes {
                 self.name_peers(&reading);
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
+                self.tls.sweep(&mut self.kernel, &self.cells);
                 self.totals.absorb(reading);
             }
             Err(error) => tracing::warn!("cannot read the kernel's cells: {error}; the last figures stay"),
