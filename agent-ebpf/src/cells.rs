@@ -121,6 +121,25 @@ fn count_first(key: &CellKey, value: u64) {
     }
 }
 
+/// Claims something that one program uses at a time: whoever finds no claim before its own has it. Either way the claim is
+/// to be given back by [`unclaim`].
+#[inline(always)]
+pub fn claim(claims: *mut u64) -> bool {
+    let mut before = 1u64;
+    // SAFETY: the verifier checks that the pointer leads into a map value.
+    unsafe {
+        asm!("{value} = atomic_fetch_add((u64 *)({counter} + 0), {value})",
+             counter = in(reg) claims, value = inout(reg) before)
+    };
+    before == 0
+}
+
+/// Gives a claim back.
+#[inline(always)]
+pub fn unclaim(claims: *mut u64) {
+    add(claims, u64::MAX);
+}
+
 /// The histogram slot of a cell; 0 if there is no room.
 #[inline(never)]
 pub fn slot_of(key: &CellKey) -> u32 {
@@ -183,6 +202,34 @@ pub fn observe_slot(slot: u32, ns: u64) {
     observe_bucket(slot, ns, bucket_of(ns));
 }
 
+/// As [`observe_slot`], for programs that may be interrupted.
+#[inline(never)]
+pub fn observe_slot_shared(slot: u32, ns: u64) {
+    let Some(histogram) = histogram(slot) else { return };
+    let bucket = bucket_of(ns);
+    if bucket >= BUCKETS {
+        return; // As above.
+    }
+    // SAFETY: a map value of this CPU; `bucket` was checked.
+    unsafe {
+        add(&raw mut (*histogram).sum_ns, ns);
+        add_u32((&raw mut (*histogram).buckets).cast::<u32>().add(bucket), 1);
+    }
+}
+
+/// As [`tally_slot`], for programs that may be interrupted.
+#[inline(always)]
+pub fn tally_slot_shared(slot: u32, tally: [u64; 2]) -> Option<()> {
+    let histogram = histogram(slot)?;
+    // SAFETY: a map value of this CPU.
+    unsafe {
+        let counts = (&raw mut (*histogram).tally).cast::<u64>();
+        add(counts, tally[0]);
+        add(counts.add(1), tally[1]);
+    }
+    None
+}
+
 /// Adds to the counts that go with such a histogram.
 #[inline(always)]
 pub fn tally_slot(slot: u32, tally: [u64; 2]) -> Option<()> {
@@ -196,19 +243,9 @@ pub fn tally_slot(slot: u32, tally: [u64; 2]) -> Option<()> {
 
 /// Adds a duration to a histogram cell that programs in soft interrupts add to as well: adding is atomic.
 #[inline(always)]
-pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u64) -> Option<()> {
+pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u64) {
     let key = CellKey { kind: kind as u8, sub, service: service as u16, a, b };
-    let histogram = histogram(slot_of(&key))?;
-    let bucket = bucket_of(ns);
-    if bucket >= BUCKETS {
-        return None; // As above.
-    }
-    // SAFETY: a map value of this CPU; `bucket` was checked.
-    unsafe {
-        add(&raw mut (*histogram).sum_ns, ns);
-        add_u32((&raw mut (*histogram).buckets).cast::<u32>().add(bucket), 1);
-    }
-    None
+    observe_slot_shared(slot_of(&key), ns);
 }
 
 /// Sends a record to user space, which reads on a timer: a wake-up for each would cost the observed process over a

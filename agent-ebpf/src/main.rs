@@ -24,6 +24,8 @@ mod socket;
 mod syscalls;
 #[cfg(target_arch = "bpf")]
 mod tcp;
+#[cfg(target_arch = "bpf")]
+mod tls;
 
 /// The kernel lets only programs under a GPL-compatible licence call most helpers.
 #[cfg(target_arch = "bpf")]

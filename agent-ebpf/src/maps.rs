@@ -15,11 +15,12 @@ use steth_probes::{
     limits,
     postgres::{Backends, WireEntry},
     socket::{Connection, PeerKey},
+    tls::{CodeFile, SslKey, SslSocket, TlsCall},
 };
 
 use crate::{
     kernel::Known,
-    postgres::{PreparedKey, Scratch},
+    postgres::{PreparedKey, Scratch, TlsScratch},
 };
 
 /// State of each thread.
@@ -70,6 +71,18 @@ pub static DATABASES: HashMap<u64, u32, { limits::DATABASES as usize }> = HashMa
 /// Work space.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// Calls of OpenSSL under way.
+#[btf_map]
+pub static TLS_CALLS: TaskStorage<TlsCall> = TaskStorage::new();
+/// Sockets by the `SSL` that uses them.
+#[btf_map]
+pub static SSLS: LruHashMap<SslKey, SslSocket, { limits::SSLS as usize }> = LruHashMap::new();
+/// When a file of code was last reported, or that it was looked at.
+#[btf_map]
+pub static CODE_FILES: LruHashMap<CodeFile, u64, { limits::CODE_FILES as usize }> = LruHashMap::new();
+/// Work space for walks behind TLS.
+#[btf_map]
+pub static TLS_SCRATCH: PerCpuArray<TlsScratch, { limits::TLS_WALKS as usize }> = PerCpuArray::new();
 /// Records for user space.
 #[btf_map]
 pub static RECORDS: RingBuf<u8, { limits::RING_BYTES as usize }> = RingBuf::new();

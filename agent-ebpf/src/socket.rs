@@ -13,7 +13,7 @@ use crate::{
     cells::{ANY, Numbers, last_number, lost, observe_bucket, observe_slot, slot_of},
     kernel::{Address, Known, offset, setting},
     maps::CONNECTIONS,
-    postgres, tcp,
+    postgres, tcp, tls,
 };
 
 /// A finished call on a descriptor.
@@ -28,9 +28,6 @@ pub struct Call {
     pub entered_ns: u64,
     pub now_ns: u64,
     pub service: u32,
-    /// How long it took, and the histogram bucket of that.
-    pub ns: u64,
-    pub bucket: usize,
 }
 
 const S_IFMT: u16 = 0o170_000;
@@ -42,9 +39,9 @@ const IPPROTO_TCP: u16 = 6;
 /// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: the bytes are not the stream's next ones.
 const MSG_NOT_NEXT: u32 = 0x1 | 0x2 | 0x2000;
 
-/// A socket call returned.
+/// A socket call returned after `ns`, which fall into that bucket.
 #[inline(always)]
-pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<()> {
+pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState, ns: u64, bucket: usize) -> Option<()> {
     if call.result < 0 {
         return None;
     }
@@ -59,7 +56,7 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
     connection.service = call.service;
     let reads = call.call.is_read();
     let slot_of_call = slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?;
-    observe_bucket(slot_of_call, call.ns, call.bucket);
+    observe_bucket(slot_of_call, ns, bucket);
     let flags = match call.syscall {
         RECVFROM => call.flags,
         RECVMSG => call.length as u32,
@@ -85,6 +82,9 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState) -> Option<(
         if connection.tcp_state != 0 && setting!(tcp) != 0 {
             tcp::sample(sock, connection);
         }
+    }
+    if setting!(tls) != 0 && task.ssl != 0 {
+        tls::through(call, sock, connection, task);
     }
     if setting!(postgres) != 0 {
         postgres::moved(call, sock, connection);
@@ -123,8 +123,9 @@ fn find_again(descriptor: u32, task: &mut TaskState) -> Option<(Address, u64, bo
     Some((sock, number, false))
 }
 
+/// The open file behind a descriptor of the current process.
 #[inline(always)]
-fn file_of(descriptor: u32) -> Option<Address> {
+pub fn file_of(descriptor: u32) -> Option<Address> {
     let table = Known::current().follow(offset!(task_files))?.follow(offset!(files_table))?;
     if descriptor >= table.load::<u32>(offset!(table_size)) {
         return None;

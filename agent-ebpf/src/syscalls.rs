@@ -6,7 +6,7 @@ use steth_probes::{
     histogram::bucket_of,
     identity::{ServiceRow, TaskState},
     limits::SYSCALLS,
-    syscalls::{COMPAT, OTHER, SocketCall},
+    syscalls::{COMPAT, MMAP, OTHER, SocketCall},
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
-    socket,
+    socket, tls,
 };
 
 /// Saved user registers: `struct pt_regs` of x86-64 is part of the system call interface and does not change.
@@ -23,6 +23,7 @@ mod regs {
     pub const SI: u32 = 104;
     pub const DX: u32 = 96;
     pub const R10: u32 = 56;
+    pub const R8: u32 = 72;
     pub const CS: u32 = 136;
     /// `__USER32_CS`: the call came through the 32-bit entry.
     pub const CS_32: u64 = 0x23;
@@ -92,6 +93,10 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
             failed(state.service, syscall, -result as u32);
         }
     }
+    if setting!(tls) != 0 && syscall == MMAP {
+        let regs = Known(ctx.arg::<*const u8>(0));
+        tls::mapped(regs.load::<u64>(regs::R8) as u32, regs.load(regs::DX), state.service, now_ns);
+    }
     if setting!(sockets) != 0 {
         if let Some(call) = SocketCall::of(syscall) {
             let regs = Known(ctx.arg::<*const u8>(0));
@@ -106,10 +111,8 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
                 entered_ns,
                 now_ns,
                 service: state.service,
-                ns,
-                bucket,
             };
-            socket::exit(&args, row, state);
+            socket::exit(&args, row, state, ns, bucket);
         }
     }
     None

@@ -18,6 +18,7 @@ use crate::{
     kernel::{Address, Known, offset, setting},
     maps::{CONNECTIONS, PEERS, WIRES},
     socket::{self, Call, Origin},
+    tls,
 };
 
 const AF_INET: u16 = 2;
@@ -94,6 +95,9 @@ fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
         reconcile(sock.address(), connection);
         let (service, peer) = (connection.service, connection.peer);
         observe(HistogramKind::TcpLifetime, 0, service, peer, 0, now_ns.saturating_sub(connection.opened_ns));
+    }
+    if setting!(postgres) != 0 {
+        tls::ended(connection);
     }
     let _ = CONNECTIONS.remove(&sock.address().0);
     if setting!(postgres) != 0 {

@@ -15,6 +15,8 @@ pub enum Feature {
     Sockets,
     /// Postgres; has no hook of its own.
     Postgres,
+    /// Postgres behind TLS.
+    Tls,
 }
 
 /// One kernel program with its attach point.
@@ -40,6 +42,7 @@ impl Feature {
         match self {
             Self::Identity | Self::Syscalls => &[Part::Service],
             Self::Sockets | Self::Postgres => &[Part::Service, Part::Descriptor, Part::Socket],
+            Self::Tls => &[Part::Service, Part::Descriptor, Part::Socket, Part::Code],
             Self::Tcp => &[Part::Service, Part::Socket, Part::Peer, Part::Tcp],
         }
     }
@@ -118,6 +121,41 @@ pub const PROBES: &[Probe] = &[
         since: "6.3",
         needs: &[Part::Service, Part::Descriptor, Part::Socket],
         lost: "the delay from data being ready until the process reads it",
+    },
+];
+
+/// One kernel program that is attached to functions in user space.
+#[derive(Debug)]
+pub struct LibraryProbe {
+    /// Name of the program.
+    pub name: &'static str,
+    /// Whether it runs when the functions return, not when they are called.
+    pub at_return: bool,
+    /// The functions, as users may know them.
+    pub functions: &'static [&'static str],
+    /// What users lose without it.
+    pub lost: &'static str,
+}
+
+/// Probes of OpenSSL, wherever it is loaded.
+pub const LIBRARY_PROBES: &[LibraryProbe] = &[
+    LibraryProbe {
+        name: "tls_enter",
+        at_return: false,
+        functions: &["SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex", "SSL_do_handshake"],
+        lost: "Postgres behind TLS: its connections are counted as encrypted_unseen",
+    },
+    LibraryProbe {
+        name: "tls_return",
+        at_return: true,
+        functions: &["SSL_read", "SSL_read_ex", "SSL_do_handshake"],
+        lost: "Postgres behind TLS: its connections are counted as encrypted_unseen",
+    },
+    LibraryProbe {
+        name: "tls_free",
+        at_return: false,
+        functions: &["SSL_free"],
+        lost: "what stands for a closed TLS connection is forgotten only when another takes its place",
     },
 ];
 

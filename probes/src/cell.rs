@@ -91,6 +91,8 @@ kinds! {
         TcpListenDrop = 5,
         /// Errors; `sub` is a [`Role`], `a` the database, `b` the SQLSTATE packed by [`crate::postgres::push_sqlstate`].
         PostgresError = 6,
+        /// Encrypted Postgres connections of which nothing is seen; `sub` is a [`crate::tls::Unseen`].
+        PostgresUnseen = 7,
     }
 }
 
@@ -232,6 +234,10 @@ kinds! {
         DatabasesFull = 15,
         /// A socket in use was forgotten for lack of room, and is met anew.
         SocketForgotten = 16,
+        /// As many walks behind TLS as there is room for were interrupted on one CPU.
+        TlsWalksFull = 17,
+        /// No room for another `SSL` of OpenSSL.
+        SslsFull = 18,
     }
 }
 

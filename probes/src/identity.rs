@@ -44,6 +44,10 @@ record! {
         pub inode: u64,
         /// Its `struct sock`.
         pub sock: u64,
+        /// The `SSL` of the call of OpenSSL that the task is in; 0 if in none.
+        pub ssl: u64,
+        /// 1: the task's calls of OpenSSL worked on memory and not on a socket.
+        pub memory_bio: u64,
     }
 }
 

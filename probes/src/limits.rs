@@ -23,6 +23,12 @@ pub const PEERS: u32 = 1024;
 pub const RING_BYTES: u32 = 1 << 20;
 /// Postgres conversations that are followed at one time; the least recently used one is forgotten first.
 pub const WIRES: u32 = 12_288;
+/// `SSL`s of OpenSSL whose socket is remembered.
+pub const SSLS: u32 = 12_288;
+/// Files of code that are remembered as looked at.
+pub const CODE_FILES: u32 = 4096;
+/// Walks behind TLS that may be under way on one CPU: what runs them may be interrupted by another one.
+pub const TLS_WALKS: u32 = 3;
 /// Prepared statements and portals that are remembered, of all connections together.
 pub const PREPARED: u32 = 32_768;
 /// Postgres clusters whose processes can be asked what they run.

@@ -13,6 +13,8 @@ kinds! {
         Batch = 3,
         /// A process began to run an executable.
         Exec = 4,
+        /// A process mapped a file that may hold code which nobody has looked at yet.
+        Mapped = 5,
     }
 }
 
@@ -61,13 +63,13 @@ record! {
 }
 
 record! {
-    /// A process began to run an executable.
+    /// A process began to run an executable, or mapped one.
     pub struct Exec {
         /// Head.
         pub header: Header,
         /// Process number in the initial namespace.
         pub pid: u32,
-        /// Service that it now belongs to.
+        /// Service that it belongs to now.
         pub service: u32,
     }
 }

@@ -13,6 +13,8 @@ pub enum Part {
     Service,
     /// The way from a descriptor to its socket.
     Descriptor,
+    /// Which file code is mapped from.
+    Code,
     /// What kind of socket it is.
     Socket,
     /// The addresses of a TCP connection.
@@ -114,6 +116,12 @@ offsets! {
         /// Number of the node.
         node_id: "kernfs_node"."id",
     }
+    Code {
+        /// File system.
+        inode_super: "inode"."i_sb",
+        /// Its device.
+        super_device: "super_block"."s_dev",
+    }
     Socket {
         /// Address family.
         sock_family: "sock"."__sk_common.skc_family",
@@ -165,6 +173,8 @@ record! {
         pub tcp: u32,
         /// 1: follow Postgres.
         pub postgres: u32,
+        /// 1: follow Postgres behind TLS.
+        pub tls: u32,
         /// Index of the `pids` controller in `css_set.subsys`, or [`ABSENT`].
         pub pids_controller: u32,
         /// Where the histogram cells end that are kept for each [`crate::cell::Share`], and behind them those that are

@@ -24,6 +24,8 @@ record! {
         pub received_counted: u64,
         /// Bytes that were put into cells, sent.
         pub sent_counted: u64,
+        /// Since when it is known to be Postgres and encrypted; 0 if it is not.
+        pub encrypted_ns: u64,
         /// Service of the process, 0 while unknown.
         pub service: u32,
         /// Number of the peer, 0 for "other" or none.
@@ -46,6 +48,12 @@ record! {
         pub dropped_seen: u32,
         /// The pass over all open files that met it last, or that came before it was met.
         pub pass: u32,
+        /// Of an encrypted Postgres connection a [`crate::tls::Unseen`].
+        pub unseen: u8,
+        /// 1: it was counted as one of which nothing is seen.
+        pub unseen_counted: u8,
+        /// Spare.
+        pub _pad2: [u8; 6],
     }
 }
 
@@ -56,8 +64,12 @@ kinds! {
         Unknown = 0,
         /// Postgres, or what looks like it so far: its state stands in the map of wires.
         Postgres = 1,
-        /// Postgres behind TLS or GSS encryption: nothing can be read.
+        /// Postgres behind TLS or GSS encryption, of which nothing was read so far.
         PostgresEncrypted = 2,
+        /// TLS whose plaintext is seen; what is spoken behind it is not known (yet).
+        Tls = 3,
+        /// Postgres behind TLS, seen in plaintext: its state stands in the map of wires.
+        PostgresTls = 4,
     }
 }
 

@@ -12,6 +12,8 @@ pub const OTHER: u32 = SYSCALLS as u32 - 2;
 pub const READ: u32 = 0;
 /// `write(2)`
 pub const WRITE: u32 = 1;
+/// `mmap(2)`
+pub const MMAP: u32 = 9;
 /// `readv(2)`
 pub const READV: u32 = 19;
 /// `writev(2)`

@@ -28,6 +28,8 @@ pub enum Endpoint {
     Tcp,
     /// The unix socket.
     Unix,
+    /// TCP on 127.0.0.1, behind TLS.
+    Tls,
 }
 
 /// What to run.
@@ -71,7 +73,7 @@ impl Mode {
 }
 
 impl Endpoint {
-    /// Both of them.
+    /// Those that every cluster has.
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Unix];
 }
 
@@ -89,8 +91,11 @@ impl Pgbench<'_> {
         pgbench.current_dir(folder.path()).args(["-n", "-l", "--log-prefix=log", "-M", self.mode.name()]);
         pgbench.args(["-c", &clients, "-j", &clients, "-t", &transactions]).arg("-f").arg(&script);
         pgbench.args(["-U", USER, "-p", &postgres.port.to_string(), "-h"]);
+        if self.endpoint == Endpoint::Tls {
+            pgbench.env("PGSSLMODE", "require");
+        }
         match self.endpoint {
-            Endpoint::Tcp => pgbench.arg("127.0.0.1"),
+            Endpoint::Tcp | Endpoint::Tls => pgbench.arg("127.0.0.1"),
             Endpoint::Unix => pgbench.arg(postgres.folder()),
         };
         pgbench.arg(database);

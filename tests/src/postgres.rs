@@ -1,7 +1,7 @@
 //! A PostgreSQL cluster of the test's own. Knows how to make, ask and remove one, not what is run on it.
 
 use std::{
-    os::unix::fs::chown,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -58,6 +58,21 @@ impl Postgres {
     /// # Errors
     /// If PostgreSQL is not there or does not start within a minute.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_, _| Ok(vec![]))
+    }
+
+    /// As [`start`](Self::start), with TLS on TCP for those who ask for it; the certificate is signed by itself.
+    ///
+    /// # Errors
+    /// As there, or if there is no openssl.
+    pub fn start_tls() -> Result<Self> {
+        Self::start_with(|cluster, user| {
+            certificate(cluster, user)?;
+            Ok(vec!["ssl=on"])
+        })
+    }
+
+    fn start_with(prepare: impl Fn(&Path, Option<&User>) -> Result<Vec<&'static str>>) -> Result<Self> {
         let programs = programs_folder().context("no PostgreSQL in /usr/lib/postgresql")?;
         let user = unprivileged()?;
         // The path of a unix socket has at most 107 bytes (unix(7)), so keep this short.
@@ -71,11 +86,12 @@ impl Postgres {
         initdb.args(["--encoding=UTF8", "--username", USER, "--pgdata"]).arg(&cluster);
         Process::start("initdb", initdb)?.finish(START)?;
 
+        let settings = prepare(&cluster, user.as_ref())?;
         // Somebody may take the port between the choice and its use.
         let mut attempts = 5;
         let (server, port) = loop {
             let port = free_port()?;
-            let server = start_server(&programs, user.as_ref(), folder.path(), &cluster, port)?;
+            let server = start_server(&programs, user.as_ref(), &cluster, port, &settings)?;
             let ready = server.wait_for_line("that it is ready", START, |line| {
                 line.contains("database system is ready to accept connections").then_some(())
             });
@@ -225,11 +241,25 @@ fn unprivileged() -> Result<Option<User>> {
     }
 }
 
-fn start_server(programs: &Path, user: Option<&User>, folder: &Path, cluster: &Path, port: u16) -> Result<Process> {
+/// A key and its certificate where the server looks for them.
+fn certificate(cluster: &Path, user: Option<&User>) -> Result<()> {
+    let mut openssl = process::command("openssl", user);
+    openssl.current_dir(cluster).args(["req", "-new", "-x509", "-days", "2", "-nodes", "-newkey", "rsa:2048"]);
+    openssl.args(["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.crt"]);
+    Process::start("openssl", openssl)?.finish(START)?;
+    // The server refuses a key that others may read.
+    Ok(std::fs::set_permissions(cluster.join("server.key"), PermissionsExt::from_mode(0o600))?)
+}
+
+fn start_server(programs: &Path, user: Option<&User>, cluster: &Path, port: u16, settings: &[&str]) -> Result<Process> {
+    let folder = cluster.parent().context("the cluster is a root")?;
     let socket_folder = format!("unix_socket_directories={}", folder.display());
     let port = format!("port={port}");
     let mut server = process::command(programs.join("postgres"), user);
     server.current_dir(folder).arg("-D").arg(cluster);
+    for setting in settings {
+        server.args(["-c", setting]);
+    }
     for setting in [
         &port,
         &socket_folder,

@@ -8,7 +8,7 @@ mod source;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-pub use scratch::{PreparedKey, Scratch};
+pub use scratch::{PreparedKey, Scratch, TlsScratch};
 use sink::Sink;
 use source::UserBytes;
 use steth_probes::{
@@ -21,10 +21,11 @@ use steth_probes::{
 };
 
 use crate::{
-    cells::{ANY, lost},
+    cells::{ANY, claim, lost, unclaim},
     kernel::{Address, read_user},
-    maps::{SCRATCH, WIRES},
+    maps::{SCRATCH, TLS_SCRATCH, WIRES},
     socket::Call,
+    tls,
 };
 
 /// Empty buffers before the first byte that are passed over.
@@ -42,9 +43,54 @@ pub fn moved(call: &Call, sock: Address, connection: &mut Connection) -> Option<
     match Protocol::from_u8(connection.protocol)? {
         Protocol::Postgres => {}
         Protocol::Unknown if connection.looks < LOOKS => {}
+        Protocol::PostgresEncrypted => return tls::passed(call, connection),
         _ => return None,
     }
-    walk(call, sock, connection);
+    walk(call, sock, connection, SCRATCH.get_ptr_mut(0)?, false);
+    None
+}
+
+/// A process wrote plaintext behind TLS, and its record is sent: a program at a system call runs this.
+#[inline(always)]
+pub fn written_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
+    if !is_wanted_behind_tls(connection)? {
+        return None;
+    }
+    walk(call, sock, connection, SCRATCH.get_ptr_mut(0)?, true)
+}
+
+/// Whether plaintext behind TLS is, or may be, Postgres.
+#[inline(always)]
+fn is_wanted_behind_tls(connection: &Connection) -> Option<bool> {
+    Some(match Protocol::from_u8(connection.protocol)? {
+        Protocol::PostgresTls => true,
+        Protocol::Tls | Protocol::PostgresEncrypted => connection.looks < LOOKS,
+        _ => false,
+    })
+}
+
+/// A process read plaintext behind TLS. Unlike a program at a system call, what runs this may be interrupted by others on its
+/// CPU, also by itself for another task: so it claims a work space.
+#[inline(always)]
+pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
+    if !is_wanted_behind_tls(connection)? {
+        return None;
+    }
+    for at in 0..limits::TLS_WALKS {
+        let space = TLS_SCRATCH.get_ptr_mut(at)?;
+        // SAFETY: a map value.
+        let claims = unsafe { &raw mut (*space).claims };
+        let mine = claim(claims);
+        if mine {
+            // SAFETY: as above.
+            walk(call, sock, connection, unsafe { &raw mut (*space).scratch }, true);
+        }
+        unclaim(claims);
+        if mine {
+            return None;
+        }
+    }
+    lost(Loss::TlsWalksFull);
     None
 }
 
@@ -79,28 +125,40 @@ fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
 }
 
 #[inline(never)]
-fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
-    let scratch = SCRATCH.get_ptr_mut(0)?;
+fn walk(
+    call: &Call,
+    sock: Address,
+    connection: &mut Connection,
+    scratch: *mut Scratch,
+    behind_tls: bool,
+) -> Option<()> {
     let mut source = set_out(call, scratch)?;
+    source.walk().shared = behind_tls as u32;
     let reads = call.call.is_read();
-    if connection.protocol == Protocol::Unknown as u8 {
+    let (unknown, postgres) = match behind_tls {
+        false => (Protocol::Unknown, Protocol::Postgres),
+        true => (Protocol::Tls, Protocol::PostgresTls),
+    };
+    if connection.protocol != postgres as u8 {
         connection.looks += 1;
         let opening = opening(&mut source);
         match opening {
             Opening::Nothing => return None,
+            Opening::Tls if behind_tls => return None,
             Opening::Tls => {
-                connection.protocol = Protocol::PostgresEncrypted as u8;
+                tls::begun(connection, 0, call.now_ns);
                 return None;
             }
             _ => {}
         }
         let role = if reads { Role::Server } else { Role::Client };
-        start(sock, connection, scratch, opening, role, call.now_ns)?;
+        start(sock, scratch, opening, role, call.now_ns)?;
+        connection.protocol = postgres as u8;
     }
     let Some(entry) = WIRES.get_ptr_mut(&sock.0) else {
         // It had to give way to others.
         lost(Loss::ConversationForgotten);
-        connection.protocol = Protocol::Unknown as u8;
+        connection.protocol = unknown as u8;
         return None;
     };
     // SAFETY: a map value that lives as long as the program runs.
@@ -124,10 +182,10 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
         if wire.is_known() {
             lost(Loss::PostgresOutOfStep);
         }
-        connection.protocol = Protocol::Unknown as u8;
+        connection.protocol = unknown as u8;
         let _ = WIRES.remove(&sock.0);
     } else if wire.phase == Phase::Opaque as u8 {
-        connection.protocol = Protocol::PostgresEncrypted as u8;
+        tls::begun(connection, wire.down.note, call.now_ns);
         let _ = WIRES.remove(&sock.0);
     }
     None
@@ -135,15 +193,8 @@ fn walk(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
 
 /// A conversation that may be Postgres begins.
 #[inline(always)]
-fn start(
-    sock: Address,
-    connection: &mut Connection,
-    scratch: *mut Scratch,
-    opening: Opening,
-    role: Role,
-    now_ns: u64,
-) -> Option<()> {
-    // SAFETY: this CPU's own work space.
+fn start(sock: Address, scratch: *mut Scratch, opening: Opening, role: Role, now_ns: u64) -> Option<()> {
+    // SAFETY: a work space that nobody else uses now.
     let fresh = unsafe { &mut (*scratch).wire };
     clear(fresh);
     fresh.wire.start(role as u8, opening);
@@ -153,7 +204,6 @@ fn start(
         lost(Loss::ConnectionsFull);
         return None;
     }
-    connection.protocol = Protocol::Postgres as u8;
     Some(())
 }
 

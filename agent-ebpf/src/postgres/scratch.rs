@@ -30,6 +30,14 @@ pub struct Scratch {
     pub name: NameRecord,
 }
 
+/// Work space of a walk behind TLS.
+#[repr(C)]
+pub struct TlsScratch {
+    /// How many hold it or ask for it.
+    pub claims: u64,
+    pub scratch: Scratch,
+}
+
 #[repr(C)]
 pub struct TextRecord {
     pub head: StatementText,
@@ -83,8 +91,9 @@ pub struct Walk {
     /// How it ended: all bytes walked, or not to be understood.
     pub finished: u32,
     pub broken: u32,
-    pub _pad: u32,
+    /// 1: other programs may interrupt this one and add to the same cells.
+    pub shared: u32,
 }
 
-// SAFETY: integers only, and `_pad` fills the gap at the end.
+// SAFETY: integers only, without a gap.
 unsafe impl Plain for Walk {}

@@ -21,7 +21,10 @@ use super::{
     source::UserBytes,
 };
 use crate::{
-    cells::{ANY, Numbers, count, lost, next_number, observe_slot, ring_has_room, send, slot_of, tally_slot},
+    cells::{
+        ANY, Numbers, count, lost, next_number, observe_slot, observe_slot_shared, ring_has_room, send, slot_of,
+        tally_slot, tally_slot_shared,
+    },
     kernel::{opaque, setting},
     maps::{DATABASES, PREPARED, STATEMENTS},
 };
@@ -36,6 +39,15 @@ impl Sink {
     #[inline(always)]
     pub fn walk(&self) -> &'static mut Walk {
         UserBytes(self.scratch).walk()
+    }
+
+    #[inline(always)]
+    fn observe(&self, slot: u32, ns: u64) {
+        if self.walk().shared == 0 {
+            observe_slot(slot, ns);
+        } else {
+            observe_slot_shared(slot, ns);
+        }
     }
 
     /// Sends on what this buffer holds of a statement that goes on in the next one.
@@ -232,7 +244,7 @@ impl Effects for Sink {
         entry.connection = entry.connection.rotate_left(1) ^ ended_ns;
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn noted(&mut self) -> u32 {
         noted::noted(self).unwrap_or(STATEMENT_UNKNOWN)
     }
@@ -245,14 +257,18 @@ impl Effects for Sink {
     #[inline(always)]
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64) {
         let (query, first_byte) = self.slots(wire.database, statement);
-        observe_slot(query, duration_ns);
-        observe_slot(first_byte, first_byte_ns);
+        self.observe(query, duration_ns);
+        self.observe(first_byte, first_byte_ns);
     }
 
     #[inline(always)]
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32) {
         let (query, _) = self.slots(wire.database, statement);
-        tally_slot(query, [1, rows as u64]);
+        if self.walk().shared == 0 {
+            tally_slot(query, [1, rows as u64]);
+        } else {
+            tally_slot_shared(query, [1, rows as u64]);
+        }
     }
 
     #[inline(never)]
@@ -268,7 +284,7 @@ impl Effects for Sink {
         let entry = unsafe { &mut *self.entry };
         let known = outcome == TransactionOutcome::Commit && entry.commit_slot != 0 && entry.service == service;
         let slot = if known { entry.commit_slot } else { self.find_transaction(wire.database, outcome as u32) };
-        observe_slot(slot, duration_ns);
+        self.observe(slot, duration_ns);
     }
 
     #[inline(always)]

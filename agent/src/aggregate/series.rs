@@ -10,6 +10,7 @@ use steth_probes::{
     postgres::unpack_sqlstate,
     socket::tcp_state,
     syscalls,
+    tls::Unseen,
 };
 
 use super::{
@@ -228,6 +229,7 @@ impl Totals {
                 let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate_name(key.b)];
                 (&catalog::POSTGRES_ERRORS, labels)
             }
+            CounterKind::PostgresUnseen => (&catalog::POSTGRES_UNSEEN, vec![service, unseen(key.sub).into()]),
         };
         sums.add(metric, labels, total);
     }
@@ -366,6 +368,16 @@ fn postgres_state(state: PostgresState) -> &'static str {
     }
 }
 
+fn unseen(reason: u8) -> &'static str {
+    match Unseen::from_u8(reason) {
+        Some(Unseen::NoOpenssl) => "no_openssl",
+        Some(Unseen::MemoryBio) => "memory_bio",
+        Some(Unseen::Gss) => "gss",
+        Some(Unseen::Disabled) => "disabled",
+        None => OTHER,
+    }
+}
+
 /// Names of the kernel's `enum` in `include/net/tcp_states.h`.
 fn state_name(state: u8) -> &'static str {
     match state {
@@ -403,5 +415,7 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::PipelineTooDeep => (lost, "wires", "pipeline_too_deep"),
         Loss::PostgresOutOfStep => (lost, "wires", "out_of_step"),
         Loss::TooManyMessages => (lost, "wires", "too_many_messages"),
+        Loss::TlsWalksFull => (lost, "wires", "tls_walks_interrupted"),
+        Loss::SslsFull => (full, "ssls", "no_room"),
     }
 }

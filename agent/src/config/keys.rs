@@ -69,6 +69,7 @@ pub const KEYS: &[Key] = &[
     key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Restart),
     key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),
     key("probes.postgres", Shape::Switch(|c| &mut c.probes.postgres), Change::Restart),
+    key("probes.tls", Shape::Switch(|c| &mut c.probes.tls), Change::Restart),
     key("probes.exclude_services", Shape::Names(|c| &mut c.probes.exclude_services), Change::Restart),
     key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
     key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),

@@ -102,6 +102,8 @@ pub struct Probes {
     pub sockets: bool,
     /// Postgres queries on the wire.
     pub postgres: bool,
+    /// Postgres queries behind TLS.
+    pub tls: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
     pub exclude_services: Vec<String>,
 }
@@ -196,7 +198,14 @@ impl Default for Config {
                 ring_interval: Duration::from_millis(100),
                 open_files_interval: Duration::from_secs(30),
             },
-            probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
+            probes: Probes {
+                syscalls: true,
+                tcp: true,
+                sockets: true,
+                postgres: true,
+                tls: true,
+                exclude_services: Vec::new(),
+            },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -8,6 +8,7 @@
 //! Nothing here reads what is slow per core (`scaling_cur_freq` waits for each core's answer).
 
 mod backends;
+pub mod code;
 mod cpu;
 mod disk;
 mod fd;

@@ -14,6 +14,7 @@ use steth_probes::{
     postgres::{self, Phase, WireEntry},
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
+    tls::{CodeFile, LOOKED_AT},
 };
 
 use super::sockets::Passes;
@@ -172,6 +173,14 @@ impl Cells {
         let row = ServiceRow { excluded: excluded.into(), ..ServiceRow::zeroed() };
         self.tables.service_rows.put(&service, &row)
     }
+
+    /// Keeps the kernel from telling of a file of code again, or lets it.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn looked_at(&self, file: &CodeFile, looked_at: bool) -> io::Result<()> {
+        self.tables.code_files.put(file, if looked_at { &LOOKED_AT } else { &0 })
+    }
 }
 
 /// The stretches of slots that are in use: each share's are given out in order.
@@ -230,8 +239,8 @@ fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<Connecti
         received_bytes: known.received_bytes,
         sent_bytes: known.sent_bytes,
         postgres: match Protocol::from_u8(known.protocol)? {
-            Protocol::Unknown => None,
-            Protocol::Postgres => wire,
+            Protocol::Unknown | Protocol::Tls => None,
+            Protocol::Postgres | Protocol::PostgresTls => wire,
             Protocol::PostgresEncrypted => Some(encrypted),
         },
     })

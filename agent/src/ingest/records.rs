@@ -84,6 +84,10 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 let exec: Exec = read(bytes)?;
                 Decoded::Record(Record::Exec { pid: exec.pid, service: exec.service })
             }
+            Kind::Mapped => {
+                let mapped: Exec = read(bytes)?;
+                Decoded::Record(Record::Mapped { pid: mapped.pid })
+            }
         })
     };
     record().unwrap_or(Decoded::Malformed)

@@ -1,7 +1,12 @@
 //! Loads the kernel programs and attaches each to its hook. A probe that this kernel cannot run is reported and the rest
 //! goes on.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -9,7 +14,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
-    catalog::{Feature, PROBES, Probe},
+    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, Probe},
     limits,
     offsets::{ABSENT, Settings},
     record::bytes_of,
@@ -21,6 +26,7 @@ use super::{
     lacks::Lacks,
     missed::runs_missed,
     tables::Table,
+    tls::{Attached, Library, Looked},
 };
 use crate::model::probe::{ProbeState, ProbeStatus};
 
@@ -78,6 +84,8 @@ pub struct Kernel {
     probes: Vec<(&'static Probe, ProbeState)>,
     /// What is lost of probes that do only part of their work.
     lost: BTreeMap<&'static str, String>,
+    library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
+    library: Library,
     settings: Settings,
     /// Of the ring, once it is given away; it never changes.
     ring_memory_bytes: Option<u64>,
@@ -108,6 +116,8 @@ pub struct Tables {
     pub numbers: Table,
     /// Where the processes of Postgres clusters note what they run.
     pub backends: Table,
+    /// Files of code that were looked at.
+    pub code_files: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -117,6 +127,7 @@ struct Sizes {
     histograms: u32,
     connections: u32,
     wires: u32,
+    ssls: u32,
     prepared: u32,
 }
 
@@ -131,6 +142,7 @@ impl Sizes {
             histograms: share(30, 1_176 * cpus, limits::HISTOGRAMS),
             connections: share(20, 200, limits::CONNECTIONS),
             wires: share(22, 700, limits::WIRES),
+            ssls: share(4, 96, limits::SSLS),
             prepared: share(8, 88, limits::PREPARED),
         }
     }
@@ -176,6 +188,7 @@ impl Kernel {
             sockets: on(Feature::Sockets),
             tcp: on(Feature::Tcp),
             postgres: on(Feature::Postgres),
+            tls: on(Feature::Tls),
             pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
             histograms_calls: histograms.calls,
             histograms_tcp: histograms.tcp,
@@ -198,6 +211,8 @@ impl Kernel {
             .map_max_entries("HISTOGRAM_SLOTS", sizes.histograms)
             .map_max_entries("CONNECTIONS", sizes.connections)
             .map_max_entries("WIRES", sizes.wires)
+            .map_max_entries("SSLS", if settings.tls == 0 { 1 } else { sizes.ssls })
+            .map_max_entries("CODE_FILES", if settings.tls == 0 { 1 } else { limits::CODE_FILES })
             .map_max_entries("PREPARED", sizes.prepared)
             .map_max_entries("SERVICES", options.services)
             .map_max_entries("SERVICE_ROWS", options.services)
@@ -210,7 +225,11 @@ impl Kernel {
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
         let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
         let lost = lost.collect();
-        let mut kernel = Self { ebpf, probes, lost, settings, ring_memory_bytes: None };
+        let library_probes =
+            LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, &lacks, options)));
+        let library_probes = library_probes.collect();
+        let library = Library::default();
+        let mut kernel = Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: None };
         if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
@@ -242,6 +261,7 @@ impl Kernel {
             wires: table("WIRES", 1)?,
             numbers: table("NUMBERS", 1)?,
             backends: table("BACKENDS", 1)?,
+            code_files: table("CODE_FILES", 1)?,
             cpus,
         })
     }
@@ -299,22 +319,48 @@ impl Kernel {
         }
     }
 
-    /// What became of each probe, with its cost so far.
-    pub fn statuses(&self) -> Vec<ProbeStatus> {
-        self.probes.iter().map(|(probe, state)| self.status(probe, state)).collect()
+    /// Whether the probes of OpenSSL can be attached to files.
+    pub fn follows_tls(&self) -> bool {
+        self.library_probes.iter().all(|(_, state)| *state == ProbeState::Attached)
     }
 
-    fn status(&self, probe: &Probe, state: &ProbeState) -> ProbeStatus {
-        let program = self.ebpf.program(probe.name);
+    /// Looks at a file of code, and attaches to it if it holds OpenSSL.
+    pub fn look(&mut self, path: &Path) -> Looked {
+        self.library.look(&mut self.ebpf, path)
+    }
+
+    /// Leaves a file alone again.
+    pub fn leave(&mut self, attached: Attached) {
+        self.library.leave(&mut self.ebpf, attached);
+    }
+
+    /// What became of each probe, with its cost so far.
+    pub fn statuses(&self) -> Vec<ProbeStatus> {
+        let probes = self.probes.iter().map(|(probe, state)| {
+            let lost = match state {
+                ProbeState::Partial { .. } => self.lost.get(probe.name).map_or("", String::as_str),
+                _ => probe.lost,
+            };
+            self.status(probe.name, hook(probe), state, lost)
+        });
+        let library = self.library_probes.iter().map(|(probe, state)| {
+            let state = match state {
+                ProbeState::Attached => self.library.state(),
+                other => other.clone(),
+            };
+            self.status(probe.name, library_hook(probe), &state, probe.lost)
+        });
+        probes.chain(library).collect()
+    }
+
+    fn status(&self, name: &str, hook: String, state: &ProbeState, lost: &str) -> ProbeStatus {
+        let program = self.ebpf.program(name);
         let info = program.and_then(|program| program.info().ok());
         ProbeStatus {
-            name: probe.name.into(),
-            hook: hook(probe),
+            name: name.into(),
+            hook,
             state: state.clone(),
-            lost: match state {
-                ProbeState::Partial { .. } => self.lost.get(probe.name).cloned().unwrap_or_default(),
-                _ => probe.lost.into(),
-            },
+            lost: lost.into(),
             memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
             runs: info.as_ref().map_or(0, |info| info.run_count()),
             run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
@@ -340,6 +386,29 @@ impl Kernel {
 /// What users call the hook.
 pub fn hook(probe: &Probe) -> String {
     format!("tp_btf/{}", probe.tracepoint)
+}
+
+/// As [`hook`], for a probe in user space.
+pub fn library_hook(probe: &LibraryProbe) -> String {
+    let kind = if probe.at_return { "uretprobe" } else { "uprobe" };
+    match probe.functions {
+        [one] => format!("{kind}/{one}"),
+        several => format!("{kind}/{},…", several.first().unwrap_or(&"")),
+    }
+}
+
+/// Loads a probe of OpenSSL; where it is attached is found out later.
+fn load_library_probe(ebpf: &mut Ebpf, probe: &LibraryProbe, lacks: &Lacks, options: &Options) -> ProbeState {
+    if !options.features.contains(&Feature::Tls) {
+        return ProbeState::Off;
+    }
+    if lacks.leave(&[Feature::Tls]).is_empty() {
+        return ProbeState::Unavailable { reason: "see sys_exit: what it needs of this kernel is missing".into() };
+    }
+    match Library::load(ebpf, probe) {
+        Ok(()) => ProbeState::Attached,
+        Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
+    }
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {
@@ -375,6 +444,12 @@ fn reason(error: &ProgramError, probe: &Probe) -> String {
         ProgramError::Btf(_) => {
             format!("this kernel has no tracepoint {} (Linux {})", probe.tracepoint, probe.since)
         }
+        other => refusal(other),
+    }
+}
+
+fn refusal(error: &ProgramError) -> String {
+    match error {
         // The last line says what was refused; the rest is the verifier's whole walk.
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

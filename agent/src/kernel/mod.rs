@@ -2,9 +2,11 @@
 
 pub mod ability;
 pub mod btf;
+pub mod functions;
 mod lacks;
 pub mod load;
 mod missed;
 pub mod tables;
+pub mod tls;
 
 pub use load::{Kernel, LoadError, Options, Tables};

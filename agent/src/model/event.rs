@@ -146,4 +146,9 @@ pub enum Record {
         /// Its service now.
         service: u32,
     },
+    /// A process mapped a file of code that nobody has looked at.
+    Mapped {
+        /// The process.
+        pid: u32,
+    },
 }

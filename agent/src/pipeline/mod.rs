@@ -3,6 +3,7 @@
 mod clusters;
 mod probes;
 mod sources;
+mod tls;
 
 use std::{
     net::SocketAddr,

@@ -1,7 +1,7 @@
 //! The kernel as a source: cells and records in, totals and names out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io,
     net::IpAddr,
     time::{Duration, Instant},
@@ -9,7 +9,7 @@ use std::{
 
 use steth_probes::{catalog::Feature, cell::Family, socket::tcp_state};
 
-use super::clusters::Clusters;
+use super::{clusters::Clusters, tls::TlsFiles};
 use crate::{
     aggregate::{Limits, Names, StatementName, Totals},
     config::Config,
@@ -36,6 +36,7 @@ pub struct Probes {
     totals: Totals,
     names: Names,
     services: KernelServices,
+    tls: TlsFiles,
     exclude: Vec<String>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
@@ -61,6 +62,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         (config.probes.tcp, Feature::Tcp),
         (config.probes.sockets, Feature::Sockets),
         (config.probes.postgres, Feature::Postgres),
+        (config.probes.postgres && config.probes.tls, Feature::Tls),
     ];
     Kernel::load(&kernel::Options {
         btf: config.kernel.btf.clone(),
@@ -94,8 +96,11 @@ impl Probes {
     /// # Errors
     /// If the maps cannot be read.
     pub fn new(mut kernel: Kernel, config: &Config) -> Result<Self, LoadError> {
+        let cells = Cells::new(kernel.tables()?);
+        let tls = TlsFiles::start(&mut kernel, &cells);
         Ok(Self {
-            cells: Cells::new(kernel.tables()?),
+            cells,
+            tls,
             records: Records::new(kernel.records()?),
             totals: Totals::new(limits(config)),
             names: Names::default(),
@@ -128,6 +133,7 @@ impl Probes {
     /// Empties the ring.
     pub fn drain(&mut self) {
         let mut strangers = false;
+        let (mut run, mut mapped) = (HashSet::new(), HashSet::new());
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -150,10 +156,13 @@ impl Probes {
                 }
                 Record::Exec { pid, service } => {
                     tracing::trace!(pid, service, "exec");
+                    run.insert(pid);
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
+                Record::Mapped { pid } => drop(mapped.insert(pid)),
             }
         }
+        self.tls.changed(&mut self.kernel, &self.cells, &mapped, &run);
         // A service is best named, or left out, while its first process lives.
         if strangers {
             match self.cells.services() {
@@ -189,6 +198,7 @@ impl Probes {
                 self.name_peers(&reading);
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
+                self.tls.sweep(&mut self.kernel, &self.cells);
                 self.totals.absorb(reading);
             }
             Err(error) => tracing::warn!("cannot read the kernel's cells: {error}; the last figures stay"),

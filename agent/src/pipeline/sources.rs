@@ -3,6 +3,7 @@
 use std::{collections::HashSet, thread, time::SystemTime};
 
 use procfs::{WithCurrentSystemInfo as _, process::Process};
+use steth_probes::catalog::{LIBRARY_PROBES, PROBES};
 
 use super::{
     Examination,
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     config::Config,
     host::{self, Family, Problem, ProcServices, Processes},
-    kernel::{LoadError, ability::ability},
+    kernel::{LoadError, ability::ability, load},
     model::{
         catalog::steth::{AGENT_CPU, AGENT_RESIDENT, BUILD_INFO},
         probe::{ProbeState, ProbeStatus},
@@ -33,7 +34,7 @@ impl Sources {
     /// Opens what the configuration asks for and this host allows.
     pub fn open(config: &Config) -> (Self, Examination) {
         let ability = ability(&config.kernel.btf);
-        let (probes, statuses) = match load(config, ability.probes_can_run()) {
+        let (probes, statuses) = match open(config, ability.probes_can_run()) {
             Ok(probes) => {
                 let statuses = probes.statuses();
                 (Some(probes), statuses)
@@ -139,29 +140,29 @@ fn read_host(
     (series, problems)
 }
 
-fn load(config: &Config, can_run: bool) -> Result<Probes, String> {
+fn open(config: &Config, can_run: bool) -> Result<Probes, String> {
     if !can_run {
         return Err("this host does not allow any probe; see above".into());
     }
-    let open = || -> Result<Probes, LoadError> { Probes::new(probes::load(config)?, config) };
-    open().map_err(|error| error.to_string())
+    let load = || -> Result<Probes, LoadError> { Probes::new(probes::load(config)?, config) };
+    load().map_err(|error| error.to_string())
 }
 
 fn unavailable(reason: &str) -> Vec<ProbeStatus> {
     let state = || ProbeState::Unavailable { reason: reason.to_owned() };
-    steth_probes::catalog::PROBES
-        .iter()
-        .map(|probe| ProbeStatus {
-            name: probe.name.into(),
-            hook: crate::kernel::load::hook(probe),
-            state: state(),
-            lost: probe.lost.into(),
-            memory_bytes: 0,
-            runs: 0,
-            run_ns: 0,
-            missed: 0,
-        })
-        .collect()
+    let status = |name: &str, hook: String, lost: &str| ProbeStatus {
+        name: name.into(),
+        hook,
+        state: state(),
+        lost: lost.into(),
+        memory_bytes: 0,
+        runs: 0,
+        run_ns: 0,
+        missed: 0,
+    };
+    let probes = PROBES.iter().map(|probe| status(probe.name, load::hook(probe), probe.lost));
+    let library = LIBRARY_PROBES.iter().map(|probe| status(probe.name, load::library_hook(probe), probe.lost));
+    probes.chain(library).collect()
 }
 
 fn own_series() -> Vec<Series> {

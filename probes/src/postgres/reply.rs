@@ -95,6 +95,7 @@ fn answer_encryption<S: Source>(wire: &mut Wire, source: &mut S) -> Step {
     match byte {
         b'S' | b'G' => {
             wire.phase = Phase::Opaque as u8;
+            wire.down.note = byte;
             Step::Done
         }
         b'N' => {

@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{Ipv4Addr, TcpListener},
-    os::unix::fs::chown,
+    os::unix::fs::{PermissionsExt, chown},
     path::PathBuf,
     process::Stdio,
     time::{Duration, Instant},
@@ -26,6 +26,8 @@ const CLIENT_CPU: usize = 1;
 /// Scale 10 is 160 MB; all of it is in memory.
 const SETTINGS: &[&str] = &[
     "listen_addresses=127.0.0.1",
+    // For those who ask for it.
+    "ssl=on",
     "shared_buffers=512MB",
     "max_connections=50",
     "fsync=off",
@@ -50,13 +52,22 @@ pub struct Postgres {
     folder: TempDir,
 }
 
+/// How pgbench reaches the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Unix,
+    /// TCP on loopback.
+    Tcp,
+    /// The same, behind TLS.
+    Tls,
+}
+
 /// How pgbench is run.
 #[derive(Clone, Copy)]
 pub struct Load {
     /// pgbench's `-M`.
     pub mode: &'static str,
-    /// Over TCP on loopback, or else a unix socket.
-    pub tcp: bool,
+    pub way: Way,
     pub clients: u32,
     pub seconds: u32,
 }
@@ -83,6 +94,13 @@ impl Postgres {
         initdb.args(["--encoding=UTF8", "--username=postgres", "--pgdata"]).arg(&cluster);
         process::output(&mut initdb, START_LIMIT)?;
 
+        let mut openssl = process::command("openssl", None, Some(user));
+        openssl.current_dir(&cluster).args(["req", "-new", "-x509", "-days", "2", "-nodes", "-newkey", "rsa:2048"]);
+        openssl.args(["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.crt"]);
+        process::output(&mut openssl, START_LIMIT)?;
+        // The server refuses a key that others may read.
+        fs::set_permissions(cluster.join("server.key"), PermissionsExt::from_mode(0o600))?;
+
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr())?.port();
         let log = fs::File::create(folder.path().join("log"))?;
         let mut server = process::command(program("postgres"), Some(SERVER_CPU), Some(user));
@@ -94,7 +112,7 @@ impl Postgres {
         let server = Process::start(server.stdout(Stdio::null()).stderr(log))?;
         let mut postgres = Self { server, port, folder };
         postgres.wait_until_ready()?;
-        let mut fill = postgres.client("pgbench", false);
+        let mut fill = postgres.client("pgbench", Way::Unix);
         fill.args(["--initialize", "--quiet", "--scale=10", "postgres"]);
         process::output(&mut fill, START_LIMIT)?;
         Ok(postgres)
@@ -105,8 +123,8 @@ impl Postgres {
     /// # Errors
     /// It fails, or says something unknown.
     pub fn run(&self, load: Load) -> Result<Outcome> {
-        let Load { mode, tcp, clients, seconds } = load;
-        let mut pgbench = self.client("pgbench", tcp);
+        let Load { mode, way, clients, seconds } = load;
+        let mut pgbench = self.client("pgbench", way);
         pgbench.args(["-n", "-S", "-M", mode, "-j", "1", "-c", &clients.to_string(), "-T", &seconds.to_string()]);
         let report = process::output(pgbench.arg("postgres"), Duration::from_secs(u64::from(seconds) + 20))?;
         let after = |key: &str| report.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
@@ -121,7 +139,7 @@ impl Postgres {
     fn wait_until_ready(&mut self) -> Result<()> {
         let started = Instant::now();
         loop {
-            let mut ask = self.client("pg_isready", false);
+            let mut ask = self.client("pg_isready", Way::Unix);
             if process::output(ask.arg("-q"), STOP_LIMIT).is_ok() {
                 return Ok(());
             }
@@ -133,14 +151,14 @@ impl Postgres {
         }
     }
 
-    fn client(&self, name: &str, tcp: bool) -> std::process::Command {
+    fn client(&self, name: &str, way: Way) -> std::process::Command {
         let mut command = process::command(program(name), Some(CLIENT_CPU), None);
         command.args(["-U", "postgres", "-p", &self.port.to_string(), "-h"]);
-        if tcp {
-            command.arg("127.0.0.1")
-        } else {
-            command.arg(self.folder.path())
+        match way {
+            Way::Unix => command.arg(self.folder.path()),
+            Way::Tcp | Way::Tls => command.arg("127.0.0.1"),
         };
+        command.env("PGSSLMODE", if way == Way::Tls { "require" } else { "disable" });
         command
     }
 }

@@ -101,6 +101,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         },
     },
     Requirement {
+        name: "OpenSSL",
+        why: "certificates, and TLS that is not Postgres",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["openssl"]),
+        is_there: || command("openssl"),
+    },
+    Requirement {
         name: "strace",
         why: "syscall counts to compare with",
         purpose: Purpose::Test,

@@ -188,6 +188,14 @@ pub static POSTGRES_CONNECTIONS: Metric = Metric::gauge(
     "Postgres connections by state: active, idle, idle_in_transaction, or encrypted_unseen.",
     &["service", "role", "database", "state"],
 );
+/// Encrypted connections.
+pub static POSTGRES_UNSEEN: Metric = Metric::counter(
+    "steth_postgres_encrypted_unseen_total",
+    "Encrypted Postgres connections of which nothing was seen, counted after a second or at their end. reason is \
+     no_openssl (encrypted by something else, such as rustls, Go or Java), memory_bio (the process sends OpenSSL's records \
+     itself), gss, or disabled (probes.tls = false).",
+    &["service", "reason"],
+);
 /// Statement texts.
 pub static POSTGRES_QUERY_INFO: Metric = Metric::gauge(
     "steth_postgres_query_info",
@@ -209,6 +217,7 @@ pub static POSTGRES: Chapter = Chapter {
             &POSTGRES_TRANSACTIONS,
             &POSTGRES_TRANSACTION,
             &POSTGRES_CONNECTIONS,
+            &POSTGRES_UNSEEN,
             &POSTGRES_QUERY_INFO,
         ]
     },

@@ -1,0 +1,126 @@
+//! Which files of code hold OpenSSL, and that they are attached to: at the start all that processes have mapped, then what
+//! the kernel tells of.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use steth_probes::tls::{CodeFile, device};
+
+use crate::{
+    host::code,
+    ingest::Cells,
+    kernel::{
+        Kernel,
+        tls::{Attached, Looked},
+    },
+};
+
+/// How often files that nobody uses any more are let go: an attachment keeps a file, and so its file system, from going.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const PROC: &str = "/proc";
+
+/// What is known of files of code.
+#[derive(Debug)]
+pub struct TlsFiles {
+    known: HashMap<code::CodeFile, Option<Followed>>,
+    swept: Instant,
+}
+
+/// A file that is attached to.
+#[derive(Debug)]
+struct Followed {
+    attached: Attached,
+    /// Where it was when it was found.
+    path: PathBuf,
+}
+
+impl TlsFiles {
+    /// Looks at all code that is in use, and at what is installed to be.
+    pub fn start(kernel: &mut Kernel, cells: &Cells) -> Self {
+        let mut files = Self { known: HashMap::new(), swept: Instant::now() };
+        if kernel.follows_tls() {
+            for (file, path) in code::libraries("libssl") {
+                files.look(kernel, cells, file, &path);
+            }
+            for pid in code::processes(Path::new(PROC)) {
+                files.look_at_process(kernel, cells, pid);
+            }
+        }
+        files
+    }
+
+    /// From time to time lets go what no process has mapped and what is not installed where it was.
+    pub fn sweep(&mut self, kernel: &mut Kernel, cells: &Cells) {
+        if self.known.is_empty() || self.swept.elapsed() < SWEEP_INTERVAL {
+            return;
+        }
+        self.swept = Instant::now();
+        let processes = code::processes(Path::new(PROC)).into_iter();
+        let mapped = processes.flat_map(|pid| code::mapped(Path::new(PROC), pid)).map(|(file, _)| file);
+        let mapped: HashSet<code::CodeFile> = mapped.collect();
+        let is_used = |file: &code::CodeFile, followed: &mut Option<Followed>| {
+            let installed = followed.as_ref().is_some_and(|followed| code::file(&followed.path).as_ref() == Some(file));
+            installed || mapped.contains(file)
+        };
+        for (file, followed) in self.known.extract_if(|file, followed| !is_used(file, followed)) {
+            // Its number may become another file's.
+            let _ = cells.looked_at(&in_kernel(&file), false);
+            if let Some(Followed { attached, path }) = followed {
+                tracing::info!("leaves OpenSSL in {}: nobody uses it any more", path.display());
+                kernel.leave(attached);
+            }
+        }
+    }
+
+    /// Looks at processes that run something else now, or have mapped something.
+    pub fn changed(&mut self, kernel: &mut Kernel, cells: &Cells, mapped: &HashSet<u32>, run: &HashSet<u32>) {
+        if !kernel.follows_tls() {
+            return;
+        }
+        for pid in mapped {
+            self.look_at_process(kernel, cells, *pid);
+        }
+        for pid in run.difference(mapped) {
+            let executable = code::executable(Path::new(PROC), *pid);
+            if executable.is_some_and(|executable| !self.known.contains_key(&executable)) {
+                self.look_at_process(kernel, cells, *pid);
+            }
+        }
+    }
+
+    fn look_at_process(&mut self, kernel: &mut Kernel, cells: &Cells, pid: u32) {
+        for (file, path) in code::mapped(Path::new(PROC), pid) {
+            self.look(kernel, cells, file, &path);
+        }
+    }
+
+    fn look(&mut self, kernel: &mut Kernel, cells: &Cells, file: code::CodeFile, path: &Path) {
+        if !self.known.contains_key(&file) {
+            // What people know it by.
+            let named = std::fs::read_link(path).map_or_else(|_| path.to_owned(), |target| path.with_file_name(target));
+            let followed = match kernel.look(path) {
+                Looked::Gone => return,
+                Looked::Other => None,
+                Looked::Attached(attached) => {
+                    let slow = if attached.slow { ", slowly: each call takes 10 µs more" } else { "" };
+                    tracing::info!("follows OpenSSL in {}{slow}", named.display());
+                    Some(Followed { attached, path: named })
+                }
+                Looked::Failed(reason) => {
+                    tracing::warn!("Postgres behind TLS is not seen in users of {}: {reason}", named.display());
+                    None
+                }
+            };
+            self.known.insert(file.clone(), followed);
+        }
+        // Failing means that the kernel tells of it again.
+        let _ = cells.looked_at(&in_kernel(&file), true);
+    }
+}
+
+fn in_kernel(file: &code::CodeFile) -> CodeFile {
+    CodeFile { inode: file.inode, device: device(file.device.0, file.device.1) }
+}
