@@ -20,10 +20,12 @@ const SYNCED: u8 = 2;
 const LOOSE_STATEMENTS: u8 = 1;
 /// There was no room for one of its Parse messages.
 const LOOSE_PARSES: u8 = 2;
-/// Statements of it were not looked at.
-const UNSEEN: u8 = 8;
 /// It became a stream of replication, whose end the server tells twice (PostgreSQL 15, `exec_replication_command`).
 const COPIES_BOTH: u8 = 4;
+/// Statements of it were not looked at.
+const UNSEEN: u8 = 8;
+/// It binds a named portal.
+const BINDS_PORTAL: u8 = 16;
 
 // Bits of `Wire::command`: what was completed in the current cycle.
 const BEGUN: u8 = 1;
@@ -203,6 +205,14 @@ fn mix(cycle: &Cycle, statement: u32) -> u64 {
     super::push_word(start, statement)
 }
 
+/// A named portal is to be bound.
+#[inline(never)]
+pub(super) fn binds_portal(wire: &mut Wire) {
+    if let Some(at) = newest(wire) {
+        wire.cycles[at].loose |= BINDS_PORTAL;
+    }
+}
+
 /// The rest of a simple query's text is not looked at, because the queue is full or its last statement too long.
 #[inline(never)]
 pub(super) fn leave_rest<E: Effects>(wire: &mut Wire, fx: &mut E, full: bool) {
@@ -257,8 +267,8 @@ fn follow_tag<E: Effects>(wire: &mut Wire, fx: &mut E, tag: u64, now_ns: u64) {
         TAG_COMMIT | TAG_PREPARE => wire.command = wire.command & !ROLLED_BACK | COMMITTED,
         TAG_ROLLBACK => wire.command = wire.command & !COMMITTED | ROLLED_BACK,
         TAG_SAVEPOINT => wire.savepoint = 1,
-        TAG_DEALLOCATE if wire.freed > 0 => wire.freed -= 1,
-        // Which name became free was not seen: none is trusted any more.
+        TAG_DEALLOCATE | TAG_DEALLOCATE_ALL if wire.freed > 0 => wire.freed -= 1,
+        // What became free was not seen when it was asked for: no name is trusted any more.
         TAG_DEALLOCATE | TAG_DEALLOCATE_ALL | TAG_DISCARD => fx.forget_all(),
         _ => {}
     }
@@ -314,13 +324,23 @@ pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32, now
         wire.database = fx.database(&wire.text, wire.text_len, false);
     }
     settle(wire, fx, now_ns);
-    if wire.portal_bound != 0 {
+    if oldest(wire).is_some_and(|at| wire.cycles[at].loose & BINDS_PORTAL != 0) {
         // The Bind may have been refused, and the name still stand for an older one.
-        wire.portal_bound = 0;
         wire.portals = wire.portals.wrapping_add(1);
     }
     fx.error(wire, sqlstate);
     wire.failed = 1;
+}
+
+/// Whether a later Parse message under way bears the name too: then it decides.
+#[inline(always)]
+fn is_parsed_again(wire: &Wire, name: u64) -> bool {
+    let mut again = false;
+    for nth in 0..PARSES {
+        let at = (wire.parse_first as usize + nth) % PARSES;
+        again |= nth < wire.parse_count as usize && wire.parses[at] == name;
+    }
+    again
 }
 
 /// A Parse message was not obeyed: what was executed under its name since then was another statement, if any.
@@ -369,7 +389,9 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             }
             let name = wire.parses[wire.parse_first as usize % PARSES];
             drop_parse(wire);
-            refuse(wire, fx, name);
+            if !is_parsed_again(wire, name) {
+                refuse(wire, fx, name);
+            }
         }
         if cycle.loose & LOOSE_PARSES != 0 && wire.failed != 0 {
             wire.unnamed = STATEMENT_UNKNOWN;
@@ -405,7 +427,6 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         wire.idle_ns = now_ns;
         wire.queue_count = 0;
         wire.parse_count = 0;
-        wire.portal_bound = 0;
         wire.freed = 0;
         // The rings begin anew, so that a quiet connection always touches the same lines of memory.
         wire.cycle_first = 0;

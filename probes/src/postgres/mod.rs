@@ -154,12 +154,10 @@ record! {
         pub savepoint: u8,
         /// Part of the names of portals, so that all of them can be forgotten.
         pub portals: u8,
-        /// 1 if a named portal was bound since the connection was last idle.
-        pub portal_bound: u8,
         /// DEALLOCATE statements under way whose name was read.
         pub freed: u8,
         /// Spare.
-        pub _pad: u8,
+        pub _pad: [u8; 2],
     }
 }
 
