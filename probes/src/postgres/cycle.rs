@@ -294,8 +294,9 @@ fn settle<E: Effects>(wire: &mut Wire, fx: &mut E, now_ns: u64) {
 }
 
 /// EmptyQueryResponse or PortalSuspended: the reply to one Execute, but no statement ended.
-#[inline(always)]
-pub(super) fn passed(wire: &mut Wire) {
+#[inline(never)]
+pub(super) fn passed<E: Effects>(wire: &mut Wire, fx: &mut E, now_ns: u64) {
+    settle(wire, fx, now_ns);
     answered(wire);
 }
 

@@ -239,7 +239,7 @@ impl Server {
         self.implicit |= self.block == Block::None;
         moves.push((false, message(b'G', &[0; 3])));
         let end = if fails { message(b'f', b"no more\0") } else { message(b'c', b"") };
-        moves.push((true, [message(b'd', b"1\n2\n"), message(b'd', &query("select 0")), end].concat()));
+        moves.push((true, [message(b'd', b"1\n2\n"), message(b'd', &complete("SELECT 9")), end].concat()));
         if extended {
             moves.push((true, sync()));
         }
