@@ -89,7 +89,9 @@ fn pass(over: &UnixStream, descriptor: RawFd) {
     // SAFETY: there is room for one header with one descriptor.
     message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
     // SAFETY: the message and its control buffer were just set up.
-    let header = unsafe { &mut *libc::CMSG_FIRSTHDR(&raw const message) };
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: the header is the beginning of the control buffer.
+    let header = unsafe { &mut *header };
     header.cmsg_level = libc::SOL_SOCKET;
     header.cmsg_type = libc::SCM_RIGHTS;
     // SAFETY: pure arithmetic.

@@ -128,7 +128,7 @@ pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32) {
 /// A statement is to be prepared under a name, 0 for the unnamed one. False if there is no room to see whether the
 /// server agrees.
 #[inline(always)]
-pub(super) fn parse(wire: &mut Wire, name: u64) -> bool {
+pub(super) fn parse(wire: &mut Wire, name: u64, statement: u32) -> bool {
     let Some(at) = newest(wire) else { return false };
     let cycle = &mut wire.cycles[at];
     if wire.parse_count as usize >= PARSES || cycle.loose & LOOSE_PARSES != 0 {
@@ -138,6 +138,7 @@ pub(super) fn parse(wire: &mut Wire, name: u64) -> bool {
     cycle.parses += 1;
     let end = (wire.parse_first as usize + wire.parse_count as usize) % PARSES;
     wire.parses[end] = name;
+    wire.parsed[end] = statement;
     wire.parse_count += 1;
     true
 }
@@ -333,26 +334,27 @@ pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32, now
     wire.failed = 1;
 }
 
-/// Whether a later Parse message under way bears the name too: then it decides.
-#[inline(always)]
-fn is_parsed_again(wire: &Wire, name: u64) -> bool {
+/// The oldest Parse message was not obeyed: what was bound to its name since then was another statement, if any.
+#[inline(never)]
+fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    let at = wire.parse_first as usize % PARSES;
+    let (name, statement) = (wire.parses[at], wire.parsed[at]);
+    drop_parse(wire);
     let mut again = false;
     for nth in 0..PARSES {
         let at = (wire.parse_first as usize + nth) % PARSES;
         again |= nth < wire.parse_count as usize && wire.parses[at] == name;
     }
-    again
-}
-
-/// A Parse message was not obeyed: what was executed under its name since then was another statement, if any.
-#[inline(never)]
-fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E, name: u64) {
-    if name == 0 {
+    // A later Parse message under way that bears the name too decides what it stands for.
+    if !again && name == 0 {
         wire.unnamed = STATEMENT_UNKNOWN;
-        return;
+    } else if !again {
+        fx.forget(name);
     }
-    let statement = fx.prepared(name);
-    fx.forget(name);
+    wire.portals = wire.portals.wrapping_add(1);
+    if wire.portal == statement {
+        wire.portal = STATEMENT_UNKNOWN;
+    }
     for entry in &mut wire.queue {
         if *entry == statement {
             *entry = STATEMENT_UNKNOWN;
@@ -388,11 +390,7 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             if nth >= cycle.parses as usize {
                 break;
             }
-            let name = wire.parses[wire.parse_first as usize % PARSES];
-            drop_parse(wire);
-            if !is_parsed_again(wire, name) {
-                refuse(wire, fx, name);
-            }
+            refuse(wire, fx);
         }
         if cycle.loose & LOOSE_PARSES != 0 && wire.failed != 0 {
             wire.unnamed = STATEMENT_UNKNOWN;

@@ -106,6 +106,8 @@ record! {
         /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
         /// `parse_first`.
         pub parses: [u64; PARSES],
+        /// The statements that they prepare.
+        pub parsed: [u32; PARSES],
         /// Statements under way by their numbers; a ring that starts at `queue_first`.
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.

@@ -360,7 +360,7 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, found: Found) -> u32 {
         return statement;
     }
     let name = wire.parse_name;
-    let watched = cycle::parse(wire, name);
+    let watched = cycle::parse(wire, name, statement);
     if name == 0 {
         wire.unnamed = statement;
     } else if watched {

@@ -140,6 +140,8 @@ pub struct Server {
     asked: Vec<Asked>,
     /// Requests from now on that may have been sent before a portal's Bind was seen to have failed.
     portals_doubtful: usize,
+    /// DEALLOCATE was executed apart from its text: whatever was sent before its reply came need not be known.
+    all_doubtful: bool,
 }
 
 /// What goes over the wire, in order: towards the server or from it.
@@ -232,6 +234,8 @@ impl Server {
         self.asked.push(asked.clone());
         if self.block == Block::Failed {
             // The server refuses the Parse already.
+            self.truth.refused.push(COPY_IN.to_owned());
+            self.portals_doubtful = AHEAD + 1;
             moves.truncate(1);
             moves.push((false, self.fail("25P02")));
             return moves;
@@ -266,6 +270,9 @@ impl Server {
         for message in messages {
             moves.push((true, self.request(*message)));
             if let Extended::Execute { portal, .. } = message {
+                if let Some(portal) = self.portals.get_mut(portal) {
+                    portal.statement.doubtful |= self.all_doubtful;
+                }
                 let known = self.portals.get(portal).filter(|_| !self.failed);
                 let asked = known
                     .map(|portal| Asked { text: portal.statement.sql.text(), doubtful: portal.statement.doubtful });
@@ -324,7 +331,7 @@ impl Server {
                 if portal != 0 && self.portals.contains_key(&portal) {
                     return Err("42P03");
                 }
-                statement.doubtful |= portal != 0 && self.portals_doubtful > 0;
+                statement.doubtful |= self.all_doubtful || portal != 0 && self.portals_doubtful > 0;
                 self.portals.insert(portal, Portal { statement, suspended: false, done: false });
                 Ok(bound())
             }
@@ -359,6 +366,7 @@ impl Server {
         match message {
             Extended::Parse { name, sql, .. } => {
                 self.doubt(name);
+                self.portals_doubtful = AHEAD + 1;
                 self.truth.refused.push(sql.text());
                 // Parse gives up the unnamed statement before it looks at the text, but not when it is skipped; nobody need
                 // know which it was.
@@ -384,6 +392,10 @@ impl Server {
     fn run(&mut self, statement: Prepared, simple: bool) -> Result<Vec<u8>, &'static str> {
         let sql = statement.sql;
         self.check_block(sql)?;
+        self.all_doubtful |= !simple && matches!(sql, Sql::Deallocate(_) | Sql::DeallocateAll);
+        if sql == Sql::DeallocateAll {
+            self.portals.values_mut().for_each(|portal| portal.statement.doubtful = true);
+        }
         let outside = self.block == Block::None;
         let (reply, rows) = match sql {
             Sql::Fails => return Err("22012"),
