@@ -307,6 +307,9 @@ const BEHIND_DEALLOCATE: u8 = 8;
 const BEHIND_PREPARE: u8 = 9;
 const BEHIND_NAME: u8 = 10;
 
+/// Stands for the hash of a name: all of them.
+pub const ALL_NAMES: u64 = 0;
+
 const WORD_BASIS: u32 = 0x811c_9dc5;
 
 /// FNV-1a, 32 bits.
@@ -524,7 +527,10 @@ impl Shape {
             ROUTINE => {}
             IN_DEALLOCATE => self.special = if word == W_DEALLOCATE { BEHIND_DEALLOCATE } else { 0 },
             BEHIND_DEALLOCATE if word == W_PREPARE => self.special = BEHIND_PREPARE,
-            BEHIND_DEALLOCATE | BEHIND_PREPARE if word == W_ALL => self.special = NO_ROUTINE,
+            BEHIND_DEALLOCATE | BEHIND_PREPARE if word == W_ALL => {
+                self.name = ALL_NAMES;
+                self.special = BEHIND_NAME;
+            }
             BEHIND_DEALLOCATE.. => self.special = BEHIND_NAME,
             _ => self.special = NO_ROUTINE,
         }
@@ -560,14 +566,15 @@ impl Shape {
         }
     }
 
-    /// The name that a statement frees, if it is DEALLOCATE with a name that was read in full.
+    /// The name that a statement frees, if it is DEALLOCATE with a name that was read in full; or [`ALL_NAMES`].
     #[inline(never)]
     pub fn freed(&self) -> Option<u64> {
         let word = self.word;
         let named = match self.special {
-            BEHIND_DEALLOCATE => is_word((self.state / CLASSES as u16) as u8) && word != W_ALL,
-            BEHIND_PREPARE => is_word((self.state / CLASSES as u16) as u8) && word != W_ALL,
-            BEHIND_NAME => true,
+            BEHIND_DEALLOCATE | BEHIND_PREPARE if !is_word((self.state / CLASSES as u16) as u8) => false,
+            BEHIND_DEALLOCATE | BEHIND_PREPARE if word == W_ALL => return Some(ALL_NAMES),
+            BEHIND_DEALLOCATE => word != W_PREPARE,
+            BEHIND_PREPARE | BEHIND_NAME => true,
             _ => false,
         };
         // The server cuts names at NAMEDATALEN.
@@ -800,17 +807,11 @@ mod tests {
         ] {
             assert_eq!(freed(text), Some(hash_name(name.as_bytes())), "{text}");
         }
+        for text in ["deallocate all", "deallocate all;", "deallocate prepare all ", "DEALLOCATE /**/ ALL ;"] {
+            assert_eq!(freed(text), Some(ALL_NAMES), "{text}");
+        }
         let longer = format!("deallocate \"{long}n\"");
-        for text in [
-            "deallocate all",
-            "deallocate all;",
-            "deallocate prepare all ",
-            "deallocate",
-            "deallocates s",
-            "delete s",
-            "dea s",
-            &longer,
-        ] {
+        for text in ["deallocate", "deallocate prepare", "deallocates s", "delete s", "dea s", &longer] {
             assert_eq!(freed(text), None, "{text}");
         }
     }

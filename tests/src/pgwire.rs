@@ -36,6 +36,16 @@ impl Session {
         Ok(session)
     }
 
+    /// A session that is open already, over another descriptor of its socket.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream }
+    }
+
+    /// Its socket.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Sends a simple query, without waiting for its answer.
     ///
     /// # Errors

@@ -273,3 +273,86 @@ fn no_secret_reaches_the_metrics_or_the_most_talkative_log() {
     let found: Vec<&str> = text.lines().chain(log.lines()).filter(|line| line.contains(SECRET)).collect();
     assert!(found.is_empty(), "{found:#?}");
 }
+
+/// Several in one simple query, as scripts and migrations have them: each counts by itself, as PostgreSQL counts them.
+#[test]
+fn each_statement_of_a_query_is_counted_as_postgres_counts_it() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    let none: Option<&str> = None;
+    for (query, error) in [
+        ("create table t (n int, s text); create table u (n int)", none),
+        ("begin; insert into t values (1, 'a;b'), (2, E'c\\';d'); update t set n = n + 1; commit", none),
+        ("begin; insert into t values (3, $x$;$x$); commit; begin; delete from t where n = 3; rollback;", none),
+        ("select n from t where s <> ';' -- a; b\n; /* c; /* d; */ */ select count(*) from t;", none),
+        ("select n as a from t; select 1 / 0; select n as b from t", Some("22012")),
+        ("create rule r as on insert to u do also (insert into t values (9, ';'); delete from u where n = 9)", none),
+        ("create function f() returns bigint begin atomic select 1; select count(*) from t; end; select f()", none),
+        ("do $$ begin perform 1; perform 2; end $$; select 'x' as \"a;b\"", none),
+        (" ; ;; ", none),
+    ] {
+        assert_eq!(session.query(query).unwrap().as_deref(), error, "{query}");
+    }
+    drop(session);
+    // A failed statement is counted here as asked for, there not at all.
+    let counted = postgres.stat_statements(&database).unwrap();
+    let mut truth: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for one in counted {
+        let fingerprint = steth::postgres::statement(one.text.as_bytes(), false).fingerprint.to_string();
+        let sum = truth.entry(fingerprint).or_default();
+        *sum = (sum.0 + one.calls as f64, sum.1 + one.rows as f64);
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let done = by(&metrics, STATEMENTS, &labels, "query");
+        let rows = by(&metrics, ROWS, &labels, "query");
+        for (fingerprint, (calls, count)) in &truth {
+            assert_eq!(done.get(fingerprint), Some(calls), "{role} {fingerprint}: {done:?}");
+            assert_eq!(rows.get(fingerprint).copied().unwrap_or_default(), *count, "{role} {fingerprint}: {rows:?}");
+        }
+        assert_eq!(done.len(), truth.len(), "{role}: {done:?} {truth:?}");
+        let outcomes = by(&metrics, "steth_postgres_transactions_total", &labels, "outcome");
+        let asked = postgres
+            .psql(
+                "postgres",
+                &format!(
+                    "select pg_stat_clear_snapshot(); \
+                     select xact_rollback from pg_stat_database where datname = '{database}'"
+                ),
+            )
+            .unwrap();
+        assert_eq!(outcomes["rollback"], asked.trim().parse::<f64>().unwrap(), "{role}: {outcomes:?}");
+        // Tables 1, insert and update 1, insert 1, selects 1, rule 1, function and its call 1, do and select 1, nothing 1.
+        assert_eq!(outcomes["commit"], 8.0, "{role}");
+    }
+}
+
+/// Names that were prepared stand for nothing after DISCARD ALL, and never for what they were.
+#[test]
+fn after_discard_all_a_name_is_not_taken_for_what_it_was() {
+    need_postgres!();
+    let (agent, postgres) = start();
+    let database = postgres.create_database().unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    for forget in ["discard all", "deallocate all", "deallocate s"] {
+        session.prepare("s", "select 1 as old").unwrap();
+        assert_eq!(session.execute("s", &[]).unwrap(), None);
+        session.query(forget).unwrap();
+        // Prepared where the wire shows it as nothing but text.
+        session.query("prepare s as select 2 as new").unwrap();
+        assert_eq!(session.execute("s", &[]).unwrap(), None);
+        session.query("deallocate s").unwrap();
+    }
+    let old = steth::postgres::statement(b"select 1 as old", false).fingerprint.to_string();
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        for name in [COUNT, STATEMENTS] {
+            let counted = by(&metrics, name, &labels, "query");
+            assert_eq!((counted[&old], counted["unknown"]), (3.0, 3.0), "{role} {name}: {counted:?}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ mod bpf_toolchain;
 mod build;
 mod docs;
 mod fmt;
+mod fuzz;
 mod layers;
 mod lint;
 mod picture;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Arguments),
     /// Runs all checks and tests, on the live kernel too
     Test(test::Arguments),
+    /// Tries what nobody thought of on walker and lexer
+    Fuzz(fuzz::Arguments),
     /// Measures what steth costs and writes docs/benchmarks.md
     Bench(bench::Arguments),
     /// What `bench` measures, as a process of its own
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchLoop => bench::run_loop(),
         Command::Layers => layers::run(),

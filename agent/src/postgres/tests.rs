@@ -1,8 +1,14 @@
 //! What a statement's text, fingerprint and summary promise together: tables of examples, a hostile corpus cut at every
 //! byte, random bytes.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::{
+    collections::{
+        HashMap,
+        hash_map::{Entry, RandomState},
+    },
+    hash::BuildHasher,
+    time::{Duration, Instant},
+};
 
 use steth_probes::shape::{Shape, Taken};
 
@@ -464,9 +470,24 @@ const FRAGMENTS: &[&str] = &[
     "password ",
 ];
 
+/// Makes one run from a fixed seed, or runs from others for the seconds of `STETH_FUZZ_SECONDS`.
+fn fuzz(run: impl Fn(&mut Random)) {
+    let seconds = std::env::var("STETH_FUZZ_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
+    let Some(seconds) = seconds else { return run(&mut Random(1)) };
+    let (started, mut seed) = (Instant::now(), RandomState::new().hash_one(0));
+    while started.elapsed() < Duration::from_secs(seconds) {
+        println!("seed {seed}");
+        run(&mut Random(seed));
+        seed = seed.wrapping_add(1);
+    }
+}
+
 #[test]
-fn random_bytes_and_fragments_neither_panic_nor_exceed_the_bounds() {
-    let mut random = Random(1);
+fn fuzz_bytes_and_fragments_neither_panic_nor_exceed_the_bounds() {
+    fuzz(random_bytes_and_fragments);
+}
+
+fn random_bytes_and_fragments(random: &mut Random) {
     for round in 0..60_000 {
         let mut text = Vec::new();
         for _ in 0..random.below(40) {
@@ -497,7 +518,7 @@ fn time_is_linear_in_the_text() {
         "explain (",
     ]) {
         let text = piece.repeat(1 << 15);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         statement(text.as_bytes(), true);
         assert!(started.elapsed().as_secs() < 10, "{piece}");
     }
@@ -553,7 +574,11 @@ impl Shapes {
 }
 
 #[test]
-fn texts_of_one_shape_have_one_fingerprint() {
+fn fuzz_texts_of_one_shape_have_one_fingerprint() {
+    fuzz(texts_of_one_shape);
+}
+
+fn texts_of_one_shape(random: &mut Random) {
     let mut shapes = Shapes::default();
     for class in CLASSES {
         class.iter().for_each(|sql| shapes.check(sql.as_bytes()));
@@ -562,11 +587,10 @@ fn texts_of_one_shape_have_one_fingerprint() {
         shapes.check(sql.as_bytes());
     }
     // Short texts of few fragments, so that shapes meet often.
-    let mut random = Random(2);
     for _ in 0..80_000 {
         let text: String = (0..random.below(7)).map(|_| random.pick(FRAGMENTS)).collect();
         shapes.check(text.as_bytes());
-        shapes.check(vary(&mut random, &text).as_bytes());
+        shapes.check(vary(random, &text).as_bytes());
     }
     assert!(shapes.shared > 10_000, "only {} texts shared a shape with another: this test shows little", shapes.shared);
 }
@@ -606,7 +630,11 @@ fn every_short_text_over_the_bytes_that_matter_keeps_the_promise_of_shapes() {
 }
 
 #[test]
-fn the_kernel_cuts_statements_where_the_lexer_sees_a_semicolon() {
+fn fuzz_the_kernel_cuts_statements_where_the_lexer_sees_a_semicolon() {
+    fuzz(cut_statements);
+}
+
+fn cut_statements(random: &mut Random) {
     // Pieces that every server reads alike, with something between them.
     const PIECES: &[&str] = &[
         ";",
@@ -646,7 +674,6 @@ fn the_kernel_cuts_statements_where_the_lexer_sees_a_semicolon() {
         ".5",
         "::int",
     ];
-    let mut random = Random(3);
     let mut cut = 0;
     for _ in 0..100_000 {
         let text: String =

@@ -20,10 +20,12 @@ const SYNCED: u8 = 2;
 const LOOSE_STATEMENTS: u8 = 1;
 /// There was no room for one of its Parse messages.
 const LOOSE_PARSES: u8 = 2;
-/// Statements of it were not looked at.
-const UNSEEN: u8 = 8;
 /// It became a stream of replication, whose end the server tells twice (PostgreSQL 15, `exec_replication_command`).
 const COPIES_BOTH: u8 = 4;
+/// Statements of it were not looked at.
+const UNSEEN: u8 = 8;
+/// It binds a named portal.
+const BINDS_PORTAL: u8 = 16;
 
 // Bits of `Wire::command`: what was completed in the current cycle.
 const BEGUN: u8 = 1;
@@ -136,7 +138,7 @@ pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32) {
 /// A statement is to be prepared under a name, 0 for the unnamed one. False if there is no room to see whether the
 /// server agrees.
 #[inline(always)]
-pub(super) fn parse(wire: &mut Wire, name: u64) -> bool {
+pub(super) fn parse(wire: &mut Wire, name: u64, statement: u32) -> bool {
     let Some(at) = newest(wire) else { return false };
     let cycle = &mut wire.cycles[at];
     if wire.parse_count as usize >= PARSES || cycle.loose & LOOSE_PARSES != 0 {
@@ -146,6 +148,7 @@ pub(super) fn parse(wire: &mut Wire, name: u64) -> bool {
     cycle.parses += 1;
     let end = (wire.parse_first as usize + wire.parse_count as usize) % PARSES;
     wire.parses[end] = name;
+    wire.parsed[end] = statement;
     wire.parse_count += 1;
     true
 }
@@ -211,6 +214,14 @@ fn answered_loosely(cycle: &mut Cycle) -> u32 {
 fn mix(cycle: &Cycle, statement: u32) -> u64 {
     let start = if cycle.mixed == 0 { FNV_OFFSET ^ cycle.statement as u64 } else { cycle.mixed };
     super::push_word(start, statement)
+}
+
+/// A named portal is to be bound.
+#[inline(never)]
+pub(super) fn binds_portal(wire: &mut Wire) {
+    if let Some(at) = newest(wire) {
+        wire.cycles[at].loose |= BINDS_PORTAL;
+    }
 }
 
 /// The rest of a simple query's text is not looked at, because the queue is full or its last statement too long.
@@ -298,8 +309,8 @@ fn follow_tag<E: Effects>(wire: &mut Wire, fx: &mut E, tag: u64, now_ns: u64) {
         TAG_COMMIT | TAG_PREPARE => wire.command = wire.command & !ROLLED_BACK | COMMITTED,
         TAG_ROLLBACK => wire.command = wire.command & !COMMITTED | ROLLED_BACK,
         TAG_SAVEPOINT => wire.savepoint = 1,
-        TAG_DEALLOCATE if wire.freed > 0 => wire.freed -= 1,
-        // Which name became free was not seen: none is trusted any more.
+        TAG_DEALLOCATE | TAG_DEALLOCATE_ALL if wire.freed > 0 => wire.freed -= 1,
+        // What became free was not seen when it was asked for: no name is trusted any more.
         TAG_DEALLOCATE | TAG_DEALLOCATE_ALL | TAG_DISCARD => fx.forget_all(),
         _ => {}
     }
@@ -325,8 +336,9 @@ fn settle<E: Effects>(wire: &mut Wire, fx: &mut E, now_ns: u64) {
 }
 
 /// EmptyQueryResponse or PortalSuspended: the reply to one Execute, but no statement ended.
-#[inline(always)]
-pub(super) fn passed(wire: &mut Wire) {
+#[inline(never)]
+pub(super) fn passed<E: Effects>(wire: &mut Wire, fx: &mut E, now_ns: u64) {
+    settle(wire, fx, now_ns);
     answered(wire);
 }
 
@@ -355,9 +367,8 @@ pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32, now
         wire.database = fx.database(&wire.text, wire.text_len, false);
     }
     settle(wire, fx, now_ns);
-    if wire.portal_bound != 0 {
+    if oldest(wire).is_some_and(|at| wire.cycles[at].loose & BINDS_PORTAL != 0) {
         // The Bind may have been refused, and the name still stand for an older one.
-        wire.portal_bound = 0;
         wire.portals = wire.portals.wrapping_add(1);
     }
     fx.error(wire, sqlstate);
@@ -371,21 +382,31 @@ fn skip_parses<E: Effects>(wire: &mut Wire, fx: &mut E, parses: u8) {
         if nth >= parses as usize {
             break;
         }
-        let name = wire.parses[wire.parse_first as usize % PARSES];
-        drop_parse(wire);
-        refuse(wire, fx, name);
+        refuse(wire, fx);
     }
 }
 
-/// A Parse message was not obeyed: what was executed under its name since then was another statement, if any.
+/// The oldest Parse message was not obeyed: what was bound to its name since then was another statement, if any.
 #[inline(never)]
-fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E, name: u64) {
-    if name == 0 {
-        wire.unnamed = STATEMENT_UNKNOWN;
-        return;
+fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    let at = wire.parse_first as usize % PARSES;
+    let (name, statement) = (wire.parses[at], wire.parsed[at]);
+    drop_parse(wire);
+    let mut again = false;
+    for nth in 0..PARSES {
+        let at = (wire.parse_first as usize + nth) % PARSES;
+        again |= nth < wire.parse_count as usize && wire.parses[at] == name;
     }
-    let statement = fx.prepared(name);
-    fx.forget(name);
+    // A later Parse message under way that bears the name too decides what it stands for.
+    if !again && name == 0 {
+        wire.unnamed = STATEMENT_UNKNOWN;
+    } else if !again {
+        fx.forget(name);
+    }
+    wire.portals = wire.portals.wrapping_add(1);
+    if wire.portal == statement {
+        wire.portal = STATEMENT_UNKNOWN;
+    }
     for entry in &mut wire.queue {
         if *entry == statement {
             *entry = STATEMENT_UNKNOWN;
@@ -453,7 +474,6 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         wire.idle_ns = now_ns;
         wire.queue_count = 0;
         wire.parse_count = 0;
-        wire.portal_bound = 0;
         wire.freed = 0;
         // The rings begin anew, so that a quiet connection always touches the same lines of memory.
         wire.cycle_first = 0;

@@ -147,12 +147,12 @@ record! {
         pub savepoint: u8,
         /// Part of the names of portals, so that all of them can be forgotten.
         pub portals: u8,
-        /// 1 if a named portal was bound since the connection was last idle.
-        pub portal_bound: u8,
         /// DEALLOCATE statements under way whose name was read.
         pub freed: u8,
         /// Bind messages in the newest request.
         pub binds: u8,
+        /// Spare.
+        pub _pad: u8,
         /// Hash of the statement text under way in `up`.
         pub shape: Shape,
         /// Cycles under way; a ring that starts at `cycle_first`.
@@ -160,6 +160,8 @@ record! {
         /// Names of the statements that Parse messages under way prepare, 0 for the unnamed one; a ring that starts at
         /// `parse_first`.
         pub parses: [u64; PARSES],
+        /// The statements that they prepare.
+        pub parsed: [u32; PARSES],
         /// Statements under way by their numbers; a ring that starts at `queue_first`.
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.

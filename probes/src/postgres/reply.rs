@@ -174,7 +174,7 @@ fn end<E: Effects>(wire: &mut Wire, fx: &mut E, ended_ns: u64) {
     match tag {
         b'1' => cycle::parsed(wire),
         b'C' => cycle::completed(wire, fx, name, number, ended_ns),
-        b'I' | b's' => cycle::passed(wire),
+        b'I' | b's' => cycle::passed(wire, fx, ended_ns),
         b'E' => cycle::failed(wire, fx, number, ended_ns),
         b'W' => cycle::copies_both(wire),
         b'Z' => cycle::ready(wire, fx, note, ended_ns),

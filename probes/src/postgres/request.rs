@@ -12,7 +12,7 @@ use super::{
     opening::{self, is_request_tag},
     push_hash,
 };
-use crate::shape::{Shape, Taken};
+use crate::shape::{ALL_NAMES, Shape, Taken};
 
 const DATABASE: u64 = hash_name(b"database");
 const USER: u64 = hash_name(b"user");
@@ -312,7 +312,7 @@ fn end_name<E: Effects>(wire: &mut Wire, fx: &mut E) -> u32 {
             if wire.parse_name == 0 {
                 wire.portal = statement;
             } else {
-                wire.portal_bound = 1;
+                cycle::binds_portal(wire);
                 fx.prepare(wire.parse_name, statement);
             }
         }
@@ -361,7 +361,7 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, found: Found) -> u32 {
         return statement;
     }
     let name = wire.parse_name;
-    let watched = cycle::parse(wire, name);
+    let watched = cycle::parse(wire, name, statement);
     if name == 0 {
         wire.unnamed = statement;
     } else if watched {
@@ -378,7 +378,7 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, found: Found) -> u32 {
 fn free_name<E: Effects>(wire: &mut Wire, fx: &mut E) {
     if let Some(name) = wire.shape.freed() {
         wire.freed = wire.freed.saturating_add(1);
-        fx.forget(name);
+        if name == ALL_NAMES { fx.forget_all() } else { fx.forget(name) }
     }
 }
 

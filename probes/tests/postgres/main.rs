@@ -5,11 +5,13 @@ mod capture;
 mod conversation;
 mod messages;
 mod noted;
+mod server;
 
 mod captures;
 mod copy;
 mod detection;
 mod extended;
+mod fuzz;
 mod hostile;
 mod prepared;
 mod simple;

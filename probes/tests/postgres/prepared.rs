@@ -189,6 +189,34 @@ fn what_was_sent_to_a_name_before_its_parse_was_refused_is_not_guessed() {
 }
 
 #[test]
+fn what_was_bound_to_the_unnamed_statement_before_its_parse_was_skipped_is_not_guessed() {
+    let mut conversation = prepared("", "select a");
+    conversation.sends(&all([run("nowhere"), parse("", "select b"), sync(), run(""), sync()]));
+    conversation.gets(&all([error("26000"), ready(b'I'), bound(), complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.done(), [(UNKNOWN, 1)]);
+}
+
+#[test]
+fn a_name_closed_since_its_parse_was_refused_is_not_guessed() {
+    let mut conversation = prepared("s", "select a");
+    let late = all([bind("", "s"), close_statement("s"), execute("", 0), sync()]);
+    conversation.sends(&all([parse("s", "select b"), sync(), late]));
+    conversation.gets(&all([error("42P05"), ready(b'I'), bound(), closed(), complete("SELECT 1"), ready(b'I')]));
+    assert_eq!(conversation.done(), [(UNKNOWN, 1)]);
+}
+
+#[test]
+fn a_portal_bound_before_its_parse_was_refused_is_not_guessed() {
+    for portal in ["", "p"] {
+        let mut conversation = prepared("s", "select a");
+        conversation.sends(&all([query("begin"), parse("s", "select b"), sync(), bind(portal, "s"), flush()]));
+        conversation.gets(&all([complete("BEGIN"), ready(b'T'), error("42P05"), ready(b'T'), bound()]));
+        conversation.sends(&all([execute(portal, 0), sync()])).gets(&all([complete("SELECT 1"), ready(b'T')]));
+        assert_eq!(conversation.done().last(), Some(&(UNKNOWN, 1)), "{portal:?}");
+    }
+}
+
+#[test]
 fn a_portal_whose_bind_was_refused_is_not_guessed() {
     let mut conversation = prepared("s", "select a");
     conversation.sends(&all([parse("t", "select b"), bind("p", "s"), execute("p", 1), sync()]));
