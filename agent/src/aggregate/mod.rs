@@ -5,12 +5,13 @@ mod names;
 mod series;
 mod shown;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 pub use names::{Names, StatementName};
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss},
     histogram::Histogram,
+    record::bytes_of,
 };
 
 use crate::model::{
@@ -47,7 +48,8 @@ pub struct Totals {
 #[derive(Debug)]
 struct HistogramTotal {
     last: Box<Histogram>,
-    total: Distribution,
+    /// Shared with the snapshots that show it as it was.
+    total: Arc<Distribution>,
 }
 
 impl Totals {
@@ -73,12 +75,15 @@ impl Totals {
     /// Adds what the cells have gained since the last reading.
     pub fn absorb(&mut self, reading: Reading) {
         for (kind, key, now) in reading.histograms {
-            let known = self.histograms.entry((kind, key)).or_insert_with(|| HistogramTotal {
-                last: Box::new(Histogram::zeroed()),
-                total: Distribution::default(),
-            });
-            known.total.add_difference(&known.last, &now);
-            *known.last = now;
+            let known = self
+                .histograms
+                .entry((kind, key))
+                .or_insert_with(|| HistogramTotal { last: Box::new(Histogram::zeroed()), total: Arc::default() });
+            // Most cells rest most of the time.
+            if bytes_of(&*known.last) != bytes_of(&now) {
+                Arc::make_mut(&mut known.total).add_difference(&known.last, &now);
+                *known.last = now;
+            }
         }
         // Counters are 64 bits wide and are never taken away, so the reading is the total.
         self.counters.extend(reading.counters.into_iter().map(|(kind, key, total)| ((kind, key), total)));

@@ -112,7 +112,9 @@ impl Cells {
             }
             _ => *malformed += 1,
         })?;
-        for range in used(slots) {
+        let ranges = used(slots);
+        reading.histograms.reserve(ranges.iter().map(ExactSizeIterator::len).sum());
+        for range in ranges {
             self.tables.histograms.visit_range(range, |slot, copies| {
                 let Some(Some(key)) = read::<u32>(slot).and_then(|slot| slots.get(slot as usize)) else { return };
                 match HistogramKind::from_u8(key.kind) {
