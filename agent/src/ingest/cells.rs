@@ -184,7 +184,6 @@ fn service(key: &ServiceKey, entry: ServiceEntry) -> ServiceSeen {
     let name = key.exe.split(|byte| *byte == 0).next().unwrap_or_default();
     ServiceSeen {
         number: entry.service,
-        first_pid: entry.first_pid,
         cgroup: key.cgroup,
         cgroup_v1: key.cgroup_v1 != 0,
         executable: String::from_utf8_lossy(name).into_owned(),

@@ -1,12 +1,7 @@
 //! What a statement's text, fingerprint and summary promise together: tables of examples, a hostile corpus cut at every
 //! byte, random bytes.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
-use steth_probes::shape::Shape;
-
-use super::{Fingerprint, Operation, Statement, statement};
+use super::{Operation, Statement, statement};
 
 fn whole(text: &str) -> Statement {
     statement(text.as_bytes(), false)
@@ -71,7 +66,7 @@ fn a_cut_text_ends_with_a_mark_and_a_long_one_is_cut() {
 }
 
 /// Texts in a row have one fingerprint, rows differ.
-const CLASSES: &[&[&str]] = &[
+pub(super) const CLASSES: &[&[&str]] = &[
     &[
         "select a from t where b = 1",
         "SELECT a\n FROM t /* x */ WHERE b='x' -- y",
@@ -113,7 +108,7 @@ const CLASSES: &[&[&str]] = &[
 
 #[test]
 fn fingerprints_are_equal_within_a_class_and_differ_between_classes() {
-    let mut classes = HashMap::new();
+    let mut classes = std::collections::HashMap::new();
     for class in CLASSES {
         let first = whole(class[0]).fingerprint;
         for sql in *class {
@@ -347,7 +342,7 @@ fn assert_no_leak(sql: &[u8], truncated: bool) {
 }
 
 /// Each place filled with each form. A quoted identifier is no literal, so its place is filled with a plain name.
-fn corpus() -> Vec<String> {
+pub(super) fn corpus() -> Vec<String> {
     let mut out = Vec::new();
     for place in PLACES {
         for form in FORMS {
@@ -390,21 +385,21 @@ fn no_secret_is_shown_in_encodings_whose_characters_end_in_a_backslash() {
 }
 
 /// A fixed pseudo-random sequence.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub(super) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 }
 
 /// Fragments that the automata of lexer and shape turn on.
-const FRAGMENTS: &[&str] = &[
+pub(super) const FRAGMENTS: &[&str] = &[
     "'",
     "''",
     "\"",
@@ -500,89 +495,5 @@ fn time_is_linear_in_the_text() {
         let started = std::time::Instant::now();
         statement(text.as_bytes(), true);
         assert!(started.elapsed().as_secs() < 10, "{piece}");
-    }
-}
-
-fn shape(text: &[u8]) -> u64 {
-    let mut shape = Shape::new();
-    text.iter().for_each(|byte| shape.push(*byte));
-    shape.finish()
-}
-
-/// Remembers the fingerprint that each shape had.
-#[derive(Default)]
-struct Shapes {
-    seen: HashMap<(u64, bool), (Fingerprint, Vec<u8>)>,
-    shared: usize,
-}
-
-impl Shapes {
-    fn check(&mut self, text: &[u8]) {
-        for truncated in [false, true] {
-            let fingerprint = statement(text, truncated).fingerprint;
-            match self.seen.entry((shape(text), truncated)) {
-                Entry::Vacant(entry) => {
-                    entry.insert((fingerprint, text.to_vec()));
-                }
-                Entry::Occupied(entry) => {
-                    let (first, seen) = entry.get();
-                    assert_eq!(fingerprint, *first, "{} and {}", text.escape_ascii(), seen.escape_ascii());
-                    self.shared += usize::from(seen != text);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn texts_of_one_shape_have_one_fingerprint() {
-    let mut shapes = Shapes::default();
-    for class in CLASSES {
-        class.iter().for_each(|sql| shapes.check(sql.as_bytes()));
-    }
-    for sql in corpus() {
-        shapes.check(sql.as_bytes());
-    }
-    // Short texts of few fragments, so that shapes meet often.
-    let mut random = Random(2);
-    for _ in 0..80_000 {
-        let text: String = (0..random.below(7)).map(|_| random.pick(FRAGMENTS)).collect();
-        shapes.check(text.as_bytes());
-        shapes.check(vary(&mut random, &text).as_bytes());
-    }
-    assert!(shapes.shared > 10_000, "only {} texts shared a shape with another: this test shows little", shapes.shared);
-}
-
-/// Changes what a shape may be blind to, and sometimes what it may not.
-fn vary(random: &mut Random, text: &str) -> String {
-    let mut out = String::new();
-    for char in text.chars() {
-        match (char, random.below(4)) {
-            ('0'..='9', 0) => out.push_str("77"),
-            ('0'..='9', 1) => out.push('0'),
-            (' ' | '\n' | '\t', 0) => out.push_str(" \n"),
-            (' ' | '\n' | '\t', 1) => out.push('\r'),
-            ('\'', 0) => out.push_str("'a"),
-            ('\'', 1) => out.push_str("'''"),
-            ('a'..='z', 0) if random.below(8) == 0 => {}
-            _ => out.push(char),
-        }
-    }
-    out
-}
-
-#[test]
-fn every_short_text_over_the_bytes_that_matter_keeps_the_promise_of_shapes() {
-    let alphabet = b"'\"$-/*\\ \n1ae&._";
-    let mut shapes = Shapes::default();
-    let mut text = Vec::new();
-    for number in 0..alphabet.len().pow(4) {
-        text.clear();
-        let mut rest = number;
-        while rest > 0 {
-            text.push(alphabet[rest % alphabet.len()]);
-            rest /= alphabet.len();
-        }
-        shapes.check(&text);
     }
 }
