@@ -11,7 +11,6 @@ pub use names::{Names, StatementName};
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss},
     histogram::Histogram,
-    record::bytes_of,
 };
 
 use crate::model::{
@@ -80,7 +79,7 @@ impl Totals {
                 .entry((kind, key))
                 .or_insert_with(|| HistogramTotal { last: Box::new(Histogram::zeroed()), total: Arc::default() });
             // Most cells rest most of the time.
-            if bytes_of(&*known.last) != bytes_of(&now) {
+            if *known.last != now {
                 Arc::make_mut(&mut known.total).add_difference(&known.last, &now);
                 *known.last = now;
             }

@@ -34,11 +34,14 @@ pub(super) struct ShownLabels {
 #[derive(Debug, Default)]
 pub(super) struct OpenBytes(HashMap<Vec<String>, f64>);
 
+/// Of a series: its metric's and the values of its labels.
+type Name = (&'static str, Vec<String>);
+
 /// Series under construction: cells with the same metric and labels are added up.
 #[derive(Default)]
 struct Sums {
-    numbers: BTreeMap<(&'static str, Vec<String>), (&'static Metric, f64)>,
-    histograms: BTreeMap<(&'static str, Vec<String>), (&'static Metric, Arc<Distribution>)>,
+    numbers: BTreeMap<Name, (&'static Metric, f64)>,
+    histograms: BTreeMap<Name, (&'static Metric, Arc<Distribution>)>,
 }
 
 impl Sums {

@@ -42,11 +42,14 @@ impl Format {
     }
 }
 
+/// A snapshot and its text.
+type Written = (Arc<Snapshot>, Bytes);
+
 /// Writes expositions, and counts what it had to leave out.
 #[derive(Debug, Default)]
 pub struct Exporter {
     duplicates: AtomicU64,
-    last: Mutex<[Option<(Arc<Snapshot>, Bytes)>; Format::ALL.len()]>,
+    last: Mutex<[Option<Written>; Format::ALL.len()]>,
 }
 
 impl Exporter {
