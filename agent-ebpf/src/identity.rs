@@ -101,7 +101,7 @@ fn service_of(task: Known) -> u32 {
         lost(Loss::ServicesFull);
         return 0;
     };
-    let entry = ServiceEntry { service, first_pid: task.load(offset!(task_tgid)) };
+    let entry = ServiceEntry { service };
     if SERVICES.insert(&key, &entry, BPF_NOEXIST.into()).is_ok() {
         return service;
     }

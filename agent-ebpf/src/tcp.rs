@@ -16,7 +16,7 @@ use crate::{
     cells::{Numbers, count, lost, next_number, observe},
     identity::current_state,
     kernel::{Address, Known, offset, setting},
-    maps::{CONNECTIONS, PEERS, WIRES},
+    maps::{CONNECTIONS, PEERS, SERVICE_ROWS, WIRES},
     socket::{self, Call, Origin},
     tls,
 };
@@ -53,6 +53,9 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
         tcp_state::SYN_SENT | tcp_state::LISTEN => {
             // Only here is the current task the one that owns the socket.
             let service = current_state()?.service;
+            if is_left_out(service) {
+                return None;
+            }
             begin(sock, service, new, now_ns, Origin::Begun)?;
         }
         tcp_state::SYN_RECV => {}
@@ -69,6 +72,12 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
         }
     }
     None
+}
+
+/// Whether a service is left out of the figures.
+#[inline(always)]
+fn is_left_out(service: u32) -> bool {
+    SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0)
 }
 
 /// Whatever an earlier socket left at this address is replaced.
@@ -90,7 +99,7 @@ fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
             _ => ConnectOutcome::Aborted,
         };
         observe_connect(connection, outcome, now_ns);
-    } else if old != tcp_state::LISTEN {
+    } else if old != tcp_state::LISTEN && !is_left_out(connection.service) {
         sample(sock.address(), connection);
         reconcile(sock.address(), connection);
         let (service, peer) = (connection.service, connection.peer);
@@ -213,7 +222,7 @@ fn try_listener_drops(ctx: &RawTracePointContext) -> Option<()> {
     let dropped: u32 = sock.read(offset!(sock_drops))?;
     let more = dropped.wrapping_sub(connection.dropped_seen);
     connection.dropped_seen = dropped;
-    if more != 0 {
+    if more != 0 && !is_left_out(connection.service) {
         count(CounterKind::TcpListenDrop, 0, connection.service, connection.port as u32, 0, more as u64);
     }
     None
@@ -270,7 +279,9 @@ fn count_bytes(connection: &Connection, received: u64, sent: u64) {
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
 pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
-    count(CounterKind::TcpRetransmit, 0, service, peer, 0, 1);
+    if !is_left_out(service) {
+        count(CounterKind::TcpRetransmit, 0, service, peer, 0, 1);
+    }
     0
 }
 
@@ -284,7 +295,9 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
         known => known,
     };
     let (service, peer) = ends.unwrap_or((0, 0));
-    count(CounterKind::TcpReset, Direction::Sent as u8, service, peer, 0, 1);
+    if !is_left_out(service) {
+        count(CounterKind::TcpReset, Direction::Sent as u8, service, peer, 0, 1);
+    }
     0
 }
 
@@ -292,7 +305,9 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "tcp_receive_reset")]
 pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
-    count(CounterKind::TcpReset, Direction::Received as u8, service, peer, 0, 1);
+    if !is_left_out(service) {
+        count(CounterKind::TcpReset, Direction::Received as u8, service, peer, 0, 1);
+    }
     0
 }
 

@@ -22,6 +22,7 @@ record! {
     ///
     /// Bucket counts are 32 bits wide and wrap: a reader that looks at least once in 2^32 events takes
     /// wrapping differences. The number of observations is the sum of the buckets.
+    #[derive(PartialEq, Eq)]
     pub struct Histogram {
         /// Sum of all observed durations, in nanoseconds.
         pub sum_ns: u64,

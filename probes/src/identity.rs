@@ -24,8 +24,6 @@ record! {
     pub struct ServiceEntry {
         /// The number that cells bear; 1 and up.
         pub service: u32,
-        /// A process that was of this service when it was first seen.
-        pub first_pid: u32,
     }
 }
 

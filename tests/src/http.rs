@@ -31,10 +31,18 @@ impl Answer {
 /// # Errors
 /// If nobody answers within 10 s, or not in HTTP.
 pub fn get(url: &str) -> Result<Answer> {
+    get_as(url, "*/*")
+}
+
+/// The same, with a header `Accept`.
+///
+/// # Errors
+/// As above.
+pub fn get_as(url: &str, accept: &str) -> Result<Answer> {
     let (host, path) = split(url).with_context(|| format!("not an http URL: {url}"))?;
     let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {url}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("no whole answer from {url}"))?;
     parse(&bytes).with_context(|| format!("bad answer from {url}"))

@@ -44,6 +44,12 @@ pub const SEND_FILE: &str = include_str!("../programs/send_file.c");
 pub const RESET: &str = include_str!("../programs/reset.c");
 /// Greets callers and waits until they are gone.
 pub const GREETER: &str = include_str!("../programs/greeter.c");
+/// Sends given bytes as `EXCHANGE` does, by messages that are looked at first or lie in many buffers.
+pub const MESSAGES: &str = include_str!("../programs/messages.c");
+/// Calls, and is told by the network that there is no way.
+pub const UNREACHABLE: &str = include_str!("../programs/unreachable.c");
+/// Calls, and gives up at once.
+pub const ABORT: &str = include_str!("../programs/abort.c");
 /// Opens, uses and closes sockets whose end the kernel does not report.
 pub const PAIRS: &str = include_str!("../programs/pairs.c");
 /// Calls many peers, none of whom answers.

@@ -6,7 +6,7 @@ use steth_tests::{
     agent::{Agent, Options, Refusal, steth},
     need_bpf, need_program, need_root,
     process::User,
-    programs::{EXCHANGE, HOLD_CONNECTIONS, Program},
+    programs::{EXCHANGE, HOLD_CONNECTIONS, MESSAGES, Program},
     skipped,
 };
 
@@ -180,8 +180,13 @@ fn noise(length: usize) -> Vec<u8> {
 /// Sends the parts in turn from the client's and the server's end, in pieces of `chunk` bytes, under a service of
 /// its own; returns that service.
 fn exchange(original: &Program, chunk: usize, parts: &[Vec<u8>]) -> Program {
+    exchange_by(original, &chunk.to_string(), parts)
+}
+
+/// The same, in the way that the program is told.
+fn exchange_by(original: &Program, way: &str, parts: &[Vec<u8>]) -> Program {
     let program = original.under_another_name("exch").unwrap();
-    let mut arguments = vec![chunk.to_string()];
+    let mut arguments = vec![way.to_owned()];
     for (at, part) in parts.iter().enumerate() {
         let path = program.folder().join(format!("part{at}"));
         std::fs::write(&path, part).unwrap();
@@ -247,6 +252,30 @@ fn hostile_bytes_count_as_no_query_and_good_ones_go_on_counting() {
             assert_eq!(queries(&program.name, role), 2.0, "whole queries in pieces of {chunk}, {role}");
         }
     }
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn bytes_that_are_looked_at_first_or_lie_in_many_buffers_are_walked_once() {
+    need_bpf!();
+    need_program!("gcc");
+    let agent = Agent::start(&Options::default()).unwrap();
+    let original = Program::build("msgs", MESSAGES).unwrap();
+    // Longer than what a thousand buffers of a byte hold, so that one statement takes several full calls.
+    let long = message(b'Q', &[b"select '".as_slice(), &[b'x'; 3_000], b"'\0"].concat());
+    let parts = [startup(), welcome(), query(), completed(), long, completed(), query(), completed()];
+    let programs = ["peek", "buffers"].map(|way| (way, exchange_by(&original, way, &parts)));
+    let metrics = agent.settled().unwrap();
+    for (way, program) in &programs {
+        for role in ["client", "server"] {
+            let own = [("service", program.name.as_str()), ("role", role)];
+            assert_eq!(metrics.sum("steth_postgres_query_duration_seconds_count", &own), 3.0, "{way}, {role}");
+            assert_eq!(metrics.sum("steth_postgres_statements_total", &own), 3.0, "{way}, {role}");
+            let unknown = [own[0], own[1], ("query", "unknown")];
+            assert_eq!(metrics.sum("steth_postgres_query_duration_seconds_count", &unknown), 0.0, "{way}, {role}");
+        }
+    }
+    assert_eq!(metrics.sum("steth_records_lost_total", &[("map", "wires"), ("reason", "memory_unreadable")]), 0.0);
     assert!(agent.stop().unwrap().success());
 }
 

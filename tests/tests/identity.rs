@@ -178,3 +178,30 @@ fn nothing_of_an_excluded_service_is_counted() {
     assert!(all.values().all(|count| *count == 0.0), "{all:?}");
     assert_eq!(syscalls(&metrics, &other.name, "getppid"), 1000.0);
 }
+
+#[test]
+fn nothing_of_an_excluded_services_calls_over_tcp_is_counted() {
+    need_bpf!();
+    need_program!("gcc");
+    let excluded = Program::build("excl", CONNECT).unwrap();
+    let other = excluded.under_another_name("othr").unwrap();
+    let sections = format!("[probes]\nexclude_services = [\"{}\"]\n", excluded.name);
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    // Nobody listens on port 1.
+    let call = |program: &Program| drop(program.run(&["127.0.0.1", "1", "0", "0"]).unwrap());
+    let of = |metrics: &Exposition, program: &Program| {
+        ["steth_tcp_connect_duration_seconds_count", "steth_tcp_resets_total", "steth_tcp_connections"]
+            .map(|name| metrics.sum(name, &[("service", &program.name)]))
+    };
+    // A service that is not known yet is counted until it has a name.
+    call(&excluded);
+    let before = of(&agent.settled().unwrap(), &excluded);
+    for _ in 0..3 {
+        call(&excluded);
+        call(&other);
+    }
+    let metrics = agent.settled().unwrap();
+    assert_eq!(of(&metrics, &excluded), before);
+    assert_eq!(of(&metrics, &other), [3.0, 3.0, 0.0]);
+    assert!(agent.stop().unwrap().success());
+}

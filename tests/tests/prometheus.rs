@@ -42,6 +42,15 @@ fn a_real_prometheus_answers_a_quantile() {
     let answer = wait::poll("a quantile", Duration::from_secs(60), || prometheus.query(quantile)).unwrap();
     assert!(answer > 0.0, "{answer}");
     assert_eq!(prometheus.query("up{job='steth'}").unwrap(), Some(1.0));
+    // What it asks for since 2.5; it takes either format for a series of the same name.
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+    let answer = http::get_as(&agent.url, accept).unwrap();
+    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"), "{:?}", answer.headers);
+    assert!(answer.body.ends_with("# EOF\n"));
+    for name in ["steth_syscall_errors_total", "node_vmstat_pgfault", "steth_build_info", "node_cpu_seconds_total"] {
+        let shown = format!("count({name}{{job='steth'}})");
+        assert!(prometheus.query(&shown).unwrap().is_some_and(|count| count > 0.0), "{name}");
+    }
 }
 
 #[test]

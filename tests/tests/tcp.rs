@@ -10,7 +10,7 @@ use steth_tests::{
     exposition::{Exposition, Histogram},
     need_bpf, need_program,
     network::{LateListener, free_port},
-    programs::{CONNECT, FULL_BACKLOG, Program, said_number},
+    programs::{ABORT, CONNECT, FULL_BACKLOG, Program, UNREACHABLE, said_number},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -111,4 +111,30 @@ fn a_port_that_drops_is_counted_as_timed_out() {
     assert!((outside * 0.98..=outside).contains(&connect.sum), "{} of {outside}", connect.sum);
     let overflows = metrics.sum("steth_tcp_listen_overflows_total", &[("service", &dropping.name)]);
     assert!(overflows >= 2.0, "{overflows} of at least one SYN and its repetition");
+}
+
+#[test]
+fn a_call_that_the_network_turns_back_is_counted_as_unreachable() {
+    need_bpf!();
+    need_program!("gcc");
+    let agent = Agent::start(&Options::default()).unwrap();
+    let dropping = Program::build("full", FULL_BACKLOG).unwrap();
+    let server = dropping.start(&[]).unwrap();
+    let port = server.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+    let program = Program::build("unre", UNREACHABLE).unwrap();
+    assert_eq!(program.run(&[&port.to_string()]).unwrap(), "outcome=EHOSTUNREACH");
+    assert_only(&agent.settled().unwrap(), &program.name, "unreachable");
+}
+
+#[test]
+fn a_call_that_is_given_up_is_counted_as_aborted() {
+    need_bpf!();
+    need_program!("gcc");
+    let agent = Agent::start(&Options::default()).unwrap();
+    let dropping = Program::build("full", FULL_BACKLOG).unwrap();
+    let server = dropping.start(&[]).unwrap();
+    let port = server.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+    let program = Program::build("abrt", ABORT).unwrap();
+    assert_eq!(program.run(&[&port.to_string(), "1"]).unwrap(), "aborted=1");
+    assert_only(&agent.settled().unwrap(), &program.name, "aborted");
 }

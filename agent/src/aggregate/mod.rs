@@ -5,7 +5,7 @@ mod names;
 mod series;
 mod shown;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 pub use names::{Names, StatementName};
 use steth_probes::{
@@ -47,7 +47,8 @@ pub struct Totals {
 #[derive(Debug)]
 struct HistogramTotal {
     last: Box<Histogram>,
-    total: Distribution,
+    /// Shared with the snapshots that show it as it was.
+    total: Arc<Distribution>,
 }
 
 impl Totals {
@@ -73,12 +74,15 @@ impl Totals {
     /// Adds what the cells have gained since the last reading.
     pub fn absorb(&mut self, reading: Reading) {
         for (kind, key, now) in reading.histograms {
-            let known = self.histograms.entry((kind, key)).or_insert_with(|| HistogramTotal {
-                last: Box::new(Histogram::zeroed()),
-                total: Distribution::default(),
-            });
-            known.total.add_difference(&known.last, &now);
-            *known.last = now;
+            let known = self
+                .histograms
+                .entry((kind, key))
+                .or_insert_with(|| HistogramTotal { last: Box::new(Histogram::zeroed()), total: Arc::default() });
+            // Most cells rest most of the time.
+            if *known.last != now {
+                Arc::make_mut(&mut known.total).add_difference(&known.last, &now);
+                *known.last = now;
+            }
         }
         // Counters are 64 bits wide and are never taken away, so the reading is the total.
         self.counters.extend(reading.counters.into_iter().map(|(kind, key, total)| ((kind, key), total)));

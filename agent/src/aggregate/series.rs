@@ -1,7 +1,8 @@
 //! Turns totals into series: which cell stands under which metric and labels.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::Arc,
 };
 
@@ -34,11 +35,14 @@ pub(super) struct ShownLabels {
 #[derive(Debug, Default)]
 pub(super) struct OpenBytes(HashMap<Vec<String>, f64>);
 
+/// Of a series: its metric's and the values of its labels.
+type Name = (&'static str, Vec<String>);
+
 /// Series under construction: cells with the same metric and labels are added up.
 #[derive(Default)]
 struct Sums {
-    numbers: BTreeMap<(&'static str, Vec<String>), (&'static Metric, f64)>,
-    histograms: BTreeMap<(&'static str, Vec<String>), (&'static Metric, Distribution)>,
+    numbers: BTreeMap<Name, (&'static Metric, f64)>,
+    histograms: BTreeMap<Name, (&'static Metric, Arc<Distribution>)>,
 }
 
 impl Sums {
@@ -46,20 +50,18 @@ impl Sums {
         self.numbers.entry((metric.name, labels)).or_insert((metric, 0.0)).1 += value;
     }
 
-    fn merge(&mut self, metric: &'static Metric, labels: Vec<String>, more: &Distribution) {
+    fn merge(&mut self, metric: &'static Metric, labels: Vec<String>, more: &Arc<Distribution>) {
         match self.histograms.entry((metric.name, labels)) {
-            std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().1.merge(more),
-            std::collections::btree_map::Entry::Vacant(new) => drop(new.insert((metric, more.clone()))),
+            Entry::Occupied(mut known) => Arc::make_mut(&mut known.get_mut().1).merge(more),
+            Entry::Vacant(new) => drop(new.insert((metric, Arc::clone(more)))),
         }
     }
 
     fn into_series(self) -> impl Iterator<Item = Series> {
         let numbers =
             self.numbers.into_iter().map(|((_, labels), (metric, value))| Series::number(metric, labels, value));
-        let histograms = self
-            .histograms
-            .into_iter()
-            .map(|((_, labels), (metric, total))| Series::histogram(metric, labels, Arc::new(total)));
+        let histograms =
+            self.histograms.into_iter().map(|((_, labels), (metric, total))| Series::histogram(metric, labels, total));
         numbers.chain(histograms)
     }
 }
@@ -141,7 +143,7 @@ impl Totals {
         for (service, number) in by_time(syscalls) {
             let name = syscall_name(number);
             let places = self.shown.syscalls.entry(service.to_owned()).or_default();
-            places.admit([name.as_str()], self.limits.syscalls);
+            places.admit([&*name], self.limits.syscalls);
         }
         for (service, peer) in by_time(peers) {
             self.shown.peers.entry(service.to_owned()).or_default().admit([peer], self.limits.peers);
@@ -180,7 +182,7 @@ impl Totals {
         ]
     }
 
-    fn histogram(&self, sums: &mut Sums, names: &Names, kind: HistogramKind, key: &CellKey, total: &Distribution) {
+    fn histogram(&self, sums: &mut Sums, names: &Names, kind: HistogramKind, key: &CellKey, total: &Arc<Distribution>) {
         let service = || self.service(names, key.service).to_owned();
         let (metric, labels) = match kind {
             HistogramKind::Syscall => {
@@ -294,13 +296,13 @@ fn by_time<K: Ord>(times: HashMap<K, u64>) -> Vec<K> {
     keys.into_iter().map(|(key, _)| key).collect()
 }
 
-fn syscall_name(number: u32) -> String {
+fn syscall_name(number: u32) -> Cow<'static, str> {
     match number {
         syscalls::COMPAT => "compat_32bit".into(),
         syscalls::OTHER => OTHER.into(),
         _ => match ::syscalls::Sysno::new(number as usize) {
             Some(call) => call.name().into(),
-            None => format!("syscall_{number}"),
+            None => format!("syscall_{number}").into(),
         },
     }
 }

@@ -20,7 +20,8 @@ mod memory;
 mod netstat;
 mod network;
 mod pressure;
-pub mod processes;
+pub mod process_status;
+mod processes;
 mod schedstat;
 mod services;
 mod sockets;
@@ -194,11 +195,21 @@ pub enum Problem {
         silent: usize,
     },
     /// Some processes' files are closed to this user.
-    #[error("processes that could not be read fully: {count} (permission denied; run as root or with CAP_SYS_PTRACE)")]
+    #[error("processes that could not be read fully: {count} (permission denied; {})", denied_advice(*.is_root))]
     ProcessesDenied {
         /// How many.
         count: usize,
+        /// Whether root was denied.
+        is_root: bool,
     },
+}
+
+fn denied_advice(is_root: bool) -> &'static str {
+    match is_root {
+        // Such as a process that has no right to look at another's (ptrace(2), "Ptrace access mode checking").
+        true => "to root as well: a capability is missing, such as CAP_SYS_PTRACE, or a security module forbids it",
+        false => "run as root or with CAP_SYS_PTRACE",
+    }
 }
 
 /// Reads the host's own metrics.

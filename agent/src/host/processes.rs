@@ -8,7 +8,6 @@
 
 use std::{
     collections::HashMap,
-    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,7 +18,12 @@ use procfs::{
     ticks_per_second,
 };
 
-use super::{Problem, files::read_all, group, malformed, push, services::is_kernel_thread};
+use super::{
+    Problem, group, malformed,
+    process_status::{Status, has_ended},
+    push,
+    services::is_kernel_thread,
+};
 use crate::model::{
     catalog::host,
     metric::Metric,
@@ -141,7 +145,8 @@ impl Processes {
                     }
                 }
                 if denied_count > 0 {
-                    problems.push(Problem::ProcessesDenied { count: denied_count });
+                    let is_root = Process::myself().and_then(|own| own.status()).is_ok_and(|status| status.euid == 0);
+                    problems.push(Problem::ProcessesDenied { count: denied_count, is_root });
                 }
             }
             Err(error) => problems.push(malformed(&self.proc, error)),
@@ -307,62 +312,6 @@ impl Reading {
     }
 }
 
-/// The lines of `/proc/PID/status` that are in no other file, or, like the resident memory, only nearly right: `stat` and
-/// `statm` leave out what each CPU has not yet reported (Linux 6.2, `get_mm_counter_sum` in fs/proc/task_mmu.c).
-///
-/// By hand: procfs makes a map of all sixty lines, and refuses the file when the process has given itself a name
-/// that is not UTF-8.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Status {
-    resident_bytes: u64,
-    swapped_bytes: u64,
-    voluntary_switches: u64,
-    nonvoluntary_switches: u64,
-}
-
-impl Status {
-    fn read(process: &Process, buffer: &mut Vec<u8>) -> ProcResult<Self> {
-        let length = read_all(process.open_relative("status")?, buffer)?;
-        Ok(Self::parse(buffer.get(..length).unwrap_or_default()))
-    }
-
-    fn parse(text: &[u8]) -> Self {
-        let mut status = Self::default();
-        for line in text.split(|byte| *byte == b'\n') {
-            if let Some(rest) = line.strip_prefix(b"VmSwap:") {
-                status.swapped_bytes = number(rest) * 1024;
-            } else if let Some(rest) = line.strip_prefix(b"VmRSS:") {
-                status.resident_bytes = number(rest) * 1024;
-            } else if let Some(rest) = line.strip_prefix(b"voluntary_ctxt_switches:") {
-                status.voluntary_switches = number(rest);
-            } else if let Some(rest) = line.strip_prefix(b"nonvoluntary_ctxt_switches:") {
-                status.nonvoluntary_switches = number(rest);
-            }
-        }
-        status
-    }
-}
-
-fn number(text: &[u8]) -> u64 {
-    text.iter()
-        .skip_while(|byte| !byte.is_ascii_digit())
-        .take_while(|byte| byte.is_ascii_digit())
-        .fold(0, |number, digit| number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
-}
-
-/// Whether an error says no more than that the process has ended: its folder is gone (ENOENT), or was open and
-/// has nobody behind it any more (ESRCH).
-fn has_ended(error: &ProcError) -> bool {
-    match error {
-        ProcError::NotFound(_) => true,
-        ProcError::Io(error, _) => {
-            error.kind() == io::ErrorKind::NotFound
-                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
-        }
-        _ => false,
-    }
-}
-
 fn boot_unix_seconds(proc: &Path) -> u64 {
     KernelStats::from_file(proc.join("stat"), current_system_info()).map_or(0, |stat| stat.btime)
 }
@@ -505,21 +454,6 @@ mod tests {
             assert!(values.contains(&expected), "{expected} is not in {values:#?}");
         }
         assert_eq!(values.len(), 21);
-    }
-
-    #[test]
-    fn a_status_is_read_whatever_the_process_calls_itself() {
-        let text = b"Name:\todd\xff\xfe\nVmRSS:\t     100 kB\nVmSwap:\t      12 kB\nvoluntary_ctxt_switches:\t150\nnonvoluntary_ctxt_switches:\t545\n";
-        let expected = Status {
-            resident_bytes: 102_400,
-            swapped_bytes: 12288,
-            voluntary_switches: 150,
-            nonvoluntary_switches: 545,
-        };
-        assert_eq!(Status::parse(text), expected);
-        for length in 0..text.len() {
-            Status::parse(&text[..length]);
-        }
     }
 
     struct Running(Child);

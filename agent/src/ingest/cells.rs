@@ -113,7 +113,9 @@ impl Cells {
             }
             _ => *malformed += 1,
         })?;
-        for range in used(slots) {
+        let ranges = used(slots);
+        reading.histograms.reserve(ranges.iter().map(ExactSizeIterator::len).sum());
+        for range in ranges {
             self.tables.histograms.visit_range(range, |slot, copies| {
                 let Some(Some(key)) = read::<u32>(slot).and_then(|slot| slots.get(slot as usize)) else { return };
                 match HistogramKind::from_u8(key.kind) {
@@ -200,7 +202,6 @@ fn service(key: &ServiceKey, entry: ServiceEntry) -> ServiceSeen {
     let name = key.exe.split(|byte| *byte == 0).next().unwrap_or_default();
     ServiceSeen {
         number: entry.service,
-        first_pid: entry.first_pid,
         cgroup: key.cgroup,
         cgroup_v1: key.cgroup_v1 != 0,
         executable: String::from_utf8_lossy(name).into_owned(),

@@ -44,6 +44,11 @@ impl Distribution {
         }
     }
 
+    /// Number of durations in each of the kernel's buckets.
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
     /// Number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

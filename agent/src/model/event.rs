@@ -43,8 +43,6 @@ pub struct Backends {
 pub struct ServiceSeen {
     /// The number that its cells bear.
     pub number: u32,
-    /// A process of it.
-    pub first_pid: u32,
     /// Number of its control group.
     pub cgroup: u64,
     /// Whether that is one of the `pids` controller of a version 1 hierarchy.

@@ -16,12 +16,12 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     config::Config,
-    export::prometheus::{CONTENT_TYPE, Exporter},
+    export::prometheus::{Exporter, Format},
     model::{
         probe::{HostAbility, ProbeStatus},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
-    serve::{self, Bounds, Content, ServeError, Server},
+    serve::{self, Bounds, Content, Exposition, ServeError, Server},
 };
 
 /// Requests in progress may take this long to end; the whole agent ends within 2 s.
@@ -98,12 +98,15 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     snapshots.publish(Arc::new(sources.snapshot()));
     let taken = Instant::now();
 
-    let exporter = Exporter::default();
-    let content = Content {
-        snapshots: handle,
-        exposition: Arc::new(move |snapshot| exporter.text(snapshot).map_err(|error| error.to_string())),
-        exposition_type: CONTENT_TYPE,
-    };
+    let exporter = Arc::new(Exporter::default());
+    let expositions = Format::ALL.map(|format| {
+        let exporter = Arc::clone(&exporter);
+        Exposition {
+            media_type: format.media_type(),
+            render: Arc::new(move |snapshot| exporter.text(snapshot, format)),
+        }
+    });
+    let content = Content { snapshots: handle, expositions: expositions.into() };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
     let server = bound.serve(content, bounds);
     Ok(Pipeline { config, sources, examination, address, server, snapshots, taken })

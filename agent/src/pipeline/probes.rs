@@ -38,6 +38,8 @@ pub struct Probes {
     services: KernelServices,
     tls: TlsFiles,
     exclude: Vec<String>,
+    /// Numbers of the services that are left out.
+    left_out: HashSet<u32>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
     passes: Passes,
@@ -106,6 +108,7 @@ impl Probes {
             names: Names::default(),
             services: KernelServices::new("/proc"),
             exclude: config.probes.exclude_services.clone(),
+            left_out: HashSet::new(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
@@ -196,6 +199,8 @@ impl Probes {
                 forget_closed_unix(&mut reading.connections);
                 self.name_services(&reading.services);
                 self.name_peers(&reading);
+                // After peers are named: a listener that is left out names its callers' peer all the same.
+                reading.connections.retain(|connection| !self.left_out.contains(&connection.service));
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
                 self.tls.sweep(&mut self.kernel, &self.cells);
@@ -222,10 +227,11 @@ impl Probes {
                 continue;
             }
             let name = self.services.name(service);
-            if self.exclude.iter().any(|excluded| **excluded == *name)
-                && let Err(error) = self.cells.exclude(service.number, true)
-            {
-                tracing::warn!("cannot leave out service {name}: {error}");
+            if self.exclude.iter().any(|excluded| **excluded == *name) {
+                match self.cells.exclude(service.number, true) {
+                    Ok(()) => _ = self.left_out.insert(service.number),
+                    Err(error) => tracing::warn!("cannot leave out service {name}: {error}"),
+                }
             }
             self.names.set_service(service.number, name);
             if let Some(postmaster) = service.cluster_pid {

@@ -10,6 +10,8 @@ mod fingerprint;
 mod fold;
 mod lexer;
 mod sanitise;
+#[cfg(test)]
+mod shape_tests;
 mod summary;
 #[cfg(test)]
 mod tests;

@@ -2,17 +2,12 @@
 //! byte, random bytes.
 
 use std::{
-    collections::{
-        HashMap,
-        hash_map::{Entry, RandomState},
-    },
+    collections::hash_map::RandomState,
     hash::BuildHasher,
     time::{Duration, Instant},
 };
 
-use steth_probes::shape::{Shape, Taken};
-
-use super::{Fingerprint, Operation, Statement, lexer::Lexer, statement};
+use super::{Operation, Statement, statement};
 
 fn whole(text: &str) -> Statement {
     statement(text.as_bytes(), false)
@@ -77,7 +72,7 @@ fn a_cut_text_ends_with_a_mark_and_a_long_one_is_cut() {
 }
 
 /// Texts in a row have one fingerprint, rows differ.
-const CLASSES: &[&[&str]] = &[
+pub(super) const CLASSES: &[&[&str]] = &[
     &[
         "select a from t where b = 1",
         "SELECT a\n FROM t /* x */ WHERE b='x' -- y",
@@ -119,7 +114,7 @@ const CLASSES: &[&[&str]] = &[
 
 #[test]
 fn fingerprints_are_equal_within_a_class_and_differ_between_classes() {
-    let mut classes = HashMap::new();
+    let mut classes = std::collections::HashMap::new();
     for class in CLASSES {
         let first = whole(class[0]).fingerprint;
         for sql in *class {
@@ -353,7 +348,7 @@ fn assert_no_leak(sql: &[u8], truncated: bool) {
 }
 
 /// Each place filled with each form. A quoted identifier is no literal, so its place is filled with a plain name.
-fn corpus() -> Vec<String> {
+pub(super) fn corpus() -> Vec<String> {
     let mut out = Vec::new();
     for place in PLACES {
         for form in FORMS {
@@ -396,21 +391,21 @@ fn no_secret_is_shown_in_encodings_whose_characters_end_in_a_backslash() {
 }
 
 /// A fixed pseudo-random sequence.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % bound
     }
 
-    fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+    pub(super) fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[self.below(from.len())]
     }
 }
 
 /// Fragments that the automata of lexer and shape turn on.
-const FRAGMENTS: &[&str] = &[
+pub(super) const FRAGMENTS: &[&str] = &[
     "'",
     "''",
     "\"",
@@ -471,7 +466,7 @@ const FRAGMENTS: &[&str] = &[
 ];
 
 /// Makes one run from a fixed seed, or runs from others for the seconds of `STETH_FUZZ_SECONDS`.
-fn fuzz(run: impl Fn(&mut Random)) {
+pub(super) fn fuzz(run: impl Fn(&mut Random)) {
     let seconds = std::env::var("STETH_FUZZ_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let Some(seconds) = seconds else { return run(&mut Random(1)) };
     let (started, mut seed) = (Instant::now(), RandomState::new().hash_one(0));
@@ -522,175 +517,4 @@ fn time_is_linear_in_the_text() {
         statement(text.as_bytes(), true);
         assert!(started.elapsed().as_secs() < 10, "{piece}");
     }
-}
-
-/// The statements of a text as the kernel cuts them out, each with its shape.
-fn shapes(text: &[u8]) -> Vec<(u64, &[u8])> {
-    let (mut shape, mut from, mut found) = (Shape::new(), 0, Vec::new());
-    for (at, byte) in text.iter().enumerate() {
-        match shape.take(*byte) {
-            Taken::Text => continue,
-            Taken::Blank => {}
-            Taken::Semicolon => {
-                found.push((shape.finish(), &text[from..at]));
-                shape = Shape::new();
-            }
-        }
-        from = at + 1;
-    }
-    found.push((shape.finish(), &text[from..]));
-    found
-}
-
-/// Remembers the fingerprint that each shape had.
-#[derive(Default)]
-struct Shapes {
-    seen: HashMap<(u64, bool), (Fingerprint, Vec<u8>)>,
-    shared: usize,
-}
-
-impl Shapes {
-    fn check(&mut self, text: &[u8]) {
-        for (shape, part) in shapes(text) {
-            self.check_statement(shape, part);
-        }
-    }
-
-    fn check_statement(&mut self, shape: u64, text: &[u8]) {
-        for truncated in [false, true] {
-            let fingerprint = statement(text, truncated).fingerprint;
-            match self.seen.entry((shape, truncated)) {
-                Entry::Vacant(entry) => {
-                    entry.insert((fingerprint, text.to_vec()));
-                }
-                Entry::Occupied(entry) => {
-                    let (first, seen) = entry.get();
-                    assert_eq!(fingerprint, *first, "{} and {}", text.escape_ascii(), seen.escape_ascii());
-                    self.shared += usize::from(seen != text);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn fuzz_texts_of_one_shape_have_one_fingerprint() {
-    fuzz(texts_of_one_shape);
-}
-
-fn texts_of_one_shape(random: &mut Random) {
-    let mut shapes = Shapes::default();
-    for class in CLASSES {
-        class.iter().for_each(|sql| shapes.check(sql.as_bytes()));
-    }
-    for sql in corpus() {
-        shapes.check(sql.as_bytes());
-    }
-    // Short texts of few fragments, so that shapes meet often.
-    for _ in 0..80_000 {
-        let text: String = (0..random.below(7)).map(|_| random.pick(FRAGMENTS)).collect();
-        shapes.check(text.as_bytes());
-        shapes.check(vary(random, &text).as_bytes());
-    }
-    assert!(shapes.shared > 10_000, "only {} texts shared a shape with another: this test shows little", shapes.shared);
-}
-
-/// Changes what a shape may be blind to, and sometimes what it may not.
-fn vary(random: &mut Random, text: &str) -> String {
-    let mut out = String::new();
-    for char in text.chars() {
-        match (char, random.below(4)) {
-            ('0'..='9', 0) => out.push_str("77"),
-            ('0'..='9', 1) => out.push('0'),
-            (' ' | '\n' | '\t', 0) => out.push_str(" \n"),
-            (' ' | '\n' | '\t', 1) => out.push('\r'),
-            ('\'', 0) => out.push_str("'a"),
-            ('\'', 1) => out.push_str("'''"),
-            ('a'..='z', 0) if random.below(8) == 0 => {}
-            _ => out.push(char),
-        }
-    }
-    out
-}
-
-#[test]
-fn every_short_text_over_the_bytes_that_matter_keeps_the_promise_of_shapes() {
-    let alphabet = b"'\"$-/*\\ \n1ae&._";
-    let mut shapes = Shapes::default();
-    let mut text = Vec::new();
-    for number in 0..alphabet.len().pow(4) {
-        text.clear();
-        let mut rest = number;
-        while rest > 0 {
-            text.push(alphabet[rest % alphabet.len()]);
-            rest /= alphabet.len();
-        }
-        shapes.check(&text);
-    }
-}
-
-#[test]
-fn fuzz_the_kernel_cuts_statements_where_the_lexer_sees_a_semicolon() {
-    fuzz(cut_statements);
-}
-
-fn cut_statements(random: &mut Random) {
-    // Pieces that every server reads alike, with something between them.
-    const PIECES: &[&str] = &[
-        ";",
-        ";",
-        "; ",
-        "'a;'",
-        "''';'",
-        "E';\\';'",
-        "e'\\\\'",
-        "U&'\\;'",
-        "b'1'",
-        "\"a;\"",
-        "\"\"\";\"",
-        "$$;'$$",
-        "$a$;$$;$a$",
-        "$1",
-        "--;\n",
-        "-- ' \n",
-        "/*;*/",
-        "/*/*;*/;'*/",
-        "- -1",
-        "/ 2",
-        "* 3",
-        "a",
-        "e",
-        "c",
-        "de",
-        "é",
-        "cr",
-        "1",
-        " ",
-        "\n",
-        "select ",
-        "(",
-        ")",
-        "&",
-        ".5",
-        "::int",
-    ];
-    let mut cut = 0;
-    for _ in 0..100_000 {
-        let text: String =
-            (0..random.below(12)).flat_map(|_| [random.pick(PIECES), random.pick(&[" ", "\n", "/**/"])]).collect();
-        let tokens: Vec<_> = Lexer::new(text.as_bytes(), false).collect();
-        assert!(tokens.iter().all(|token| !token.doubtful), "{text:?}");
-        let expected = tokens
-            .split(|token| token.text == b";")
-            .filter(|part| !part.is_empty())
-            .map(|part| part.iter().flat_map(|token| token.text).copied().collect::<Vec<u8>>());
-        let parts = shapes(text.as_bytes());
-        let found = parts
-            .iter()
-            .map(|(_, part)| Lexer::new(part, false).flat_map(|token| token.text).copied().collect::<Vec<u8>>());
-        let (expected, found): (Vec<_>, Vec<_>) = (expected.collect(), found.filter(|part| !part.is_empty()).collect());
-        assert_eq!(found, expected, "{text:?}");
-        cut += usize::from(found.len() > 1);
-    }
-    assert!(cut > 10_000, "only {cut} texts were cut");
 }

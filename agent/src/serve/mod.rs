@@ -1,6 +1,7 @@
 //! The HTTP sink: one listener for metrics and API, bounded in connections, time and bytes. Does not know how
 //! snapshots are made or written.
 
+mod accept;
 mod connection;
 mod problem;
 mod routes;
@@ -9,6 +10,7 @@ mod tests;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::body::Bytes;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::model::snapshot::{Snapshot, SnapshotHandle};
@@ -16,17 +18,24 @@ use crate::model::snapshot::{Snapshot, SnapshotHandle};
 pub use routes::PATHS;
 
 /// How a snapshot becomes the answer to a scrape.
-pub type Render = Arc<dyn Fn(&Arc<Snapshot>) -> Result<Vec<u8>, String> + Send + Sync>;
+pub type Render = Arc<dyn Fn(&Arc<Snapshot>) -> Bytes + Send + Sync>;
+
+/// One way to write a snapshot for `/metrics`.
+#[derive(Clone)]
+pub struct Exposition {
+    /// The media type, with its version.
+    pub media_type: &'static str,
+    /// How it is written.
+    pub render: Render,
+}
 
 /// What is served.
 #[derive(Clone)]
 pub struct Content {
     /// Where snapshots come from.
     pub snapshots: SnapshotHandle,
-    /// How they are written for `/metrics`.
-    pub exposition: Render,
-    /// The media type of what `exposition` writes.
-    pub exposition_type: &'static str,
+    /// How they are written for `/metrics`; the first way is for who has no preference.
+    pub expositions: Arc<[Exposition]>,
 }
 
 /// What clients may use up.

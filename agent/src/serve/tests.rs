@@ -51,12 +51,14 @@ async fn stage_with(bounds: Bounds, render: Render) -> Stage {
     });
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, exposition: render, exposition_type: "text/plain; version=0.0.4" };
+    let media_types = ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"];
+    let expositions = media_types.map(|media_type| Exposition { media_type, render: Arc::clone(&render) });
+    let content = Content { snapshots, expositions: expositions.into() };
     Stage { address, server: bound.serve(content, bounds) }
 }
 
 async fn stage() -> Stage {
-    stage_with(BOUNDS, Arc::new(|_| Ok(b"steth_build_info 1\n".repeat(200)))).await
+    stage_with(BOUNDS, Arc::new(|_| b"steth_build_info 1\n".repeat(200).into())).await
 }
 
 impl Stage {
@@ -89,7 +91,7 @@ fn status(head: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn metrics_are_served_at_both_paths_in_text_format() {
+async fn metrics_are_served_at_both_paths_in_the_format_that_is_asked_for() {
     let stage = stage().await;
     for path in ["/metrics", "/api/metrics", "/metrics?name=x"] {
         let (head, body) = stage.ask("GET", path, "").await;
@@ -99,6 +101,8 @@ async fn metrics_are_served_at_both_paths_in_text_format() {
     }
     let (head, body) = stage.ask("HEAD", "/metrics", "").await;
     assert_eq!((status(&head), body.len()), (200, 0));
+    let (head, _) = stage.ask("GET", "/metrics", "accept: application/openmetrics-text; version=1.0.0\r\n").await;
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
 }
 
 #[tokio::test]
@@ -132,7 +136,7 @@ async fn ready_is_503_until_the_first_snapshot() {
     let (snapshots, publisher) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, exposition: Arc::new(|_| Ok(vec![])), exposition_type: "text/plain" };
+    let content = Content { snapshots, expositions: [].into() };
     let stage = Stage { address, server: bound.serve(content, BOUNDS) };
     assert_eq!(stage.get_json("/-/ready").await.0, 503);
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200);
@@ -148,7 +152,7 @@ async fn a_panic_ends_the_request_and_not_the_server() {
     let first = AtomicBool::new(true);
     let render: Render = Arc::new(move |_| {
         assert!(!first.swap(false, std::sync::atomic::Ordering::Relaxed), "this panic belongs to the test");
-        Ok(b"fine\n".to_vec())
+        b"fine\n"[..].into()
     });
     let stage = stage_with(BOUNDS, render).await;
     assert_eq!(stage.get_json("/metrics").await.0, 500);
@@ -160,18 +164,16 @@ async fn a_pipeline_that_does_not_answer_is_a_503_in_time() {
     let (snapshots, _silent) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, exposition: Arc::new(|_| Ok(vec![])), exposition_type: "text/plain" };
+    let content = Content { snapshots, expositions: [].into() };
     let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS });
     assert_eq!(Stage { address, server }.get_json("/metrics").await.0, 503);
 }
 
 #[tokio::test]
 async fn whoever_sends_a_request_too_slowly_is_hung_up_on_and_the_others_are_served() {
-    let stage = stage_with(
-        Bounds { connections: 2, timeout: Duration::from_millis(300) },
-        Arc::new(|_| Ok(b"fine\n".to_vec())),
-    )
-    .await;
+    let stage =
+        stage_with(Bounds { connections: 2, timeout: Duration::from_millis(300) }, Arc::new(|_| b"fine\n"[..].into()))
+            .await;
     let started = Instant::now();
     let mut slow = Vec::new();
     for _ in 0..2 {
@@ -191,7 +193,7 @@ async fn whoever_sends_a_request_too_slowly_is_hung_up_on_and_the_others_are_ser
 async fn whoever_does_not_take_the_answer_is_hung_up_on() {
     let bounds = Bounds { connections: 1, timeout: Duration::from_millis(300) };
     // More than the socket buffers of both ends hold.
-    let stage = stage_with(bounds, Arc::new(|_| Ok(vec![b'#'; 64 << 20]))).await;
+    let stage = stage_with(bounds, Arc::new(|_| vec![b'#'; 64 << 20].into())).await;
     let mut slow = TcpStream::connect(stage.address).await.unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200, "the one connection is free again");
@@ -234,7 +236,7 @@ async fn stopping_lets_a_request_in_progress_end_and_refuses_new_ones() {
     let render: Render = Arc::new(move |_| {
         let _ = entered.send(());
         std::thread::sleep(Duration::from_millis(200));
-        Ok(b"fine\n".to_vec())
+        b"fine\n"[..].into()
     });
     let stage = stage_with(BOUNDS, render).await;
     let address = stage.address;
