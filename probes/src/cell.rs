@@ -91,6 +91,8 @@ kinds! {
         TcpListenDrop = 5,
         /// Errors; `sub` is a [`Role`], `a` the database, `b` the SQLSTATE packed by [`crate::postgres::push_sqlstate`].
         PostgresError = 6,
+        /// Cycles that ended with an error; `sub` is a [`Role`], `a` the database, `b` the statement.
+        PostgresFailed = 7,
     }
 }
 
@@ -186,8 +188,12 @@ kinds! {
         PreparedFull = 13,
         /// A Postgres conversation was forgotten for lack of room, and is found anew.
         ConversationForgotten = 14,
-        /// No room for another database name: it stays unknown.
+        /// No room for another name of a database or user: it stays unknown.
         DatabasesFull = 15,
+        /// A slow or failed cycle was not told because its service had too many of them.
+        QueriesSuppressed = 16,
+        /// The ring buffer had no room for a traced cycle.
+        TraceFull = 17,
     }
 }
 

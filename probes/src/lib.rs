@@ -14,3 +14,4 @@ pub mod record;
 pub mod shape;
 pub mod socket;
 pub mod syscalls;
+pub mod watch;

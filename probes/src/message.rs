@@ -7,12 +7,14 @@ kinds! {
     pub enum Kind {
         /// A piece of a statement's text.
         StatementText = 1,
-        /// The name behind a database's number.
+        /// The name behind the number of a database or user.
         DatabaseName = 2,
         /// The number of a cycle that held several different statements.
         Batch = 3,
         /// A process began to run an executable.
         Exec = 4,
+        /// A Postgres cycle that is told one by one.
+        Query = 5,
     }
 }
 
@@ -47,7 +49,55 @@ record! {
 }
 
 record! {
-    /// A number that stands for a database's name, which follows, or for a batch, whose hash `hash` is.
+    /// A Postgres cycle with everything that is known of it. Its head tells when it ended.
+    pub struct Query {
+        /// Head.
+        pub header: Header,
+        /// When its first byte went out (client) or came in (server), by the monotonic clock.
+        pub begun_ns: u64,
+        /// From then to ReadyForQuery.
+        pub duration_ns: u64,
+        /// From then to the first byte of the reply.
+        pub first_byte_ns: u64,
+        /// Tells its connection from all others.
+        pub connection: u64,
+        /// Its statement, or the number of its batch.
+        pub statement: u32,
+        /// How many statements it held, as far as a byte can count.
+        pub statements: u32,
+        /// Rows that they returned or changed.
+        pub rows: u32,
+        /// The error that it ended with, packed by [`crate::postgres::push_sqlstate`]; 0 if none.
+        pub sqlstate: u32,
+        /// Service of the process.
+        pub service: u32,
+        /// Number of the database's name.
+        pub database: u32,
+        /// Number of the user's name.
+        pub user: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// The process that was seen.
+        pub pid: u32,
+        /// Its thread.
+        pub tid: u32,
+        /// Local port.
+        pub port: u16,
+        /// A [`crate::cell::Role`].
+        pub role: u8,
+        /// A [`crate::cell::Family`].
+        pub family: u8,
+        /// Transaction state after it: `I`, `T` or `E`.
+        pub transaction: u8,
+        /// Why it is told: bits of [`crate::watch`].
+        pub why: u8,
+        /// Spare.
+        pub _pad: [u8; 2],
+    }
+}
+
+record! {
+    /// A number that stands for the name of a database or user, which follows, or for a batch, whose hash `hash` is.
     pub struct Number {
         /// Head.
         pub header: Header,

@@ -226,7 +226,7 @@ fn copy_command(from: &Path, to: &Path) -> Command {
 }
 
 /// The program named by `STETH_BIN`, or else the newer of the release and the debug build beside this test.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("STETH_BIN") {
         return Ok(path.into());
     }

@@ -1,5 +1,6 @@
 //! Postgres: hands what a process read or wrote to the walker of the wire protocol.
 
+mod report;
 mod scratch;
 mod sink;
 mod source;
@@ -134,6 +135,7 @@ fn start(
     let fresh = unsafe { &mut (*scratch).wire };
     clear(fresh);
     fresh.wire.start(role as u8, opening);
+    fresh.sock = sock.0;
     // Not the same after a break: names that were prepared before may mean something else by now.
     fresh.connection = sock.0.rotate_left(32) ^ now_ns;
     if WIRES.insert(&sock.0, &*fresh, ANY).is_err() {

@@ -1,7 +1,7 @@
 //! The work space of a walk over the Postgres wire protocol, one for each CPU.
 
 use steth_probes::{
-    message::{Number, StatementText},
+    message::{Number, Query, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
 };
@@ -26,6 +26,7 @@ pub struct Scratch {
     pub window: [u8; WINDOW],
     pub text: TextRecord,
     pub name: NameRecord,
+    pub query: Query,
 }
 
 #[repr(C)]

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cells::{ANY, Numbers, count, lost, next_number, observe_slot, ring_has_room, send, slot_of, tally_slot},
     kernel::{opaque, setting},
-    maps::{DATABASES, PREPARED, STATEMENTS},
+    maps::{DATABASES, PREPARED, STATEMENTS, WATCH},
 };
 
 /// What the walker's findings are put into.
@@ -33,7 +33,7 @@ pub struct Sink {
 
 impl Sink {
     #[inline(always)]
-    fn walk(&self) -> &'static mut Walk {
+    pub(super) fn walk(&self) -> &'static mut Walk {
         UserBytes(self.scratch).walk()
     }
 
@@ -203,18 +203,34 @@ impl Effects for Sink {
         let (query, first_byte) = self.slots(wire.database, statement);
         observe_slot(query, duration_ns);
         observe_slot(first_byte, first_byte_ns);
+        // SAFETY: the agent writes whole values, and any value will do.
+        if WATCH.get(0).is_some_and(|watch| watch.is_worth_a_look(duration_ns, wire.failed != 0)) {
+            self.report(statement, duration_ns, first_byte_ns);
+        }
+        // SAFETY: a map value.
+        unsafe { (*self.entry).rows = 0 };
+    }
+
+    #[inline(always)]
+    fn refused(&mut self, _wire: &Wire, statement: u32, duration_ns: u64) {
+        self.report(statement, duration_ns, duration_ns);
     }
 
     #[inline(always)]
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32) {
         let (query, _) = self.slots(wire.database, statement);
         tally_slot(query, [1, rows as u64]);
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        entry.rows = entry.rows.wrapping_add(rows);
     }
 
     #[inline(always)]
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let (service, role) = (self.walk().service, self.walk().role as u8);
         count(CounterKind::PostgresError, role, service, wire.database, sqlstate, 1);
+        // SAFETY: a map value.
+        unsafe { (*self.entry).sqlstate = sqlstate };
     }
 
     #[inline(always)]
@@ -268,7 +284,7 @@ fn new_batch(hash: u64) -> u32 {
     statement
 }
 
-/// The number of a database, given if it is new.
+/// The number of a database or user, given if it is new.
 #[inline(never)]
 fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8) -> u32 {
     let hash = hash_name(name);

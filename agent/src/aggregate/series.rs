@@ -17,7 +17,8 @@ use super::{
     shown::{OTHER, Shown},
 };
 use crate::model::{
-    catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, snapshot::Series,
+    catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, query::role_name,
+    snapshot::Series,
 };
 
 /// Places of label values.
@@ -223,6 +224,8 @@ impl Totals {
                 (&catalog::TCP_BYTES, vec![service, self.peer(names, key), direction(key.sub).into()])
             }
             CounterKind::TcpListenDrop => (&catalog::TCP_LISTEN_OVERFLOWS, vec![service, key.a.to_string()]),
+            // Shown with the statements, not as a series.
+            CounterKind::PostgresFailed => return,
             CounterKind::PostgresError => {
                 let sqlstate = String::from_utf8_lossy(&unpack_sqlstate(key.b)).into_owned();
                 let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate];
@@ -308,15 +311,11 @@ fn errno_name(number: u32) -> String {
     known.map_or_else(|| format!("E{number}"), str::to_owned)
 }
 
-fn role(role: u8) -> &'static str {
-    match Role::from_u8(role) {
-        Some(Role::Server) => "server",
-        Some(Role::Client) => "client",
-        None => OTHER,
-    }
+pub(super) fn role(role: u8) -> &'static str {
+    Role::from_u8(role).map_or(OTHER, role_name)
 }
 
-fn family(family: u8) -> &'static str {
+pub(super) fn family(family: u8) -> &'static str {
     match Family::from_u8(family) {
         Some(Family::Inet) => "inet",
         Some(Family::Inet6) => "inet6",
@@ -385,6 +384,8 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::DatabasesFull => (full, "databases", "no_room"),
         Loss::ConversationForgotten => (full, "wires", "no_room"),
         Loss::RingFull => (lost, "records", "ring_full"),
+        Loss::QueriesSuppressed => (lost, "records", "rate_limited"),
+        Loss::TraceFull => (lost, "trace", "ring_full"),
         Loss::UserMemoryUnreadable => (lost, "wires", "memory_unreadable"),
         Loss::StatementCut => (lost, "wires", "statement_cut"),
         Loss::PipelineTooDeep => (lost, "wires", "pipeline_too_deep"),

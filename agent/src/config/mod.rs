@@ -41,6 +41,8 @@ pub struct Config {
     pub kernel: Kernel,
     /// Which probes are wanted.
     pub probes: Probes,
+    /// What is told of Postgres beyond figures.
+    pub postgres: Postgres,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -100,6 +102,17 @@ pub struct Probes {
     pub postgres: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
     pub exclude_services: Vec<String>,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// From here on a query is kept as a record of its own, as one that failed is.
+    pub slow_query: Duration,
+    /// How many of a service's slow and failed queries are kept per second.
+    pub slow_rate: usize,
+    /// How many are held in all.
+    pub kept_queries: usize,
 }
 
 /// `[limits]`
@@ -191,6 +204,7 @@ impl Default for Config {
                 ring_interval: Duration::from_millis(100),
             },
             probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
+            postgres: Postgres { slow_query: Duration::from_millis(100), slow_rate: 20, kept_queries: 1000 },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

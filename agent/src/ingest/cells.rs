@@ -13,6 +13,7 @@ use steth_probes::{
     postgres::{Phase, WireEntry},
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
+    watch::{ServiceWatch, Watch},
 };
 
 use crate::{
@@ -130,6 +131,52 @@ impl Cells {
             }
         })?;
         Ok(seen)
+    }
+
+    /// Reads the peers that were met, and nothing else.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give the map's entries.
+    pub fn peers(&mut self) -> io::Result<Vec<PeerSeen>> {
+        let mut seen = Vec::new();
+        self.tables.peers.visit(u32::MAX, |key, value| {
+            if let (Some(key), Some(number)) = (read(key), read(value)) {
+                seen.push(peer(&key, number));
+            }
+        })?;
+        Ok(seen)
+    }
+
+    /// How often something was not counted or told.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give the map's entries.
+    pub fn lost(&mut self, loss: Loss) -> io::Result<u64> {
+        let mut total = 0;
+        self.tables.losses.visit(LOSSES, |key, values| {
+            if read::<u32>(key) == Some(loss as u32) {
+                total = sum(values);
+            }
+        })?;
+        Ok(total)
+    }
+
+    /// Changes which Postgres cycles are told one by one.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn watch(&self, watch: &Watch) -> io::Result<()> {
+        self.tables.watch.put(&0u32, watch)
+    }
+
+    /// Marks a service for tracing, or not.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn mark(&self, service: u32, traced: bool) -> io::Result<()> {
+        // Its tokens are given anew, which costs a burst at most.
+        let row = ServiceWatch { traced: traced.into(), ..ServiceWatch::zeroed() };
+        self.tables.service_watches.put(&service, &row)
     }
 
     /// Leaves a service out of the figures, or takes it in again.

@@ -5,4 +5,4 @@ mod cells;
 mod records;
 
 pub use cells::Cells;
-pub use records::Records;
+pub use records::{Records, Traces};

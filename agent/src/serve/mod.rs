@@ -2,6 +2,7 @@
 //! snapshots are made or written.
 
 mod connection;
+mod postgres;
 mod problem;
 mod routes;
 #[cfg(test)]
@@ -11,7 +12,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::model::snapshot::{Snapshot, SnapshotHandle};
+use crate::model::{
+    query::Desk,
+    snapshot::{Snapshot, SnapshotHandle},
+};
 
 pub use routes::PATHS;
 
@@ -23,6 +27,8 @@ pub type Render = Arc<dyn Fn(&Arc<Snapshot>) -> Result<Vec<u8>, String> + Send +
 pub struct Content {
     /// Where snapshots come from.
     pub snapshots: SnapshotHandle,
+    /// Where questions are asked that no snapshot answers.
+    pub desk: Desk,
     /// How they are written for `/metrics`.
     pub exposition: Render,
     /// The media type of what `exposition` writes.

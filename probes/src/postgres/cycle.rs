@@ -97,9 +97,12 @@ pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32, s
 /// A statement is to be prepared under a name, 0 for the unnamed one. False if there is no room to see whether the
 /// server agrees.
 #[inline(always)]
-pub(super) fn parse(wire: &mut Wire, name: u64) -> bool {
+pub(super) fn parse(wire: &mut Wire, name: u64, statement: u32) -> bool {
     let Some(at) = newest(wire) else { return false };
     let cycle = &mut wire.cycles[at];
+    if cycle.executions == 0 {
+        cycle.statement = statement;
+    }
     if wire.parse_count as usize >= PARSES || cycle.loose & LOOSE_PARSES != 0 {
         cycle.loose |= LOOSE_PARSES;
         return false;
@@ -244,6 +247,8 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
                 first_byte_ns.saturating_sub(cycle.begun_ns),
             );
             transaction(wire, fx, status, cycle.begun_ns, now_ns);
+        } else if wire.failed != 0 {
+            fx.refused(wire, cycle.statement, now_ns.saturating_sub(cycle.begun_ns));
         }
     } else if wire.cycles_untracked > 0 {
         wire.cycles_untracked -= 1;

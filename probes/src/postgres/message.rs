@@ -17,10 +17,12 @@ pub trait Effects {
     fn prepare(&mut self, name: u64, statement: u32);
     /// The name is free again.
     fn forget(&mut self, name: u64);
-    /// A number for the database with this name.
+    /// A number for the database or user with this name.
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8) -> u32;
     /// A cycle ended.
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64);
+    /// A cycle ended that executed nothing and saw an error: a statement could not be prepared.
+    fn refused(&mut self, _wire: &Wire, _statement: u32, _duration_ns: u64) {}
     /// A statement ended well.
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32);
     /// The server reported an error.

@@ -1,7 +1,7 @@
 //! The Postgres wire protocol as the kernel programs follow it: what is kept per connection, and how each message
 //! changes it. Message formats: PostgreSQL manual, "Frontend/Backend Protocol".
 //!
-//! Nothing here copies a payload but for the database's name; statement text is only hashed. What has to be looked up or stored goes through
+//! Nothing here copies a payload but for the names of database and user; statement text is only hashed. What has to be looked up or stored goes through
 //! [`Effects`], so that the same code runs in the kernel and in tests.
 
 mod cycle;
@@ -108,12 +108,14 @@ record! {
         pub parses: [u64; PARSES],
         /// Statements under way by their numbers; a ring that starts at `queue_first`. A simple query needs no entry.
         pub queue: [u32; STATEMENTS],
-        /// The database's name, zero-filled, while the start-up message is read.
+        /// The name of the user or the database, zero-filled, while the start-up message is read.
         pub text: [u8; NAME_LEN],
         /// Cycles under way that found no room in `cycles`; they are the newest.
         pub cycles_untracked: u32,
         /// Number of the database's name, 0 while unknown.
         pub database: u32,
+        /// Number of the user's name, 0 while unknown.
+        pub user: u32,
         /// Statement behind the unnamed prepared statement.
         pub unnamed: u32,
         /// Statement behind the unnamed portal.
@@ -149,7 +151,7 @@ record! {
         /// Bytes of `text` that are filled.
         pub text_len: u8,
         /// Spare.
-        pub _pad: [u8; 6],
+        pub _pad: [u8; 2],
     }
 }
 
@@ -158,6 +160,8 @@ record! {
     pub struct WireEntry {
         /// The conversation.
         pub wire: Wire,
+        /// Address of its `struct sock`.
+        pub sock: u64,
         /// Tells this connection from all others, also from one whose socket lies at the same address.
         pub connection: u64,
         /// Service whose cells the slots below are.
@@ -174,6 +178,10 @@ record! {
         pub prepared: u32,
         /// Its name; 0 if none.
         pub prepared_name: u64,
+        /// Rows of the statements that ended well in the oldest cycle so far.
+        pub rows: u32,
+        /// The last error.
+        pub sqlstate: u32,
     }
 }
 
@@ -213,6 +221,12 @@ impl Wire {
     #[inline(always)]
     pub fn is_known(&self) -> bool {
         self.phase != Phase::Candidate as u8 || self.database != 0
+    }
+
+    /// The cycle that ended last, for [`Effects::query`].
+    #[inline(always)]
+    pub fn ended(&self) -> &Cycle {
+        &self.cycles[(self.cycle_first as usize + CYCLES - 1) % CYCLES]
     }
 
     /// Whether a request is under way.

@@ -145,7 +145,7 @@ fn byte_of_body<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
             // `have` remembers that the database was named; without it the user's name stands for it.
             wire.up.note = match wire.up.name {
                 DATABASE => FIELD_DATABASE,
-                USER if wire.up.have == 0 => FIELD_USER,
+                USER => FIELD_USER,
                 FNV_OFFSET => {
                     wire.up.mode = Mode::Skip as u8;
                     return true;
@@ -153,6 +153,9 @@ fn byte_of_body<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
                 _ => 0,
             };
             if wire.up.note != 0 {
+                if wire.up.note == FIELD_USER && wire.up.have != 0 {
+                    wire.database = fx.database(&wire.text, wire.text_len);
+                }
                 wire.text_len = 0;
                 wire.text = [0; NAME_LEN];
             }
@@ -160,8 +163,15 @@ fn byte_of_body<E: Effects>(wire: &mut Wire, byte: u8, fx: &mut E) -> bool {
         }
         Some(Mode::StartupValue) => {
             if byte == 0 {
-                if wire.up.note == FIELD_DATABASE {
-                    wire.up.have = 1;
+                match wire.up.note {
+                    FIELD_DATABASE => wire.up.have = 1,
+                    FIELD_USER => {
+                        wire.user = fx.database(&wire.text, wire.text_len);
+                        if wire.up.have != 0 {
+                            wire.text_len = 0;
+                        }
+                    }
+                    _ => {}
                 }
                 wire.up.name = FNV_OFFSET;
                 wire.up.mode = Mode::StartupKey as u8;
@@ -274,7 +284,7 @@ fn end_text<E: Effects>(wire: &mut Wire, fx: &mut E, cut: bool) {
         return;
     }
     let name = wire.parse_name;
-    let watched = cycle::parse(wire, name);
+    let watched = cycle::parse(wire, name, statement);
     if name == 0 {
         wire.unnamed = statement;
     } else if watched {

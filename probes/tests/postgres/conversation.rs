@@ -23,6 +23,8 @@ pub struct Findings {
     /// Database and SQLSTATE.
     pub errors: Vec<(String, String)>,
     pub transactions: Vec<(TransactionOutcome, u64)>,
+    /// Statements that could not be prepared.
+    pub refused: Vec<String>,
     pub lost: Vec<Loss>,
     /// Texts that were cut.
     pub cut: Vec<String>,
@@ -34,6 +36,9 @@ pub struct Findings {
 pub struct Query {
     pub statement: String,
     pub database: String,
+    pub user: String,
+    /// How many statements it held.
+    pub statements: u8,
     pub duration_ns: u64,
     pub first_byte_ns: u64,
 }
@@ -265,6 +270,8 @@ impl Effects for Maps {
         let query = Query {
             statement: self.name(statement),
             database: self.database_name(wire.database),
+            user: self.database_name(wire.user),
+            statements: wire.ended().executions,
             duration_ns,
             first_byte_ns,
         };
@@ -279,6 +286,11 @@ impl Effects for Maps {
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let sqlstate = String::from_utf8(unpack_sqlstate(sqlstate).to_vec()).unwrap();
         self.findings.errors.push((self.database_name(wire.database), sqlstate));
+    }
+
+    fn refused(&mut self, _wire: &Wire, statement: u32, _duration_ns: u64) {
+        let name = self.name(statement);
+        self.findings.refused.push(name);
     }
 
     fn transaction(&mut self, _wire: &Wire, outcome: TransactionOutcome, duration_ns: u64) {

@@ -10,5 +10,6 @@ mod detection;
 mod extended;
 mod hostile;
 mod prepared;
+mod records;
 mod simple;
 mod transactions;
