@@ -73,6 +73,10 @@ kinds! {
         /// A transaction from its first cycle's first byte to its last one's end; `sub` is a [`Role`], `a` the database,
         /// `b` a [`TransactionOutcome`].
         PostgresTransaction = 11,
+        /// A transaction's wait for its next cycle; `sub` is a [`Role`], `a` the database.
+        PostgresWait = 12,
+        /// From the first byte of a start-up packet to the first ReadyForQuery; `sub` is a [`Role`], `a` the database.
+        PostgresConnect = 13,
     }
 }
 
@@ -93,6 +97,10 @@ kinds! {
         PostgresError = 6,
         /// Cycles that ended with an error; `sub` is a [`Role`], `a` the database, `b` the statement.
         PostgresFailed = 7,
+        /// Errors before the first ReadyForQuery; labels as `PostgresError`.
+        PostgresLoginFailure = 8,
+        /// Bursts in which a statement came as often as is worth telling; labels as `PostgresFailed`.
+        PostgresRepeat = 9,
     }
 }
 

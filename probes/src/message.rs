@@ -15,6 +15,8 @@ kinds! {
         Exec = 4,
         /// A Postgres cycle that is told one by one.
         Query = 5,
+        /// A statement came again and again in one burst.
+        Repeated = 6,
     }
 }
 
@@ -91,6 +93,41 @@ record! {
         pub transaction: u8,
         /// Why it is told: bits of [`crate::watch`].
         pub why: u8,
+        /// Spare.
+        pub _pad: [u8; 2],
+    }
+}
+
+record! {
+    /// A statement that came again and again in one transaction, or in requests that followed each other closely. Told at a
+    /// threshold, whenever the count has doubled since, and at the end of the burst.
+    pub struct Repeated {
+        /// Head.
+        pub header: Header,
+        /// When the burst began, by the monotonic clock.
+        pub begun_ns: u64,
+        /// Time in the cycles of this statement.
+        pub busy_ns: u64,
+        /// Tells its connection from all others.
+        pub connection: u64,
+        /// The statement.
+        pub statement: u32,
+        /// How often it came so far.
+        pub count: u32,
+        /// Service of the process.
+        pub service: u32,
+        /// Number of the database's name.
+        pub database: u32,
+        /// Number of the user's name.
+        pub user: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// The process that was seen.
+        pub pid: u32,
+        /// A [`crate::cell::Role`].
+        pub role: u8,
+        /// 1: the burst has ended.
+        pub ended: u8,
         /// Spare.
         pub _pad: [u8; 2],
     }

@@ -25,6 +25,12 @@ record! {
         pub interval_ns: u64,
         /// How far they may run ahead of that in a burst.
         pub burst_ns: u64,
+        /// Outside of a transaction a longer pause than this parts two bursts.
+        pub gap_ns: u64,
+        /// How often a statement comes in one burst before that is told.
+        pub repeats: u32,
+        /// Spare.
+        pub _pad: u32,
         /// The only process that is traced; 0 for all.
         pub pid: u32,
         /// 1: only services that are marked are traced.

@@ -19,6 +19,7 @@ pub mod process;
 pub mod programs;
 pub mod prometheus;
 pub mod strace;
+pub mod trace;
 pub mod wait;
 pub mod workload;
 

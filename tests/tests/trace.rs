@@ -4,55 +4,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steth_tests::{
-    agent::{self, Agent, Options},
+    agent::{Agent, Options},
     http, need_postgres,
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
     postgres::{Postgres, USER},
-    process::{self, Process},
-    wait,
+    process::Process,
+    trace::Trace,
 };
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A trace that has begun.
-struct Trace(Process);
-
-impl Trace {
-    fn begin(arguments: &[&str]) -> Self {
-        let mut command = process::command(agent::binary().unwrap(), None);
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"STETH_")) {
-            command.env_remove(key);
-        }
-        command.args(["trace", "postgres", "--json", "--config", "/dev/null"]).args(arguments);
-        let process = Process::start("trace", command).unwrap();
-        process.wait_for_line("that it traces", SOON, |line| line.starts_with("tracing ").then_some(())).unwrap();
-        Self(process)
-    }
-
-    /// Waits for so many queries, ends the trace, and returns them with the last line.
-    fn end(mut self, queries: usize) -> (Vec<Value>, Value) {
-        let count = |log: &str| log.lines().filter(|line| line.contains(r#""kind":"query""#)).count();
-        wait::poll("the queries", SOON, || Ok((count(&self.0.log()) >= queries).then_some(()))).unwrap();
-        self.0.signal("INT").unwrap();
-        assert!(self.0.wait(SOON).unwrap().success());
-        let lines = self.0.log();
-        let mut lines: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let total = lines.pop().unwrap();
-        assert_eq!(total["kind"], "total");
-        assert_eq!(total["queries"], lines.len() as u64);
-        (lines, total)
-    }
-}
-
 fn field<'a>(queries: &'a [Value], name: &str) -> Vec<&'a str> {
     queries.iter().map(|query| query[name].as_str().unwrap()).collect()
-}
-
-fn get(agent: &Agent, path: &str) -> Value {
-    let answer = http::get(&format!("http://{}{path}", agent.address())).unwrap();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    serde_json::from_str(&answer.body).unwrap()
 }
 
 #[test]
@@ -63,12 +27,12 @@ fn a_trace_tells_everything_that_is_known_of_a_query() {
     postgres.psql(&database, "create role teller superuser login").unwrap();
     let agent = Agent::start(&Options::default()).unwrap();
     for through in [&["--alone"][..], &["--agent", agent.address()]] {
-        let trace = Trace::begin(&[through, &["--database", &database]].concat());
+        let trace = Trace::begin(&[through, &["--database", &database]].concat()).unwrap();
         let mut psql = postgres.program("psql");
         psql.args(["-X", "-q", "-h", "127.0.0.1", "-p", &postgres.port.to_string(), "-U", "teller", "-d", &database]);
         psql.args(["-c", "select 4711 from generate_series(1, 3)", "-c", "begin", "-c", "select 1 / 0"]);
         Process::start("psql", psql).unwrap().wait(SOON).unwrap();
-        let (queries, total) = trace.end(6);
+        let (queries, total) = trace.end(6).unwrap();
         assert_eq!((&total["skipped_in_kernel"], &total["skipped_in_agent"]), (&0.into(), &0.into()));
         for role in ["client", "server"] {
             let of: Vec<Value> = queries.iter().filter(|query| query["role"] == role).cloned().collect();
@@ -108,7 +72,7 @@ fn filters_choose_what_is_told() {
     let database = postgres.create_database().unwrap();
     let agent = Agent::start(&Options::default()).unwrap();
     let mut session = Session::open(&postgres, &database).unwrap();
-    let with = |arguments: &[&str]| Trace::begin(&[&["--agent", agent.address()], arguments].concat());
+    let with = |arguments: &[&str]| Trace::begin(&[&["--agent", agent.address()], arguments].concat()).unwrap();
     let me = std::process::id().to_string();
     let mut traces = [
         with(&["--database", &database, "--role", "client", "--errors"]),
@@ -125,7 +89,7 @@ fn filters_choose_what_is_told() {
     let mut last = Vec::new();
     for queries in told.clone() {
         // The last of them has heard everything by the time that it has heard its own.
-        let (found, _) = traces.next().unwrap().end(queries);
+        let (found, _) = traces.next().unwrap().end(queries).unwrap();
         assert_eq!(found.len(), queries, "{found:#?}");
         last.push(found);
     }
@@ -140,14 +104,14 @@ fn a_trace_under_load_tells_every_query_or_says_how_many_it_skipped() {
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
     let agent = Agent::start(&Options::default()).unwrap();
-    let trace = Trace::begin(&["--agent", agent.address(), "--database", &database, "--role", "client"]);
+    let trace = Trace::begin(&["--agent", agent.address(), "--database", &database, "--role", "client"]).unwrap();
     let script = "select 1;\n";
     let run = Pgbench { mode: Mode::Prepared, endpoint: Endpoint::Unix, script, clients: 2, transactions: 20_000 };
     let run = run.run(&postgres, &database).unwrap();
     // The last line of all: everything before it was told or skipped by then.
     postgres.psql(&database, "select 'the end' as the_end").unwrap();
-    trace.0.wait_for_line("the end", SOON, |line| line.contains("the_end").then_some(())).unwrap();
-    let (queries, total) = trace.end(1);
+    trace.wait_for("the_end").unwrap();
+    let (queries, total) = trace.end(1).unwrap();
     let skipped = total["skipped_in_kernel"].as_u64().unwrap() + total["skipped_in_agent"].as_u64().unwrap();
     let traced = queries.len() as u64;
     assert!(traced <= run.transactions + 1 && traced + skipped > run.transactions, "{traced} told, {skipped} skipped");
@@ -167,7 +131,7 @@ fn slow_and_failed_queries_are_kept_up_to_a_rate() {
     // Prepared in a cycle that executes nothing.
     session.prepare("wrong", "select * from nowhere_else").unwrap_err();
     let path = format!("/api/v1/postgres/slow?database={database}&role=client");
-    let kept = get(&agent, &path);
+    let kept = agent.get_json(&path).unwrap();
     let queries = kept["queries"].as_array().unwrap();
     assert_eq!(kept["slow_seconds"], 0.05);
     assert_eq!(
@@ -181,7 +145,7 @@ fn slow_and_failed_queries_are_kept_up_to_a_rate() {
     for _ in 0..50 {
         session.query("select * from nowhere").unwrap();
     }
-    let kept = get(&agent, &format!("{path}&limit=1000&errors=true"));
+    let kept = agent.get_json(&format!("{path}&limit=1000&errors=true")).unwrap();
     let (shown, suppressed) =
         (kept["queries"].as_array().unwrap().len(), kept["suppressed"].as_u64().unwrap() - before);
     assert!(shown < 52 && suppressed > 0, "{shown} kept, {suppressed} suppressed");
@@ -205,7 +169,7 @@ fn statements_are_listed_by_their_time_with_what_postgres_counts() {
     agent.settled().unwrap();
     for window in ["", "&window=5m"] {
         let path = format!("/api/v1/postgres/queries?database={database}&role=client{window}");
-        let found = get(&agent, &path);
+        let found = agent.get_json(&path).unwrap();
         assert_eq!(found["window_seconds"].is_null(), window.is_empty());
         let queries = found["queries"].as_array().unwrap();
         assert_eq!(queries[0]["statement"], "select pg_sleep(?)");
@@ -222,7 +186,8 @@ fn statements_are_listed_by_their_time_with_what_postgres_counts() {
         let wrong = of("SELECT", "n / ?");
         assert_eq!((&wrong["calls"], &wrong["cycles"], &wrong["errors"]), (&0.into(), &3.into(), &3.into()));
     }
-    let most = get(&agent, &format!("/api/v1/postgres/queries?database={database}&role=server&sort=rows&limit=1"));
+    let most =
+        agent.get_json(&format!("/api/v1/postgres/queries?database={database}&role=server&sort=rows&limit=1")).unwrap();
     assert_eq!(field(most["queries"].as_array().unwrap(), "operation"), ["INSERT"]);
     let answer = http::get(&format!("http://{}/api/v1/postgres/queries?sort=colour", agent.address())).unwrap();
     assert!(answer.status == 400 && answer.body.contains("allowed are time, calls"), "{}", answer.body);

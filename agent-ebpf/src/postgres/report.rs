@@ -1,22 +1,102 @@
-//! Cycles that are told one by one: the slow, the failed, and what someone traces. Off the hot path.
+//! What is seen of cycles beyond their time: those that are told one by one, statements that come again and again, and
+//! transactions that wait.
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use steth_probes::{
-    cell::{CounterKind, Loss},
-    message::{Header, Kind, Query},
+    cell::{CounterKind, HistogramKind, Loss},
+    message::{Header, Kind, Query, Repeated},
+    postgres::{REPEATS, Turn},
     record::clear,
-    watch::{FAILED, SLOW, SUPPRESSED, TRACED},
+    watch::{FAILED, SLOW, SUPPRESSED, TRACED, Watch},
 };
 
-use super::sink::Sink;
+use super::sink::{Sink, key};
 use crate::{
-    cells::{count, lost, send, trace},
+    cells::{count, lost, observe_slot, send, slot_of, trace},
     kernel::Address,
     maps::{SERVICE_WATCHES, WATCH},
     socket,
 };
 
 impl Sink {
+    /// A transaction waited for its next cycle.
+    #[inline(always)]
+    pub fn waited(&mut self, ns: u64) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        if entry.wait_slot == 0 {
+            entry.wait_slot = slot_of(&key(HistogramKind::PostgresWait, role, service, entry.wire.database, 0));
+        }
+        observe_slot(entry.wait_slot, ns);
+    }
+
+    /// Counts a cycle that has just ended among those of its burst.
+    #[inline(always)]
+    pub fn repeat(&mut self, watch: &Watch, statement: u32, duration_ns: u64) {
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        let turn = Turn::of(&entry.wire, watch.gap_ns);
+        if turn.begins {
+            self.end_burst();
+        }
+        let begun_ns = entry.wire.ended().begun_ns;
+        if let Some(at) = entry.burst.count(statement, begun_ns, duration_ns, watch.repeats) {
+            self.tell_repeat(at as u32, false);
+        }
+        if turn.ends {
+            self.end_burst();
+        }
+    }
+
+    /// A burst is over: what has grown since it was told last is told once more.
+    #[inline(always)]
+    pub fn end_burst(&mut self) {
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        let Some(watch) = WATCH.get(0) else { return };
+        for at in 0..REPEATS {
+            if entry.burst.is_told(at, watch.repeats) {
+                self.tell_repeat(at as u32, true);
+            }
+        }
+        clear(&mut entry.burst);
+    }
+
+    /// Tells of a statement that came again and again.
+    #[inline(never)]
+    fn tell_repeat(&mut self, at: u32, ended: bool) -> Option<()> {
+        let walk = self.walk();
+        // SAFETY: a map value.
+        let entry = unsafe { &*self.entry };
+        let wire = &entry.wire;
+        let repeat = entry.burst.repeats.get(at as usize)?;
+        let first = repeat.count == WATCH.get(0)?.repeats;
+        if first && !ended {
+            let role = walk.role as u8;
+            count(CounterKind::PostgresRepeat, role, walk.service, wire.database, repeat.statement, 1);
+        }
+        // SAFETY: this CPU's own work space; a helper without arguments.
+        let record = unsafe { &mut (*self.scratch).repeated };
+        clear(record);
+        record.header = Header { kind: Kind::Repeated as u32, text_len: 0, at_ns: walk.ended_ns };
+        record.begun_ns = entry.burst.begun_ns;
+        record.busy_ns = repeat.ns;
+        record.connection = entry.connection;
+        record.statement = repeat.statement;
+        record.count = repeat.count;
+        record.service = walk.service;
+        record.database = wire.database;
+        record.user = wire.user;
+        // SAFETY: a helper without arguments.
+        record.pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+        record.role = walk.role as u8;
+        record.ended = ended as u8;
+        record.peer = socket::known(Address(entry.sock)).map_or(0, |connection| connection.peer);
+        send(core::ptr::from_ref(record).cast(), size_of::<Repeated>() as u64);
+        None
+    }
+
     /// Tells of the cycle that has just ended, if it is to be told.
     #[inline(never)]
     pub fn report(&mut self, statement: u32, duration_ns: u64, first_byte_ns: u64) -> Option<()> {

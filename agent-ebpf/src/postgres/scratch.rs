@@ -1,7 +1,7 @@
 //! The work space of a walk over the Postgres wire protocol, one for each CPU.
 
 use steth_probes::{
-    message::{Number, Query, StatementText},
+    message::{Number, Query, Repeated, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
 };
@@ -27,6 +27,7 @@ pub struct Scratch {
     pub text: TextRecord,
     pub name: NameRecord,
     pub query: Query,
+    pub repeated: Repeated,
 }
 
 #[repr(C)]

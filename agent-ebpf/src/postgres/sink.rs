@@ -128,6 +128,7 @@ impl Sink {
             entry.first_byte_slot = slot_of(&key);
             if entry.service != service {
                 entry.commit_slot = 0;
+                entry.wait_slot = 0;
             }
             entry.statement = statement;
             entry.service = service;
@@ -204,11 +205,29 @@ impl Effects for Sink {
         observe_slot(query, duration_ns);
         observe_slot(first_byte, first_byte_ns);
         // SAFETY: the agent writes whole values, and any value will do.
-        if WATCH.get(0).is_some_and(|watch| watch.is_worth_a_look(duration_ns, wire.failed != 0)) {
-            self.report(statement, duration_ns, first_byte_ns);
+        let waited_ns = wire.waited_ns();
+        if waited_ns != 0 {
+            self.waited(waited_ns);
+        }
+        if let Some(watch) = WATCH.get(0) {
+            if watch.is_worth_a_look(duration_ns, wire.failed != 0) {
+                self.report(statement, duration_ns, first_byte_ns);
+            }
+            self.repeat(watch, statement, duration_ns);
         }
         // SAFETY: a map value.
         unsafe { (*self.entry).rows = 0 };
+    }
+
+    #[inline(always)]
+    fn connected(&mut self, wire: &Wire, ns: u64) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        observe_slot(slot_of(&key(HistogramKind::PostgresConnect, role, service, wire.database, 0)), ns);
+    }
+
+    #[inline(always)]
+    fn closing(&mut self, _wire: &Wire) {
+        self.end_burst();
     }
 
     #[inline(always)]
@@ -231,6 +250,9 @@ impl Effects for Sink {
         count(CounterKind::PostgresError, role, service, wire.database, sqlstate, 1);
         // SAFETY: a map value.
         unsafe { (*self.entry).sqlstate = sqlstate };
+        if wire.is_logging_in() {
+            count(CounterKind::PostgresLoginFailure, role, service, wire.database, sqlstate, 1);
+        }
     }
 
     #[inline(always)]
@@ -260,6 +282,11 @@ impl Effects for Sink {
     fn lost(&mut self, loss: Loss) {
         lost(loss);
     }
+}
+
+#[inline(always)]
+pub(super) fn key(kind: HistogramKind, role: u8, service: u32, a: u32, b: u32) -> CellKey {
+    CellKey { kind: kind as u8, sub: role, service: service as u16, a, b }
 }
 
 /// Gives a number to a combination of statements that was not met before.

@@ -15,8 +15,8 @@ use steth_probes::{
 use super::{Names, Totals, series};
 use crate::model::{
     distribution::Distribution,
-    event::QuerySeen,
-    query::{QueryRecord, Selection, Sort, StatementFigures, Statements, role_name},
+    event::{QuerySeen, RepeatSeen},
+    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, role_name},
 };
 
 /// Kept windows that are held: five minutes of 10 s.
@@ -264,6 +264,32 @@ impl Names {
             slow: seen.slow,
             operation: operation.into(),
             query: query.into(),
+            summary: summary.into(),
+            statement: statement.into(),
+        }
+    }
+}
+
+impl Names {
+    /// A repetition with names; the other parameters are as for [`Names::record`].
+    pub fn repeat(&self, seen: &RepeatSeen, peer: &str, unix_ns: u64) -> RepeatRecord {
+        let (summary, statement) = self.statement_text(seen.statement);
+        let burst_ns = seen.told_ns.saturating_sub(seen.begun_ns);
+        RepeatRecord {
+            begun_unix_us: seen.begun_ns.saturating_add(unix_ns) / 1_000,
+            service: self.service(seen.service).into(),
+            role: role_name(seen.role),
+            peer: peer.into(),
+            database: self.database(seen.database).into(),
+            user: self.database(seen.user).into(),
+            pid: seen.pid,
+            count: seen.count,
+            total_seconds: seconds(seen.busy_ns),
+            burst_seconds: seconds(burst_ns),
+            // Requests that were sent before the answer to the one before came overlap.
+            share: (seen.busy_ns as f64 / burst_ns.max(1) as f64).min(1.0),
+            ended: seen.ended,
+            query: self.statement(seen.statement).0.into(),
             summary: summary.into(),
             statement: statement.into(),
         }

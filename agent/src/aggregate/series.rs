@@ -46,6 +46,11 @@ impl Sums {
         self.numbers.entry((metric.name, labels)).or_insert((metric, 0.0)).1 += value;
     }
 
+    fn largest(&mut self, metric: &'static Metric, labels: Vec<String>, value: f64) {
+        let known = &mut self.numbers.entry((metric.name, labels)).or_insert((metric, value)).1;
+        *known = known.max(value);
+    }
+
     fn merge(&mut self, metric: &'static Metric, labels: Vec<String>, more: &Distribution) {
         match self.histograms.entry((metric.name, labels)) {
             std::collections::btree_map::Entry::Occupied(mut known) => known.get_mut().1.merge(more),
@@ -74,7 +79,7 @@ impl Totals {
             let [first, second] = total.last.tally;
             match kind {
                 HistogramKind::PostgresQuery => {
-                    let labels = self.query_labels(names, key);
+                    let labels = self.query_labels(names, key).to_vec();
                     sums.add(&catalog::POSTGRES_STATEMENTS, labels.clone(), first as f64);
                     sums.add(&catalog::POSTGRES_ROWS, labels, second as f64);
                 }
@@ -167,17 +172,27 @@ impl Totals {
         places.map_or(OTHER, |places| places.label(&name)).to_owned()
     }
 
-    fn query_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+    fn error_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+        let mut labels = self.database_labels(names, key);
+        labels.push(String::from_utf8_lossy(&unpack_sqlstate(key.b)).into_owned());
+        labels
+    }
+
+    fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
         let (fingerprint, operation) = names.statement(key.b);
         let query = self.shown.queries.label(fingerprint);
         let operation = if query == OTHER { "OTHER" } else { operation };
-        vec![
+        [
             self.service(names, key.service).into(),
             role(key.sub).into(),
             names.database(key.a).into(),
             operation.into(),
             query.into(),
         ]
+    }
+
+    fn database_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+        vec![self.service(names, key.service).into(), role(key.sub).into(), names.database(key.a).into()]
     }
 
     fn histogram(&self, sums: &mut Sums, names: &Names, kind: HistogramKind, key: &CellKey, total: &Distribution) {
@@ -196,10 +211,12 @@ impl Totals {
             HistogramKind::SocketRead => (&catalog::SOCKET_READ, vec![service(), family(key.sub).into()]),
             HistogramKind::SocketWrite => (&catalog::SOCKET_WRITE, vec![service(), family(key.sub).into()]),
             HistogramKind::SocketPickup => (&catalog::SOCKET_PICKUP, vec![service(), family(key.sub).into()]),
-            HistogramKind::PostgresQuery => (&catalog::POSTGRES_QUERY, self.query_labels(names, key)),
-            HistogramKind::PostgresFirstByte => (&catalog::POSTGRES_FIRST_BYTE, self.query_labels(names, key)),
+            HistogramKind::PostgresQuery => (&catalog::POSTGRES_QUERY, self.query_labels(names, key).to_vec()),
+            HistogramKind::PostgresFirstByte => (&catalog::POSTGRES_FIRST_BYTE, self.query_labels(names, key).to_vec()),
+            HistogramKind::PostgresWait => (&catalog::POSTGRES_WAIT, self.database_labels(names, key)),
+            HistogramKind::PostgresConnect => (&catalog::POSTGRES_CONNECT, self.database_labels(names, key)),
             HistogramKind::PostgresTransaction => {
-                let labels = vec![service(), role(key.sub).into(), names.database(key.a).into()];
+                let labels = self.database_labels(names, key);
                 let mut with_outcome = labels.clone();
                 let commit = key.b == TransactionOutcome::Commit as u32;
                 with_outcome.push(if commit { "commit" } else { "rollback" }.into());
@@ -226,10 +243,11 @@ impl Totals {
             CounterKind::TcpListenDrop => (&catalog::TCP_LISTEN_OVERFLOWS, vec![service, key.a.to_string()]),
             // Shown with the statements, not as a series.
             CounterKind::PostgresFailed => return,
-            CounterKind::PostgresError => {
-                let sqlstate = String::from_utf8_lossy(&unpack_sqlstate(key.b)).into_owned();
-                let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate];
-                (&catalog::POSTGRES_ERRORS, labels)
+            CounterKind::PostgresError => (&catalog::POSTGRES_ERRORS, self.error_labels(names, key)),
+            CounterKind::PostgresLoginFailure => (&catalog::POSTGRES_LOGIN_FAILURES, self.error_labels(names, key)),
+            CounterKind::PostgresRepeat => {
+                let [service, role, database, _, query] = self.query_labels(names, key);
+                (&catalog::POSTGRES_N_PLUS_ONE, vec![service, role, database, query])
             }
         };
         sums.add(metric, labels, total);
@@ -258,6 +276,10 @@ impl Totals {
                     names.database(postgres.database).into(),
                     postgres_state(postgres.state).into(),
                 ];
+                if let Some(idle_ns) = postgres.waiting_ns {
+                    let waiting = labels.iter().take(3).cloned().collect();
+                    sums.largest(&catalog::POSTGRES_WAITING, waiting, idle_ns as f64 / 1e9);
+                }
                 sums.add(&catalog::POSTGRES_CONNECTIONS, labels, 1.0);
             }
         }

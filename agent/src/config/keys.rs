@@ -65,6 +65,13 @@ pub const KEYS: &[Key] = &[
     key("postgres.slow_query", Shape::Duration(ms(1)..=ms(3_600_000), |c| &mut c.postgres.slow_query), Change::Reload),
     key("postgres.slow_rate", Shape::Count(1..=10_000, |c| &mut c.postgres.slow_rate), Change::Reload),
     key("postgres.kept_queries", Shape::Count(1..=100_000, |c| &mut c.postgres.kept_queries), Change::Reload),
+    key("postgres.n_plus_one", Shape::Count(2..=1_000_000, |c| &mut c.postgres.n_plus_one), Change::Reload),
+    key(
+        "postgres.n_plus_one_gap",
+        Shape::Duration(ms(1)..=ms(60_000), |c| &mut c.postgres.n_plus_one_gap),
+        Change::Reload,
+    ),
+    key("postgres.pools", Shape::Sizes(1..=100_000, |c| &mut c.postgres.pools), Change::Reload),
     key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
     key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),
     key("limits.queries", Shape::Count(16..=100_000, |c| &mut c.limits.queries), Change::Restart),

@@ -9,6 +9,7 @@ mod tests;
 pub mod value;
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -113,6 +114,12 @@ pub struct Postgres {
     pub slow_rate: usize,
     /// How many are held in all.
     pub kept_queries: usize,
+    /// How often a statement comes in one transaction or burst of requests before that is told.
+    pub n_plus_one: usize,
+    /// Outside of a transaction a longer pause than this parts two bursts.
+    pub n_plus_one_gap: Duration,
+    /// How many connections a service may keep, by its name.
+    pub pools: BTreeMap<String, usize>,
 }
 
 /// `[limits]`
@@ -204,7 +211,14 @@ impl Default for Config {
                 ring_interval: Duration::from_millis(100),
             },
             probes: Probes { syscalls: true, tcp: true, sockets: true, postgres: true, exclude_services: Vec::new() },
-            postgres: Postgres { slow_query: Duration::from_millis(100), slow_rate: 20, kept_queries: 1000 },
+            postgres: Postgres {
+                slow_query: Duration::from_millis(100),
+                slow_rate: 20,
+                kept_queries: 1000,
+                n_plus_one: 10,
+                n_plus_one_gap: Duration::from_millis(50),
+                pools: BTreeMap::new(),
+            },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -54,8 +54,9 @@ impl Cells {
         })?;
         let mut listeners = Vec::new();
         let mut conversations = HashMap::new();
+        let now_ns = monotonic_ns();
         wires.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<WireEntry>(value)) {
-            (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire))),
+            (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire, now_ns))),
             _ => *malformed += 1,
         })?;
         connections.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<Connection>(value)) {
@@ -208,7 +209,7 @@ fn peer(key: &PeerKey, number: u32) -> PeerSeen {
 }
 
 /// `None` while it is not certain that this is Postgres.
-fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
+fn conversation(entry: &WireEntry, now_ns: u64) -> Option<PostgresSeen> {
     let wire = &entry.wire;
     if wire.phase != Phase::Confirmed as u8 {
         return None;
@@ -218,11 +219,12 @@ fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
         b'T' | b'E' => PostgresState::IdleInTransaction,
         _ => PostgresState::Idle,
     };
-    Some(PostgresSeen { role: Role::from_u8(wire.role), database: wire.database, state })
+    let waiting_ns = (state == PostgresState::IdleInTransaction).then(|| now_ns.saturating_sub(wire.idle_ns));
+    Some(PostgresSeen { role: Role::from_u8(wire.role), database: wire.database, state, waiting_ns })
 }
 
 fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<ConnectionSeen> {
-    let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen };
+    let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen, waiting_ns: None };
     Some(ConnectionSeen {
         inode: known.inode,
         service: known.service,
@@ -238,6 +240,13 @@ fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<Connecti
             Protocol::PostgresEncrypted => Some(encrypted),
         },
     })
+}
+
+/// The clock that the kernel programs stamp with.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, ns) = (u64::try_from(now.tv_sec).unwrap_or_default(), u64::try_from(now.tv_nsec).unwrap_or_default());
+    seconds * 1_000_000_000 + ns
 }
 
 /// The sum of a counter's copies on all CPUs.

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
     cell::{Family, Role},
-    message::{Exec, Header, Kind, Number, Query, StatementText},
+    message::{Exec, Header, Kind, Number, Query, Repeated, StatementText},
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
     watch::{FAILED, SLOW},
 };
 
-use crate::model::event::{QuerySeen, Record};
+use crate::model::event::{QuerySeen, Record, RepeatSeen};
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;
@@ -116,6 +116,7 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 let exec: Exec = read(bytes)?;
                 Decoded::Record(Record::Exec { pid: exec.pid, service: exec.service })
             }
+            Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
             Kind::Query => Decoded::Record(Record::Query(query(bytes)?)),
         })
     };
@@ -145,6 +146,26 @@ fn query(bytes: &[u8]) -> Option<QuerySeen> {
         family: Family::from_u8(query.family)?,
         transaction: query.transaction,
         slow: query.why & SLOW != 0,
+    })
+}
+
+/// A statement that came again and again.
+fn repeated(bytes: &[u8]) -> Option<RepeatSeen> {
+    let repeated: Repeated = read(bytes)?;
+    Some(RepeatSeen {
+        begun_ns: repeated.begun_ns,
+        told_ns: repeated.header.at_ns,
+        busy_ns: repeated.busy_ns,
+        connection: repeated.connection,
+        statement: repeated.statement,
+        count: repeated.count,
+        service: repeated.service,
+        database: repeated.database,
+        user: repeated.user,
+        peer: repeated.peer,
+        pid: repeated.pid,
+        role: Role::from_u8(repeated.role)?,
+        ended: repeated.ended != 0,
     })
 }
 

@@ -98,6 +98,8 @@ pub struct PostgresSeen {
     pub database: u32,
     /// What it is doing.
     pub state: PostgresState,
+    /// How long an open transaction has waited for its next request.
+    pub waiting_ns: Option<u64>,
 }
 
 /// What a Postgres connection is doing.
@@ -156,6 +158,37 @@ pub struct QuerySeen {
     pub slow: bool,
 }
 
+/// A Postgres statement that came again and again in one transaction, or in requests that followed each other closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RepeatSeen {
+    /// When the burst began, by the monotonic clock.
+    pub begun_ns: u64,
+    /// When this was told.
+    pub told_ns: u64,
+    /// Time in the cycles of this statement.
+    pub busy_ns: u64,
+    /// What tells its connection from all others.
+    pub connection: u64,
+    /// The statement.
+    pub statement: u32,
+    /// How often it came so far.
+    pub count: u32,
+    /// Number of the service.
+    pub service: u32,
+    /// Number of the database; 0 if unknown.
+    pub database: u32,
+    /// Number of the user; 0 if unknown.
+    pub user: u32,
+    /// Number of the peer; 0 if unknown or none.
+    pub peer: u32,
+    /// The process that was seen.
+    pub pid: u32,
+    /// Which end it is.
+    pub role: Role,
+    /// Whether the burst has ended.
+    pub ended: bool,
+}
+
 /// One decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -191,4 +224,6 @@ pub enum Record {
     },
     /// A Postgres cycle was slow or failed.
     Query(QuerySeen),
+    /// A Postgres statement came again and again.
+    Repeated(RepeatSeen),
 }

@@ -255,6 +255,53 @@ pub struct SlowQueries {
     pub queries: Vec<QueryRecord<'static>>,
 }
 
+/// A statement that came again and again in one transaction, or in requests of a connection that followed each other
+/// closely: most often a loop in a program that asks the database for each row of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RepeatRecord {
+    /// When the first of these requests began, in microseconds since the Unix epoch.
+    pub begun_unix_us: u64,
+    /// Service of the process that was seen.
+    pub service: String,
+    /// Which end that is: `client` or `server`.
+    pub role: &'static str,
+    /// The other end; empty on a unix socket.
+    pub peer: String,
+    /// Database.
+    pub database: String,
+    /// Who is logged in.
+    pub user: String,
+    /// The process that was seen.
+    pub pid: u32,
+    /// How often it came.
+    pub count: u32,
+    /// Time in its cycles.
+    pub total_seconds: f64,
+    /// From the first of these requests to the last.
+    pub burst_seconds: f64,
+    /// The part that the one is of the other.
+    pub share: f64,
+    /// Whether it is over; while it is not, the figures are those of the last time that the count had doubled.
+    pub ended: bool,
+    /// The statement's fingerprint.
+    pub query: String,
+    /// Operations and tables.
+    pub summary: String,
+    /// The statement without literals.
+    pub statement: String,
+}
+
+/// The repetitions that are kept.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Repeats {
+    /// When they were read, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// How often a statement comes before that is told.
+    pub threshold: u64,
+    /// The repetitions, the newest first.
+    pub repeats: Vec<RepeatRecord>,
+}
+
 /// A question to the pipeline.
 #[derive(Debug)]
 pub enum Question {
@@ -262,6 +309,8 @@ pub enum Question {
     Statements(Selection, oneshot::Sender<Statements>),
     /// Which cycles were slow or failed? At most so many that pass the filter.
     Slow(Filter, usize, oneshot::Sender<SlowQueries>),
+    /// Which statements came again and again? Of this service, role and database; at most so many.
+    Repeats(Selection, oneshot::Sender<Repeats>),
     /// What happens now?
     Trace(TraceRequest),
 }

@@ -20,7 +20,7 @@ use crate::{
     kernel::LoadError,
     model::{
         probe::{HostAbility, ProbeStatus},
-        query::{Question, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
+        query::{Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, ServeError, Server},
@@ -198,6 +198,11 @@ impl Pipeline {
                 let at_unix_ms = self.fresh_snapshot().at_unix_ms;
                 let found = self.sources.probes().map(|probes| probes.slow(&filter, limit)).unwrap_or_default();
                 let _ = answer.send(SlowQueries { at_unix_ms, ..found });
+            }
+            Question::Repeats(selection, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.repeats(&selection)).unwrap_or_default();
+                let _ = answer.send(Repeats { at_unix_ms, ..found });
             }
             Question::Trace(request) => match self.sources.probes() {
                 Some(probes) => probes.trace(request),

@@ -23,13 +23,14 @@ use crate::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
-        query::{Filter, Selection, SlowQueries, Statements, TraceRequest},
+        query::{Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         snapshot::Series,
     },
     postgres,
 };
 
-/// How often the kernel is asked what its maps take; most of them never change.
+const PROC: &str = "/proc";
+/// How often the kernel is asked what its maps take, and servers' files what they are set to; most of that never changes.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Loaded probes with all that follows from them.
@@ -44,6 +45,9 @@ pub struct Probes {
     names: Names,
     services: KernelServices,
     exclude: Vec<String>,
+    /// Postmasters by the numbers of their services, and what their servers are set to.
+    postmasters: BTreeMap<u32, (u32, Option<u32>)>,
+    pools: BTreeMap<String, usize>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
 }
@@ -99,8 +103,10 @@ impl Probes {
             watch: trace::watch(config),
             totals: Totals::new(limits(config)),
             names: Names::default(),
-            services: KernelServices::new("/proc"),
+            services: KernelServices::new(PROC),
             exclude: config.probes.exclude_services.clone(),
+            postmasters: BTreeMap::new(),
+            pools: config.postgres.pools.clone(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             kernel,
@@ -123,6 +129,7 @@ impl Probes {
         self.totals.set_limits(limits(config));
         self.watch = trace::watch(config);
         self.told.reload(config);
+        self.pools = config.postgres.pools.clone();
         self.set_watch();
     }
 
@@ -141,6 +148,12 @@ impl Probes {
         self.drain();
         let suppressed = self.lost(Loss::QueriesSuppressed);
         self.told.slow(&self.names, filter, limit, suppressed)
+    }
+
+    /// Statements that came again and again.
+    pub fn repeats(&mut self, selection: &Selection) -> Repeats {
+        self.drain();
+        self.told.repeats(&self.names, selection)
     }
 
     /// Someone wants to be told of cycles.
@@ -234,6 +247,7 @@ impl Probes {
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Query(query) => self.told.keep(query),
+                Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }
         // A service is best named, or left out, while its first process lives.
@@ -265,6 +279,7 @@ impl Probes {
         }
         let mut series = self.totals.series(&self.names);
         self.own_series(&mut series);
+        self.bounds(&mut series);
         series
     }
 
@@ -286,6 +301,9 @@ impl Probes {
                 && let Err(error) = self.cells.exclude(service.number, true)
             {
                 tracing::warn!("cannot leave out service {name}: {error}");
+            }
+            if let Some(postmaster) = service.cluster_pid {
+                self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
             }
             if self.told.wants(&name) {
                 self.mark(service.number, &name);
@@ -314,6 +332,22 @@ impl Probes {
         named.map_or_else(|| peer.shown(), str::to_owned)
     }
 
+    /// How many connections there may be: by each server's own setting, and by what is configured for pools.
+    fn bounds(&self, series: &mut Vec<Series>) {
+        // A cluster that was started again has another number and the same name.
+        let servers: BTreeMap<&str, u32> = self
+            .postmasters
+            .iter()
+            .filter_map(|(service, (_, most))| Some((self.names.service_name(*service)?, (*most)?)))
+            .collect();
+        for (service, most) in servers {
+            series.push(Series::number(&catalog::POSTGRES_MAX_CONNECTIONS, vec![service.into()], most.into()));
+        }
+        for (service, size) in &self.pools {
+            series.push(Series::number(&catalog::POSTGRES_POOL_SIZE, vec![service.clone()], *size as f64));
+        }
+    }
+
     fn own_series(&mut self, series: &mut Vec<Series>) {
         for probe in self.kernel.statuses() {
             let attached = f64::from(matches!(probe.state, ProbeState::Attached | ProbeState::Fallback { .. }));
@@ -325,6 +359,9 @@ impl Probes {
         if self.memory_read.elapsed() >= MEMORY_INTERVAL {
             self.memory = self.kernel.map_memory();
             self.memory_read = Instant::now();
+            for (postmaster, most) in self.postmasters.values_mut() {
+                *most = host::max_connections(PROC.as_ref(), *postmaster);
+            }
         }
         for (map, bytes) in &self.memory {
             series.push(Series::number(&catalog::KERNEL_MEMORY, vec![map.to_lowercase()], *bytes as f64));

@@ -13,13 +13,17 @@ use crate::{
     aggregate::Names,
     config::Config,
     model::{
-        event::{PeerSeen, QuerySeen},
-        query::{Filter, QueryRecord, SlowQueries, TraceLine, TraceRefused, TraceRequest},
+        event::{PeerSeen, QuerySeen, RepeatSeen},
+        query::{
+            Filter, QueryRecord, Repeats, Selection, SlowQueries, TraceLine, TraceRefused, TraceRequest, role_name,
+        },
     },
 };
 
 /// Traces at a time.
 const MOST: usize = 8;
+/// Repetitions that are kept.
+const MOST_REPEATS: usize = 200;
 /// Lines are handed over in pieces of about this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -27,6 +31,8 @@ const PIECE_BYTES: usize = 256 << 10;
 pub struct Told {
     listeners: Vec<Listener>,
     kept: VecDeque<QuerySeen>,
+    repeats: VecDeque<RepeatSeen>,
+    threshold: usize,
     most_kept: usize,
     slow: Duration,
     /// Peers that have no name yet, by their addresses.
@@ -54,6 +60,8 @@ pub fn watch(config: &Config) -> Watch {
         traced_ns: u64::MAX,
         interval_ns: 1_000_000_000 / rate,
         burst_ns: 1_000_000_000,
+        gap_ns: nanoseconds(config.postgres.n_plus_one_gap),
+        repeats: u32::try_from(config.postgres.n_plus_one).unwrap_or(u32::MAX),
         ..Watch::zeroed()
     }
     .with_floor()
@@ -81,6 +89,8 @@ impl Told {
         let mut told = Self {
             listeners: Vec::new(),
             kept: VecDeque::new(),
+            repeats: VecDeque::new(),
+            threshold: 0,
             most_kept: 0,
             slow: Duration::ZERO,
             addresses: HashMap::new(),
@@ -94,6 +104,33 @@ impl Told {
         self.slow = config.postgres.slow_query;
         self.most_kept = config.postgres.kept_queries;
         self.kept.truncate(self.most_kept);
+        self.threshold = config.postgres.n_plus_one;
+    }
+
+    /// Keeps a repetition; what is told of it later takes its place.
+    pub fn keep_repeat(&mut self, seen: RepeatSeen) {
+        let key = |seen: &RepeatSeen| (seen.connection, seen.begun_ns, seen.statement);
+        match self.repeats.iter_mut().find(|known| key(known) == key(&seen)) {
+            Some(known) => *known = seen,
+            None => {
+                self.repeats.push_front(seen);
+                self.repeats.truncate(MOST_REPEATS);
+            }
+        }
+    }
+
+    /// The kept repetitions of a selection, the newest first.
+    pub fn repeats(&self, names: &Names, selection: &Selection) -> Repeats {
+        let unix_ns = unix_ns();
+        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+        let named = self.repeats.iter().map(|seen| names.repeat(seen, self.peer(names, seen.peer), unix_ns));
+        let admitted = named.filter(|repeat| {
+            is(&selection.service, &repeat.service)
+                && is(&selection.database, &repeat.database)
+                && selection.role.is_none_or(|role| role_name(role) == repeat.role)
+        });
+        let threshold = u64::try_from(self.threshold).unwrap_or(u64::MAX);
+        Repeats { at_unix_ms: 0, threshold, repeats: admitted.take(selection.limit).collect() }
     }
 
     /// Keeps a slow or failed cycle; the oldest gives way.
@@ -105,7 +142,7 @@ impl Told {
     /// The kept cycles that pass the filter, the newest first.
     pub fn slow(&self, names: &Names, filter: &Filter, limit: usize, suppressed: u64) -> SlowQueries {
         let unix_ns = unix_ns();
-        let named = self.kept.iter().map(|seen| names.record(seen, self.peer(names, seen), unix_ns));
+        let named = self.kept.iter().map(|seen| names.record(seen, self.peer(names, seen.peer), unix_ns));
         SlowQueries {
             at_unix_ms: 0,
             slow_seconds: self.slow.as_secs_f64(),
@@ -190,7 +227,7 @@ impl Told {
         let unix_ns = unix_ns();
         let mut listeners = std::mem::take(&mut self.listeners);
         for seen in queries {
-            let query = names.record(seen, self.peer(names, seen), unix_ns);
+            let query = names.record(seen, self.peer(names, seen.peer), unix_ns);
             let admitting = |listener: &&mut Listener| listener.filter.admits(&query);
             let heard_by: Vec<&mut Listener> = listeners.iter_mut().filter(admitting).collect();
             let line = TraceLine::Query(Box::new(query));
@@ -209,11 +246,11 @@ impl Told {
         self.listeners.clear();
     }
 
-    fn peer<'a>(&'a self, names: &'a Names, seen: &QuerySeen) -> &'a str {
-        if seen.peer == 0 {
+    fn peer<'a>(&'a self, names: &'a Names, peer: u32) -> &'a str {
+        if peer == 0 {
             return "";
         }
-        names.peer_name(seen.peer).or_else(|| self.addresses.get(&seen.peer).map(String::as_str)).unwrap_or_default()
+        names.peer_name(peer).or_else(|| self.addresses.get(&peer).map(String::as_str)).unwrap_or_default()
     }
 }
 
@@ -395,6 +432,44 @@ mod tests {
         assert_eq!(pids(&Filter::default(), 10), [3, 2]);
         assert_eq!(pids(&Filter::default(), 1), [3]);
         assert_eq!(pids(&Filter { pid: Some(2), ..Filter::default() }, 10), [2]);
+    }
+
+    #[test]
+    fn a_repetition_is_kept_once_with_what_was_told_of_it_last() {
+        let mut told = Told::new(&Config::default());
+        let seen = |begun_ns, count, ended| RepeatSeen {
+            begun_ns,
+            told_ns: begun_ns + 4_000,
+            busy_ns: 1_000,
+            connection: 1,
+            statement: 2,
+            count,
+            service: 1,
+            database: 0,
+            user: 0,
+            peer: 0,
+            pid: 1,
+            role: Role::Client,
+            ended,
+        };
+        for (begun_ns, count, ended) in [(1, 10, false), (1, 20, false), (1, 23, true), (2, 10, false)] {
+            told.keep_repeat(seen(begun_ns, count, ended));
+        }
+        let all = Selection {
+            service: None,
+            role: None,
+            database: None,
+            window: None,
+            sort: crate::model::query::Sort::Time,
+            limit: 10,
+        };
+        let kept = told.repeats(&Names::default(), &all).repeats;
+        let found: Vec<_> = kept.iter().map(|repeat| (repeat.count, repeat.ended, repeat.share)).collect();
+        assert_eq!(found, [(10, false, 0.25), (23, true, 0.25)]);
+        let server = Selection { role: Some(Role::Server), ..all };
+        assert_eq!(told.repeats(&Names::default(), &server).repeats, []);
+        (0..1_000).for_each(|begun_ns| told.keep_repeat(seen(begun_ns, 10, false)));
+        assert_eq!(told.repeats.len(), MOST_REPEATS);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/services",
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
+    "/api/v1/postgres/n_plus_one",
     "/api/v1/postgres/trace",
 ];
 
@@ -52,6 +53,7 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/api/v1/services" => get(services),
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
+        "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
         "/api/v1/postgres/trace" => get(postgres::trace),
         // A test asks for each of PATHS and would find this one missing.
         _ => MethodRouter::new(),

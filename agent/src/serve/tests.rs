@@ -9,7 +9,10 @@ use tokio::{
 use super::*;
 use crate::model::{
     probe::{ProbeState, ProbeStatus},
-    query::{QueryRecord, Question, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, desk},
+    query::{
+        QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
+        TraceRefused, desk,
+    },
     snapshot::{ServiceInfo, ServiceKind, handle_and_publisher},
 };
 
@@ -68,6 +71,26 @@ fn query() -> QueryRecord<'static> {
     }
 }
 
+fn repeat() -> RepeatRecord {
+    RepeatRecord {
+        begun_unix_us: 1_700_000_000_000_000,
+        service: "shop.service".into(),
+        role: "client",
+        peer: "127.0.0.1:5432".into(),
+        database: "shop".into(),
+        user: "web".into(),
+        pid: 7,
+        count: 40,
+        total_seconds: 0.25,
+        burst_seconds: 0.5,
+        share: 0.5,
+        ended: true,
+        query: "0123456789abcdef".into(),
+        summary: "SELECT items".into(),
+        statement: "select * from items where order_id = ?".into(),
+    }
+}
+
 fn statements() -> Statements {
     let figures = StatementFigures {
         query: "0123456789abcdef".into(),
@@ -101,6 +124,10 @@ fn answering() -> crate::model::query::Desk {
                 Question::Slow(_, _, answer) => {
                     let kept = SlowQueries { queries: vec![query()], ..SlowQueries::default() };
                     drop(answer.send(kept));
+                }
+                Question::Repeats(_, answer) => {
+                    let repeats = Repeats { threshold: 10, repeats: vec![repeat()], ..Repeats::default() };
+                    drop(answer.send(repeats));
                 }
                 Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));

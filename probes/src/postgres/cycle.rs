@@ -258,6 +258,8 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         if status == b'I' {
             wire.transaction_ns = 0;
         }
+    } else if wire.is_logging_in() {
+        fx.connected(wire, now_ns.saturating_sub(wire.idle_ns));
     } else if wire.transaction != 0 {
         wire.early = 1;
     }

@@ -23,6 +23,10 @@ pub trait Effects {
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64);
     /// A cycle ended that executed nothing and saw an error: a statement could not be prepared.
     fn refused(&mut self, _wire: &Wire, _statement: u32, _duration_ns: u64) {}
+    /// Someone has logged in, which took so long from the first byte on.
+    fn connected(&mut self, _wire: &Wire, _ns: u64) {}
+    /// The client says goodbye.
+    fn closing(&mut self, _wire: &Wire) {}
     /// A statement ended well.
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32);
     /// The server reported an error.

@@ -8,12 +8,14 @@ mod cycle;
 mod frame;
 mod message;
 mod opening;
+mod repeat;
 mod reply;
 mod request;
 
 pub use frame::{Mode, Source};
 pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
+pub use repeat::{Burst, REPEATS, Repeat, Turn};
 
 use crate::{
     record::{clear, record},
@@ -97,7 +99,7 @@ record! {
         pub up_mark_ns: u64,
         /// When the transaction under way began; 0 if none.
         pub transaction_ns: u64,
-        /// When the last cycle ended.
+        /// When the last cycle ended; while someone logs in, when that began.
         pub idle_ns: u64,
         /// Name of the statement that a Parse message names; 0 is the unnamed one.
         pub parse_name: u64,
@@ -182,6 +184,12 @@ record! {
         pub rows: u32,
         /// The last error.
         pub sqlstate: u32,
+        /// Histogram slot of waiting in transactions.
+        pub wait_slot: u32,
+        /// Spare.
+        pub _pad: u32,
+        /// Statements that come again and again.
+        pub burst: Burst,
     }
 }
 
@@ -227,6 +235,21 @@ impl Wire {
     #[inline(always)]
     pub fn ended(&self) -> &Cycle {
         &self.cycles[(self.cycle_first as usize + CYCLES - 1) % CYCLES]
+    }
+
+    /// Whether a start-up packet has begun the conversation and no ReadyForQuery has come yet.
+    #[inline(always)]
+    pub fn is_logging_in(&self) -> bool {
+        self.transaction == 0 && self.idle_ns != 0 && self.cycle_count == 0
+    }
+
+    /// How long the transaction under way had waited for the cycle that has just ended; 0 if there was none.
+    #[inline(always)]
+    pub fn waited_ns(&self) -> u64 {
+        match self.transaction {
+            b'T' | b'E' => self.ended().begun_ns.saturating_sub(self.idle_ns),
+            _ => 0,
+        }
     }
 
     /// Whether a request is under way.

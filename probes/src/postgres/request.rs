@@ -52,6 +52,9 @@ pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source
         }
         Frame::Byte(byte) => {
             let before = wire.up.mode;
+            if before == Mode::Startup as u8 && wire.idle_ns == 0 {
+                wire.idle_ns = begun_ns;
+            }
             if !byte_of_body(wire, byte, fx) {
                 return Step::Broken;
             }
@@ -308,6 +311,7 @@ fn end<E: Effects>(wire: &mut Wire, fx: &mut E) {
     match tag {
         b'Q' | b'F' => cycle::close(wire, fx, true),
         b'S' => cycle::close(wire, fx, false),
+        b'X' => fx.closing(wire),
         b'c' | b'f' => cycle::copied(wire),
         _ => {}
     }

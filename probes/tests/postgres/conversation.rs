@@ -6,7 +6,7 @@ use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
         CYCLES, Effects, NAME_LEN, Opening, PARSES, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN, STATEMENTS, STEPS,
-        Source, Step, Wire, opening, step, unpack_sqlstate,
+        Source, Step, Turn, Wire, opening, step, unpack_sqlstate,
     },
 };
 
@@ -25,6 +25,10 @@ pub struct Findings {
     pub transactions: Vec<(TransactionOutcome, u64)>,
     /// Statements that could not be prepared.
     pub refused: Vec<String>,
+    /// How long each login took.
+    pub connected: Vec<u64>,
+    /// SQLSTATEs of refused ones.
+    pub login_failures: Vec<String>,
     pub lost: Vec<Loss>,
     /// Texts that were cut.
     pub cut: Vec<String>,
@@ -39,6 +43,8 @@ pub struct Query {
     pub user: String,
     /// How many statements it held.
     pub statements: u8,
+    pub waited_ns: u64,
+    pub turn: Turn,
     pub duration_ns: u64,
     pub first_byte_ns: u64,
 }
@@ -272,6 +278,8 @@ impl Effects for Maps {
             database: self.database_name(wire.database),
             user: self.database_name(wire.user),
             statements: wire.ended().executions,
+            waited_ns: wire.waited_ns(),
+            turn: Turn::of(wire, 50_000),
             duration_ns,
             first_byte_ns,
         };
@@ -285,7 +293,14 @@ impl Effects for Maps {
 
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let sqlstate = String::from_utf8(unpack_sqlstate(sqlstate).to_vec()).unwrap();
+        if wire.is_logging_in() {
+            self.findings.login_failures.push(sqlstate.clone());
+        }
         self.findings.errors.push((self.database_name(wire.database), sqlstate));
+    }
+
+    fn connected(&mut self, _wire: &Wire, ns: u64) {
+        self.findings.connected.push(ns);
     }
 
     fn refused(&mut self, _wire: &Wire, statement: u32, _duration_ns: u64) {
