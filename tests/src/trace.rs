@@ -48,6 +48,16 @@ impl Trace {
         self.0.wait_for_line(text, SOON, |line| line.contains(text).then_some(()))
     }
 
+    /// Waits until it ends by itself.
+    ///
+    /// # Errors
+    /// If it does not, or not well.
+    pub fn ended(mut self) -> Result<()> {
+        let status = self.0.wait(SOON)?;
+        ensure!(status.success(), "{status}: {}", self.0.log());
+        Ok(())
+    }
+
     /// Interrupts it and gives all that it said.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use steth_tests::{
-    agent::{Agent, Options},
+    agent::{Agent, Options, steth},
     http, need_postgres,
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
@@ -96,6 +96,17 @@ fn filters_choose_what_is_told() {
     assert_eq!(last[0][0]["sqlstate"], "42P01");
     assert!(last[1][0]["duration_seconds"].as_f64().unwrap() >= 0.06);
     assert_eq!(field(&last[2], "statement"), ["select pg_sleep(?)"]);
+}
+
+#[test]
+fn a_trace_ends_with_its_agent_and_an_agent_in_time_with_its_traces() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let trace = Trace::begin(&["--agent", agent.address()]).unwrap();
+    assert!(agent.stop().unwrap().success());
+    trace.ended().unwrap();
+    let (code, _, said) = steth(&["trace", "postgres", "--agent", "127.0.0.1:1", "-d", "1s"]).unwrap();
+    assert_eq!((code, said.contains("no agent answers at 127.0.0.1:1")), (Some(1), true), "{said}");
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub struct Kernel {
     pub btf: PathBuf,
     /// Budget for all maps together.
     pub memory_bytes: u64,
-    /// The ring that records cross; a power of two.
+    /// Each of the two rings that records cross; a power of two.
     pub ring_bytes: u64,
     /// How often the ring is emptied.
     pub ring_interval: Duration,

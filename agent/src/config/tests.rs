@@ -108,7 +108,7 @@ fn combinations_that_cannot_work_are_errors_at_the_line_of_the_key() {
         ("[kernel]\nring = \"3MiB\"", "steth.toml:2: kernel.ring = \"3MiB\": the kernel takes only powers of two"),
         (
             "[kernel]\nmemory = \"4MiB\"\nring = \"4MiB\"",
-            "steth.toml:3: kernel.ring = \"4MiB\": the ring must leave half",
+            "steth.toml:3: kernel.ring = \"4MiB\": the two rings must leave half",
         ),
         ("[limits]\npeers = 16", "default: limits.shown_peers = 20: more would be shown than are told apart"),
     ];

@@ -38,7 +38,7 @@ pub struct Options {
     pub features: Vec<Feature>,
     /// Bytes that all maps together may take.
     pub memory_bytes: u64,
-    /// Bytes of the ring buffer.
+    /// Bytes of each ring buffer.
     pub ring_bytes: u32,
     /// Services that are told apart.
     pub services: u32,
@@ -170,6 +170,7 @@ impl Kernel {
             .map_max_entries("PEERS", options.peers)
             .map_max_entries("STATEMENTS", options.statements)
             .map_max_entries("RECORDS", options.ring_bytes)
+            .map_max_entries("TRACE", options.ring_bytes)
             .load(OBJECT)?;
         // Before anything runs: of zeros, each cycle would be slow.
         table(&ebpf, "WATCH", 1)?.put(&0u32, &options.watch)?;
