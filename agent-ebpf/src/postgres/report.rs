@@ -49,8 +49,8 @@ impl Sink {
         }
     }
 
-    /// A burst is over: what has grown since it was told last is told once more.
-    #[inline(always)]
+    /// A burst is over: what was told of it is told once more.
+    #[inline(never)]
     pub fn end_burst(&mut self) {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
