@@ -1,6 +1,7 @@
 //! Postgres: hands what a process read or wrote to the walker of the wire protocol.
 
 mod noted;
+mod report;
 mod scratch;
 mod sink;
 mod source;
@@ -198,8 +199,10 @@ fn start(sock: Address, scratch: *mut Scratch, opening: Opening, role: Role, now
     let fresh = unsafe { &mut (*scratch).wire };
     clear(fresh);
     fresh.wire.start(role as u8, opening);
-    // Not the same after a break: names that were prepared before may mean something else by now.
+    fresh.sock = sock.0;
     fresh.connection = sock.0.rotate_left(32) ^ now_ns;
+    // Not the same after a break: names that were prepared before may mean something else by now.
+    fresh.names = fresh.connection;
     if WIRES.insert(&sock.0, &*fresh, ANY).is_err() {
         lost(Loss::ConnectionsFull);
         return None;

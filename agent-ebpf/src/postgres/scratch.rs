@@ -1,7 +1,7 @@
 //! The work space of a walk over the Postgres wire protocol, one for each CPU.
 
 use steth_probes::{
-    message::{Number, StatementText},
+    message::{Number, Query, Repeated, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
     shape::Shape,
@@ -15,7 +15,7 @@ const TEXT: usize = TEXT_LEN as usize;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PreparedKey {
-    pub connection: u64,
+    pub names: u64,
     pub name: u64,
 }
 
@@ -28,6 +28,8 @@ pub struct Scratch {
     pub text: TextRecord,
     pub noted: Noted,
     pub name: NameRecord,
+    pub query: Query,
+    pub repeated: Repeated,
 }
 
 /// Work space of a walk behind TLS.

@@ -6,4 +6,4 @@ mod records;
 mod sockets;
 
 pub use cells::Cells;
-pub use records::Records;
+pub use records::{Records, Traces};
