@@ -47,7 +47,7 @@ impl Sink {
     fn turn(&mut self, begins: bool, ends: bool, statement: u32, duration_ns: u64) {
         let Some(watch) = WATCH.get(0) else { return };
         if begins {
-            self.end_burst();
+            self.tell_ended(watch);
         }
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
@@ -56,16 +56,23 @@ impl Sink {
             self.tell_repeat(0, false);
         }
         if ends {
-            self.end_burst();
+            self.tell_ended(watch);
         }
     }
 
-    /// A burst is over: what was told of it is told once more.
+    /// The conversation ends, and with it the burst.
     #[inline(never)]
     pub fn end_burst(&mut self) {
+        if let Some(watch) = WATCH.get(0) {
+            self.tell_ended(watch);
+        }
+    }
+
+    /// A burst is over: what was told of it is told once more. Within its callers: calls may be eight deep.
+    #[inline(always)]
+    fn tell_ended(&mut self, watch: &Watch) {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
-        let Some(watch) = WATCH.get(0) else { return };
         for at in 0..REPEATS {
             if entry.burst.is_told(at, watch.repeats) {
                 self.tell_repeat(at as u32, true);

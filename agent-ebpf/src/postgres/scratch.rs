@@ -87,6 +87,8 @@ pub struct Walk {
     /// Buffers left.
     pub vector_left: u32,
     pub service: u32,
+    /// 1: the process reads these bytes.
+    pub reads: u32,
     pub role: u32,
     /// 1: these bytes go towards the server.
     pub up: u32,
@@ -95,6 +97,10 @@ pub struct Walk {
     pub broken: u32,
     /// 1: other programs may interrupt this one and add to the same cells.
     pub shared: u32,
+    /// What the connection's protocol is while nothing is known of it, and once it is Postgres: a `Protocol`.
+    pub unknown: u32,
+    pub postgres: u32,
+    pub _pad: u32,
 }
 
 // SAFETY: integers only, without a gap.

@@ -100,6 +100,10 @@ impl Source for Bytes<'_> {
         self.bytes.get(self.at + offset as usize).copied()
     }
 
+    fn ahead(&mut self, offset: u32) -> Option<u8> {
+        self.byte_at(offset)
+    }
+
     fn whole(&mut self) -> Option<(u8, u32)> {
         let [tag, a, b, c, d] = self.header()?;
         let length = u32::from_be_bytes([a, b, c, d]);
