@@ -26,6 +26,7 @@ use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
     missed::runs_missed,
+    sizes::{Sizes, Wanted},
     tables::Table,
     tls::{Attached, Library, Looked},
 };
@@ -129,32 +130,6 @@ pub struct Tables {
     pub cpus: usize,
 }
 
-/// Memory that is shared out among maps at load, by what each entry costs.
-struct Sizes {
-    histograms: u32,
-    connections: u32,
-    wires: u32,
-    ssls: u32,
-    prepared: u32,
-}
-
-impl Sizes {
-    /// Shares of the budget. What is left over goes to the smaller maps and the kernel's own bookkeeping.
-    fn within(memory_bytes: u64, cpus: u64) -> Self {
-        let share = |percent: u64, entry_bytes: u64, most: u32| {
-            let entries = memory_bytes / 100 * percent / entry_bytes;
-            u32::try_from(entries).unwrap_or(most).clamp(64, most)
-        };
-        Self {
-            histograms: share(30, 1_176 * cpus, limits::HISTOGRAMS),
-            connections: share(20, 200, limits::CONNECTIONS),
-            wires: share(22, 700, limits::WIRES),
-            ssls: share(4, 96, limits::SSLS),
-            prepared: share(8, 88, limits::PREPARED),
-        }
-    }
-}
-
 /// Where cells end that are kept for one share; what follows the last is common to all.
 struct Ends {
     calls: u32,
@@ -184,7 +159,14 @@ impl Kernel {
         let offsets = types.offsets();
         let lacks = Lacks::of(&offsets);
         let features = lacks.leave(&options.features);
-        let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
+        let sizes = Sizes::within(&Wanted {
+            memory_bytes: options.memory_bytes,
+            cpus: possible_cpus() as u64,
+            ring_bytes: options.ring_bytes,
+            services: options.services,
+            peers: options.peers,
+            statements: options.statements,
+        });
         let (histograms, counters) = (
             Ends::within(sizes.histograms, &features),
             Ends::within(limits::COUNTERS - limits::COUNTERS_OTHER, &features),
