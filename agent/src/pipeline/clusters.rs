@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{host, ingest::Cells};
+use crate::ingest::{self, Cells};
 
 /// A cluster that just starts has no processes yet: so often is it looked at, once each window.
 const LOOKS: u8 = 10;
@@ -29,7 +29,7 @@ impl Clusters {
     /// Looks at those that wait.
     pub fn look(&mut self, cells: &Cells) {
         self.waiting.retain_mut(|cluster| {
-            let told = match host::find_backends(Path::new("/proc"), cluster.postmaster) {
+            let told = match ingest::find_backends(Path::new("/proc"), cluster.postmaster) {
                 Ok(backends) => cells.set_backends(cluster.service, backends).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
