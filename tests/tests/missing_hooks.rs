@@ -115,7 +115,13 @@ const CASES: &[Case] = &[
     },
     Case {
         field: "fdtable.max_fds",
-        stopped: &[("sk_data_ready", UNAVAILABLE), ("sys_exit", PARTIAL)],
+        stopped: &[
+            ("sk_data_ready", UNAVAILABLE),
+            ("sys_exit", PARTIAL),
+            ("tls_enter", UNAVAILABLE),
+            ("tls_return", UNAVAILABLE),
+            ("tls_free", UNAVAILABLE),
+        ],
         connects: true,
     },
     Case { field: "sock.sk_drops", stopped: &[], connects: true },

@@ -134,9 +134,9 @@ fn a_session_older_than_the_agent_is_followed_from_its_next_query() {
     assert_eq!(metrics.sum(COUNT, &[("role", "client"), ("query", query.as_str())]), 20.0);
 }
 
-/// What was prepared before the agent came is unknown, and nobody makes up what it is.
+/// What was prepared before the agent came is told by the server's process.
 #[test]
-fn statements_prepared_before_the_agent_are_unknown() {
+fn statements_prepared_before_the_agent_are_told_by_the_server() {
     need_postgres!();
     need_program!("openssl");
     let postgres = Postgres::start_tls().unwrap();
@@ -156,8 +156,9 @@ fn statements_prepared_before_the_agent_are_unknown() {
     let metrics = agent.settled().unwrap();
     let cluster = format!("postgres:{}/cluster", postgres.folder().file_name().unwrap().to_str().unwrap());
     let queries = by(&metrics, COUNT, &[("role", "server"), ("service", cluster.as_str())], "query");
-    assert_eq!(queries.keys().collect::<Vec<_>>(), ["unknown"], "{queries:?} of {}", run.transactions);
-    assert!(queries["unknown"] > 0.0 && queries["unknown"] < run.transactions as f64);
+    let known = steth::postgres::statement(b"select 1;", false).fingerprint.to_string();
+    assert_eq!(queries.keys().collect::<Vec<_>>(), [&known], "{queries:?} of {}", run.transactions);
+    assert!(queries[&known] > 0.0 && queries[&known] < run.transactions as f64);
 }
 
 /// Wheels bring OpenSSL along under names of their own.

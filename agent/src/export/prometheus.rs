@@ -78,7 +78,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::model::{distribution::Distribution, metric::Bounds};
+    use crate::model::{
+        distribution::Distribution,
+        metric::{Bounds, Metric},
+        snapshot::{Series, Value},
+    };
 
     static COARSE: Metric = Metric::histogram(
         "steth_syscall_duration_seconds",
@@ -147,9 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_written_as_prometheus_writes_it() {
+    fn what_is_not_finite_is_written_as_openmetrics_writes_it() {
         for (value, written) in [(f64::INFINITY, "+Inf"), (f64::NEG_INFINITY, "-Inf"), (f64::NAN, "NaN")] {
-            assert!(text(vec![Series::number(&LOAD, vec![], value)]).contains(&format!("node_load1 {written}\n")));
+            assert!(
+                text_in(Format::OpenMetrics, vec![Series::number(&LOAD, vec![], value)])
+                    .contains(&format!("node_load1 {written}\n"))
+            );
         }
     }
 

@@ -7,7 +7,6 @@
 //!
 //! Nothing here reads what is slow per core (`scaling_cur_freq` waits for each core's answer).
 
-mod backends;
 pub mod code;
 mod cpu;
 mod disk;
@@ -36,7 +35,6 @@ use std::{
     ptr,
 };
 
-pub use backends::find as find_backends;
 pub use kernel_services::KernelServices;
 pub use postgres_settings::max_connections;
 pub use processes::Processes;

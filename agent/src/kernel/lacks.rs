@@ -21,6 +21,11 @@ impl Lacks {
         self.of_parts(probe.needs)
     }
 
+    /// Why a feature cannot be had.
+    pub fn refuse(&self, feature: Feature) -> Option<String> {
+        self.of_parts(feature.needs())
+    }
+
     /// Which of the wanted features can be had.
     pub fn leave(&self, wanted: &[Feature]) -> Vec<Feature> {
         wanted.iter().copied().filter(|feature| self.of_parts(feature.needs()).is_none()).collect()

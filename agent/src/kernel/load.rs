@@ -406,8 +406,8 @@ fn load_library_probe(ebpf: &mut Ebpf, probe: &LibraryProbe, lacks: &Lacks, opti
     if !options.features.contains(&Feature::Tls) {
         return ProbeState::Off;
     }
-    if lacks.leave(&[Feature::Tls]).is_empty() {
-        return ProbeState::Unavailable { reason: "see sys_exit: what it needs of this kernel is missing".into() };
+    if let Some(reason) = lacks.refuse(Feature::Tls) {
+        return ProbeState::Unavailable { reason };
     }
     match Library::load(ebpf, probe) {
         Ok(()) => ProbeState::Attached,

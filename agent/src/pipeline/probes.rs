@@ -115,7 +115,13 @@ impl Probes {
     /// # Errors
     /// If the maps cannot be read.
     pub fn new(mut kernel: Kernel, config: &Config) -> Result<Self, LoadError> {
-        let cells = Cells::new(kernel.tables()?);
+        let mut cells = Cells::new(kernel.tables()?);
+        // First, so that what is seen behind TLS has its statements from the beginning.
+        let mut clusters = Clusters::default();
+        match cells.services() {
+            Ok(services) => clusters.look(&cells, &services),
+            Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
+        }
         let tls = TlsFiles::start(&mut kernel, &cells);
         Ok(Self {
             cells,
@@ -134,7 +140,7 @@ impl Probes {
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
-            clusters: Clusters::default(),
+            clusters,
             kernel,
         })
     }
@@ -359,11 +365,8 @@ impl Probes {
                 self.mark(service.number, &name);
             }
             self.names.set_service(service.number, name);
-            if let Some(postmaster) = service.cluster_pid {
-                self.clusters.meet(service.number, postmaster);
-            }
         }
-        self.clusters.look(&self.cells);
+        self.clusters.look(&self.cells, services);
     }
 
     fn name_peers(&mut self, reading: &Reading) {

@@ -365,3 +365,20 @@ fn an_exchange_without_its_beginning_is_counted_as_far_as_it_is_seen() {
     let prepared = only("deepflow-prepare_stat.pcap");
     assert_eq!((prepared.statements(), prepared.done()), (vec![], vec![(UNKNOWN, 0)]));
 }
+
+#[test]
+fn the_short_way_of_frequent_messages_leads_to_the_same() {
+    for captured in everything().flat_map(capture::read) {
+        for end in [Role::Server, Role::Client] {
+            let walk = |short_way| {
+                let mut conversation = Conversation::new(end);
+                conversation.short_way = short_way;
+                captured.moves.iter().for_each(|(up, bytes)| conversation.moves(*up, bytes));
+                conversation
+            };
+            let (short, long) = (walk(true), walk(false));
+            assert_eq!(short.findings(), long.findings());
+            assert_eq!(state(&short.wire), state(&long.wire));
+        }
+    }
+}
