@@ -222,7 +222,8 @@ impl Kernel {
             LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, &lacks, options)));
         let library_probes = library_probes.collect();
         let library = Library::default();
-        let mut kernel = Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: BTreeMap::new() };
+        let mut kernel =
+            Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: BTreeMap::new() };
         if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }

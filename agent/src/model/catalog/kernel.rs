@@ -214,7 +214,7 @@ pub static POSTGRES_WAITING: Metric = Metric::gauge(
 pub static POSTGRES_CONNECT: Metric = Metric::histogram(
     "steth_postgres_connection_setup_seconds",
     "Setting up a Postgres connection: from the first byte of the start-up packet (or a request for encryption that was \
-     it) to the first ReadyForQuery.",
+     turned down before it) to the first ReadyForQuery.",
     &["service", "role", "database"],
     Fine,
 );
