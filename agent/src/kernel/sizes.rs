@@ -148,9 +148,9 @@ mod tests {
         for mebibytes in [8, 16, 24, 32, 64, 256, 1024] {
             for cpus in [1, 2, 4, 16, 64, 256] {
                 let wanted = Wanted { memory_bytes: mebibytes << 20, cpus, ..DEFAULT };
-                let fixed = fixed_bytes(&wanted);
-                // The least that every map has may be more than what the fixed ones leave.
-                if fixed + (1 << 20) + 64 * histogram_bytes(cpus) > wanted.memory_bytes {
+                let left = wanted.memory_bytes.saturating_sub(fixed_bytes(&wanted));
+                // The least that every map has may be more than its share.
+                if left / 100 * 30 < map_bytes(64, histogram_bytes(cpus)) {
                     continue;
                 }
                 let total = total_bytes(&wanted);
