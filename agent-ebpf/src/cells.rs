@@ -1,6 +1,6 @@
 //! Adding to cells, and giving out numbers: the only places where counts change.
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST, BPF_RB_AVAIL_DATA, BPF_RB_NO_WAKEUP, BPF_RB_RING_SIZE},
@@ -14,7 +14,7 @@ use steth_probes::{
 
 use crate::{
     kernel::setting,
-    maps::{COUNTERS, HISTOGRAM_SLOTS, HISTOGRAMS, LOSSES_BY_REASON, NUMBERS, RECORDS},
+    maps::{COUNTERS, HISTOGRAM_SLOTS, HISTOGRAMS, LOSSES_BY_REASON, NUMBERS, RECORDS, TRACE},
 };
 
 /// What numbers are given out for.
@@ -252,13 +252,25 @@ pub fn observe(kind: HistogramKind, sub: u8, service: u32, a: u32, b: u32, ns: u
 /// microsecond. False, and counted, if there was no room.
 #[inline(always)]
 pub fn send(record: *const u8, size: u64) -> bool {
-    let ring = (&raw const RECORDS).cast_mut().cast();
-    // SAFETY: the verifier checks that `size` bytes can be read there.
-    let sent = unsafe { bpf_ringbuf_output(ring, record.cast_mut().cast(), size, BPF_RB_NO_WAKEUP as u64) } == 0;
+    let sent = output((&raw const RECORDS).cast(), record, size);
     if !sent {
         lost(Loss::RingFull);
     }
     sent
+}
+
+/// As [`send`], to whoever traces.
+#[inline(always)]
+pub fn trace(record: *const u8, size: u64) {
+    if !output((&raw const TRACE).cast(), record, size) {
+        lost(Loss::TraceFull);
+    }
+}
+
+#[inline(always)]
+fn output(ring: *const c_void, record: *const u8, size: u64) -> bool {
+    // SAFETY: the verifier checks that `size` bytes can be read there.
+    unsafe { bpf_ringbuf_output(ring.cast_mut(), record.cast_mut().cast(), size, BPF_RB_NO_WAKEUP as u64) == 0 }
 }
 
 /// Whether the ring has room for the longest record and some more.

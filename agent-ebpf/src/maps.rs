@@ -16,6 +16,7 @@ use steth_probes::{
     postgres::{Backends, WireEntry},
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket, TlsCall},
+    watch::{ServiceWatch, Watch},
 };
 
 use crate::{
@@ -65,7 +66,7 @@ pub static PREPARED: LruHashMap<PreparedKey, u32, { limits::PREPARED as usize }>
 /// Statements by the hash of their text, batches by theirs.
 #[btf_map]
 pub static STATEMENTS: HashMap<u64, u32, { limits::STATEMENTS as usize }> = HashMap::new();
-/// Databases by the hash of their name.
+/// Names of databases and users by their hash.
 #[btf_map]
 pub static DATABASES: HashMap<u64, u32, { limits::DATABASES as usize }> = HashMap::new();
 /// Work space.
@@ -86,6 +87,16 @@ pub static TLS_SCRATCH: PerCpuArray<TlsScratch, { limits::TLS_WALKS as usize }> 
 /// Records for user space.
 #[btf_map]
 pub static RECORDS: RingBuf<u8, { limits::RING_BYTES as usize }> = RingBuf::new();
+
+/// What is told one by one.
+#[btf_map]
+pub static WATCH: Array<Watch, 1> = Array::new();
+/// What is kept of each service for that.
+#[btf_map]
+pub static SERVICE_WATCHES: Array<ServiceWatch, { limits::SERVICES as usize }> = Array::new();
+/// Cycles for whoever traces; a ring of their own, so that a flood of them cannot keep a statement's text out.
+#[btf_map]
+pub static TRACE: RingBuf<u8, { limits::TRACE_BYTES as usize }> = RingBuf::new();
 
 /// A map of values that live and die with a thread. aya-ebpf has no wrapper for this type of map.
 #[repr(C)]

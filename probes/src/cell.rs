@@ -73,6 +73,10 @@ kinds! {
         /// A transaction from its first cycle's first byte to its last one's end; `sub` is a [`Role`], `a` the database,
         /// `b` a [`TransactionOutcome`].
         PostgresTransaction = 11,
+        /// A transaction's wait for its next cycle; `sub` is a [`Role`], `a` the database.
+        PostgresWait = 12,
+        /// From the first byte of a start-up packet to the first ReadyForQuery; `sub` is a [`Role`], `a` the database.
+        PostgresConnect = 13,
     }
 }
 
@@ -93,6 +97,12 @@ kinds! {
         PostgresError = 6,
         /// Encrypted Postgres connections of which nothing is seen; `sub` is a [`crate::tls::Unseen`].
         PostgresUnseen = 7,
+        /// Cycles that ended with an error; `sub` is a [`Role`], `a` the database, `b` the statement.
+        PostgresFailed = 8,
+        /// Errors before the first ReadyForQuery; labels as `PostgresError`.
+        PostgresLoginFailure = 9,
+        /// Bursts in which a statement came as often as is worth telling; labels as `PostgresFailed`.
+        PostgresRepeat = 10,
     }
 }
 
@@ -116,10 +126,10 @@ impl Share {
         const CONNECT: u8 = HistogramKind::TcpConnect as u8;
         const LIFETIME: u8 = HistogramKind::TcpLifetime as u8;
         const QUERY: u8 = HistogramKind::PostgresQuery as u8;
-        const TRANSACTION: u8 = HistogramKind::PostgresTransaction as u8;
+        const SETUP: u8 = HistogramKind::PostgresConnect as u8;
         match kind {
             CONNECT..=LIFETIME => Self::Tcp,
-            QUERY..=TRANSACTION => Self::Postgres,
+            QUERY..=SETUP => Self::Postgres,
             _ => Self::Calls,
         }
     }
@@ -130,9 +140,10 @@ impl Share {
         const RETRANSMIT: u8 = CounterKind::TcpRetransmit as u8;
         const LISTEN_DROP: u8 = CounterKind::TcpListenDrop as u8;
         const ERROR: u8 = CounterKind::PostgresError as u8;
+        const REPEAT: u8 = CounterKind::PostgresRepeat as u8;
         match kind {
             RETRANSMIT..=LISTEN_DROP => Self::Tcp,
-            ERROR => Self::Postgres,
+            ERROR..=REPEAT => Self::Postgres,
             _ => Self::Calls,
         }
     }
@@ -230,7 +241,7 @@ kinds! {
         PreparedFull = 13,
         /// A Postgres conversation was forgotten for lack of room, and is found anew.
         ConversationForgotten = 14,
-        /// No room for another database name: it stays unknown.
+        /// No room for another name of a database or user: it stays unknown.
         DatabasesFull = 15,
         /// A socket in use was forgotten for lack of room, and is met anew.
         SocketForgotten = 16,
@@ -238,6 +249,10 @@ kinds! {
         TlsWalksFull = 17,
         /// No room for another `SSL` of OpenSSL.
         SslsFull = 18,
+        /// A slow or failed cycle was not told because its service had too many of them.
+        QueriesSuppressed = 19,
+        /// The ring buffer had no room for a traced cycle.
+        TraceFull = 20,
     }
 }
 

@@ -15,3 +15,4 @@ pub mod shape;
 pub mod socket;
 pub mod syscalls;
 pub mod tls;
+pub mod watch;

@@ -7,7 +7,7 @@ kinds! {
     pub enum Kind {
         /// A piece of a statement's text.
         StatementText = 1,
-        /// The name behind a database's number.
+        /// The name behind the number of a database or user.
         DatabaseName = 2,
         /// The number of a cycle that held several different statements.
         Batch = 3,
@@ -15,6 +15,10 @@ kinds! {
         Exec = 4,
         /// A process mapped a file that may hold code which nobody has looked at yet.
         Mapped = 5,
+        /// A Postgres cycle that is told one by one.
+        Query = 6,
+        /// A statement came again and again in one burst.
+        Repeated = 7,
     }
 }
 
@@ -49,7 +53,90 @@ record! {
 }
 
 record! {
-    /// A number that stands for a database's name, which follows, or for a batch, whose hash `hash` is.
+    /// A Postgres cycle with everything that is known of it. Its head tells when it ended.
+    pub struct Query {
+        /// Head.
+        pub header: Header,
+        /// When its first byte went out (client) or came in (server), by the monotonic clock.
+        pub begun_ns: u64,
+        /// From then to ReadyForQuery.
+        pub duration_ns: u64,
+        /// From then to the first byte of the reply.
+        pub first_byte_ns: u64,
+        /// Tells its connection from all others.
+        pub connection: u64,
+        /// Its statement, or the number of its batch.
+        pub statement: u32,
+        /// How many statements it held, as far as a byte can count.
+        pub statements: u32,
+        /// Rows that they returned or changed.
+        pub rows: u32,
+        /// The error that it ended with, packed by [`crate::postgres::push_sqlstate`]; 0 if none.
+        pub sqlstate: u32,
+        /// Service of the process.
+        pub service: u32,
+        /// Number of the database's name.
+        pub database: u32,
+        /// Number of the user's name.
+        pub user: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// The process that was seen.
+        pub pid: u32,
+        /// Its thread.
+        pub tid: u32,
+        /// Local port.
+        pub port: u16,
+        /// A [`crate::cell::Role`].
+        pub role: u8,
+        /// A [`crate::cell::Family`].
+        pub family: u8,
+        /// Transaction state after it: `I`, `T` or `E`.
+        pub transaction: u8,
+        /// Why it is told: bits of [`crate::watch`].
+        pub why: u8,
+        /// Spare.
+        pub _pad: [u8; 2],
+    }
+}
+
+record! {
+    /// A statement that came again and again in one transaction, or in requests that followed each other closely. Told at a
+    /// threshold, whenever the count has doubled since, and at the end of the burst.
+    pub struct Repeated {
+        /// Head.
+        pub header: Header,
+        /// When the burst began, by the monotonic clock.
+        pub begun_ns: u64,
+        /// Time in the cycles of this statement.
+        pub busy_ns: u64,
+        /// Tells its connection from all others.
+        pub connection: u64,
+        /// The statement.
+        pub statement: u32,
+        /// How often it came so far.
+        pub count: u32,
+        /// Service of the process.
+        pub service: u32,
+        /// Number of the database's name.
+        pub database: u32,
+        /// Number of the user's name.
+        pub user: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// The process that was seen.
+        pub pid: u32,
+        /// A [`crate::cell::Role`].
+        pub role: u8,
+        /// 1: the burst has ended.
+        pub ended: u8,
+        /// Spare.
+        pub _pad: [u8; 2],
+    }
+}
+
+record! {
+    /// A number that stands for the name of a database or user, which follows, or for a batch, whose hash `hash` is.
     pub struct Number {
         /// Head.
         pub header: Header,

@@ -114,6 +114,18 @@ impl Agent {
         Ok(answer.body)
     }
 
+    /// The answer to a path of its API.
+    ///
+    /// # Errors
+    /// If it does not answer with success, or not in JSON.
+    pub fn get_json(&self, path: &str) -> Result<serde_json::Value> {
+        let answer = http::get(&format!("http://{}{path}", self.address()))?;
+        if answer.status != 200 {
+            bail!("{path} answers {}: {}", answer.status, answer.body);
+        }
+        Ok(serde_json::from_str(&answer.body)?)
+    }
+
     /// The metrics as of the last window.
     ///
     /// # Errors
@@ -213,7 +225,7 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
 }
 
 /// The environment overrides the configuration, and what is not a setting there is an error: `STETH_BIN` too.
-fn without_settings(command: &mut Command) {
+pub fn without_settings(command: &mut Command) {
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"STETH_")) {
         command.env_remove(key);
     }
@@ -226,7 +238,10 @@ fn copy_command(from: &Path, to: &Path) -> Command {
 }
 
 /// The program named by `STETH_BIN`, or else the newer of the release and the debug build beside this test.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// If there is none.
+pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("STETH_BIN") {
         return Ok(path.into());
     }

@@ -20,6 +20,7 @@ pub mod process;
 pub mod programs;
 pub mod prometheus;
 pub mod strace;
+pub mod trace;
 pub mod truth;
 pub mod wait;
 pub mod workload;

@@ -1,6 +1,7 @@
 //! Postgres: hands what a process read or wrote to the walker of the wire protocol.
 
 mod noted;
+mod report;
 mod scratch;
 mod sink;
 mod source;
@@ -46,8 +47,9 @@ pub fn moved(call: &Call, sock: Address, connection: &mut Connection) -> Option<
         Protocol::PostgresEncrypted => return tls::passed(call, connection),
         _ => return None,
     }
-    walk(call, sock, connection, SCRATCH.get_ptr_mut(0)?, false);
-    None
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    set_out(call, scratch, false)?;
+    walk(sock, connection, scratch)
 }
 
 /// A process wrote plaintext behind TLS, and its record is sent: a program at a system call runs this.
@@ -56,7 +58,9 @@ pub fn written_behind_tls(call: &Call, sock: Address, connection: &mut Connectio
     if !is_wanted_behind_tls(connection)? {
         return None;
     }
-    walk(call, sock, connection, SCRATCH.get_ptr_mut(0)?, true)
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    set_out(call, scratch, true)?;
+    walk(sock, connection, scratch)
 }
 
 /// Whether plaintext behind TLS is, or may be, Postgres.
@@ -83,7 +87,10 @@ pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) 
         let mine = claim(claims);
         if mine {
             // SAFETY: as above.
-            walk(call, sock, connection, unsafe { &raw mut (*space).scratch }, true);
+            let scratch = unsafe { &raw mut (*space).scratch };
+            if set_out(call, scratch, true).is_some() {
+                walk(sock, connection, scratch);
+            }
         }
         unclaim(claims);
         if mine {
@@ -94,9 +101,10 @@ pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) 
     None
 }
 
-/// Sets the walk to the bytes that a call moved.
-#[inline(always)]
-fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
+/// Sets the walk to the bytes that a call moved. Apart from the walk, which then is the same to the verifier whatever the
+/// call was: it checks it once.
+#[inline(never)]
+fn set_out(call: &Call, scratch: *mut Scratch, behind_tls: bool) -> Option<()> {
     let mut source = UserBytes(scratch);
     let moved = if call.result > u32::MAX as i64 { u32::MAX } else { call.result as u32 };
     let walk = source.walk();
@@ -106,8 +114,14 @@ fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
     walk.ended_ns = call.now_ns;
     walk.left = moved;
     walk.service = call.service;
+    walk.reads = call.call.is_read() as u32;
+    walk.shared = behind_tls as u32;
+    (walk.unknown, walk.postgres) = match behind_tls {
+        false => (Protocol::Unknown as u32, Protocol::Postgres as u32),
+        true => (Protocol::Tls as u32, Protocol::PostgresTls as u32),
+    };
     let (vector, length) = match call.call {
-        SocketCall::Read | SocketCall::Write => return Some(source),
+        SocketCall::Read | SocketCall::Write => return Some(()),
         SocketCall::ReadVector | SocketCall::WriteVector => (call.buffer, call.length),
         // `struct msghdr`: the vector and its length stand behind the address and its length.
         _ => read_user::<[u64; 2]>(call.buffer + 16)?.into(),
@@ -121,49 +135,38 @@ fn set_out(call: &Call, scratch: *mut Scratch) -> Option<UserBytes> {
             break;
         }
     }
-    Some(source)
+    Some(())
 }
 
 #[inline(never)]
-fn walk(
-    call: &Call,
-    sock: Address,
-    connection: &mut Connection,
-    scratch: *mut Scratch,
-    behind_tls: bool,
-) -> Option<()> {
-    let mut source = set_out(call, scratch)?;
-    source.walk().shared = behind_tls as u32;
-    let reads = call.call.is_read();
-    let (unknown, postgres) = match behind_tls {
-        false => (Protocol::Unknown, Protocol::Postgres),
-        true => (Protocol::Tls, Protocol::PostgresTls),
-    };
-    if connection.protocol != postgres as u8 {
+fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Option<()> {
+    let mut source = UserBytes(scratch);
+    let walk = source.walk();
+    let (reads, now_ns) = (walk.reads != 0, walk.ended_ns);
+    if connection.protocol != walk.postgres as u8 {
         connection.looks += 1;
         let opening = opening(&mut source);
         match opening {
             Opening::Nothing => return None,
-            Opening::Tls if behind_tls => return None,
+            Opening::Tls if walk.shared != 0 => return None,
             Opening::Tls => {
-                tls::begun(connection, 0, call.now_ns);
+                tls::begun(connection, 0, now_ns);
                 return None;
             }
             _ => {}
         }
         let role = if reads { Role::Server } else { Role::Client };
-        start(sock, scratch, opening, role, call.now_ns)?;
-        connection.protocol = postgres as u8;
+        start(sock, scratch, opening, role, now_ns)?;
+        connection.protocol = walk.postgres as u8;
     }
     let Some(entry) = WIRES.get_ptr_mut(&sock.0) else {
         // It had to give way to others.
         lost(Loss::ConversationForgotten);
-        connection.protocol = unknown as u8;
+        connection.protocol = walk.unknown as u8;
         return None;
     };
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
-    let walk = source.walk();
     let up = reads == (wire.role == Role::Server as u8);
     walk.role = wire.role as u32;
     walk.up = up as u32;
@@ -182,10 +185,10 @@ fn walk(
         if wire.is_known() {
             lost(Loss::PostgresOutOfStep);
         }
-        connection.protocol = unknown as u8;
+        connection.protocol = walk.unknown as u8;
         let _ = WIRES.remove(&sock.0);
     } else if wire.phase == Phase::Opaque as u8 {
-        tls::begun(connection, wire.down.note, call.now_ns);
+        tls::begun(connection, wire.down.note, now_ns);
         let _ = WIRES.remove(&sock.0);
     }
     None
@@ -198,8 +201,10 @@ fn start(sock: Address, scratch: *mut Scratch, opening: Opening, role: Role, now
     let fresh = unsafe { &mut (*scratch).wire };
     clear(fresh);
     fresh.wire.start(role as u8, opening);
-    // Not the same after a break: names that were prepared before may mean something else by now.
+    fresh.sock = sock.0;
     fresh.connection = sock.0.rotate_left(32) ^ now_ns;
+    // Not the same after a break: names that were prepared before may mean something else by now.
+    fresh.names = fresh.connection;
     if WIRES.insert(&sock.0, &*fresh, ANY).is_err() {
         lost(Loss::ConnectionsFull);
         return None;

@@ -1,7 +1,7 @@
 //! The work space of a walk over the Postgres wire protocol, one for each CPU.
 
 use steth_probes::{
-    message::{Number, StatementText},
+    message::{Number, Query, Repeated, StatementText},
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
     shape::Shape,
@@ -15,7 +15,7 @@ const TEXT: usize = TEXT_LEN as usize;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct PreparedKey {
-    pub connection: u64,
+    pub names: u64,
     pub name: u64,
 }
 
@@ -28,6 +28,8 @@ pub struct Scratch {
     pub text: TextRecord,
     pub noted: Noted,
     pub name: NameRecord,
+    pub query: Query,
+    pub repeated: Repeated,
 }
 
 /// Work space of a walk behind TLS.
@@ -85,6 +87,8 @@ pub struct Walk {
     /// Buffers left.
     pub vector_left: u32,
     pub service: u32,
+    /// 1: the process reads these bytes.
+    pub reads: u32,
     pub role: u32,
     /// 1: these bytes go towards the server.
     pub up: u32,
@@ -93,6 +97,10 @@ pub struct Walk {
     pub broken: u32,
     /// 1: other programs may interrupt this one and add to the same cells.
     pub shared: u32,
+    /// What the connection's protocol is while nothing is known of it, and once it is Postgres: a `Protocol`.
+    pub unknown: u32,
+    pub postgres: u32,
+    pub _pad: u32,
 }
 
 // SAFETY: integers only, without a gap.

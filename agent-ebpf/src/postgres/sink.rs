@@ -26,7 +26,7 @@ use crate::{
         tally_slot, tally_slot_shared,
     },
     kernel::{opaque, setting},
-    maps::{DATABASES, PREPARED, STATEMENTS},
+    maps::{DATABASES, PREPARED, STATEMENTS, WATCH},
 };
 
 /// What the walker's findings are put into.
@@ -42,7 +42,7 @@ impl Sink {
     }
 
     #[inline(always)]
-    fn observe(&self, slot: u32, ns: u64) {
+    pub fn observe(&self, slot: u32, ns: u64) {
         if self.walk().shared == 0 {
             observe_slot(slot, ns);
         } else {
@@ -160,6 +160,7 @@ impl Sink {
         entry.first_byte_slot = if own_first == 0 { other_first } else { own_first };
         if entry.service != service {
             entry.commit_slot = 0;
+            entry.wait_slot = 0;
         }
         entry.statement = statement;
         entry.service = service;
@@ -169,7 +170,7 @@ impl Sink {
     fn find_prepared(&mut self, name: u64) {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
-        let key = PreparedKey { connection: entry.connection, name };
+        let key = PreparedKey { names: entry.names, name };
         // SAFETY: the value is copied at once.
         entry.prepared = unsafe { PREPARED.get(&key) }.copied().unwrap_or(STATEMENT_UNKNOWN);
         entry.prepared_name = name;
@@ -229,7 +230,7 @@ impl Effects for Sink {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
         entry.prepared_name = 0;
-        if PREPARED.insert(&PreparedKey { connection: entry.connection, name }, &statement, ANY).is_err() {
+        if PREPARED.insert(&PreparedKey { names: entry.names, name }, &statement, ANY).is_err() {
             lost(Loss::PreparedFull);
         }
     }
@@ -239,7 +240,7 @@ impl Effects for Sink {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
         entry.prepared_name = 0;
-        let _ = PREPARED.remove(&PreparedKey { connection: entry.connection, name });
+        let _ = PREPARED.remove(&PreparedKey { names: entry.names, name });
     }
 
     #[inline(always)]
@@ -248,8 +249,8 @@ impl Effects for Sink {
         // SAFETY: a map value.
         let entry = unsafe { &mut *self.entry };
         entry.prepared_name = 0;
-        // The names stay in the map until they are its least used, but nobody asks under this connection's number again.
-        entry.connection = entry.connection.rotate_left(1) ^ ended_ns;
+        // The names stay in the map until they are its least used, but nobody asks under this number again.
+        entry.names = entry.names.rotate_left(1) ^ ended_ns;
     }
 
     #[inline(always)]
@@ -267,6 +268,34 @@ impl Effects for Sink {
         let (query, first_byte) = self.slots(wire.database, statement);
         self.observe(query, duration_ns);
         self.observe(first_byte, first_byte_ns);
+        let waited_ns = wire.waited_ns();
+        if waited_ns != 0 {
+            self.waited(waited_ns);
+        }
+        if let Some(watch) = WATCH.get(0) {
+            if watch.is_worth_a_look(duration_ns, wire.failed != 0) {
+                self.report(statement, duration_ns, first_byte_ns);
+            }
+            self.repeat(watch, wire, statement, duration_ns);
+        }
+        // SAFETY: a map value.
+        unsafe { (*self.entry).rows = 0 };
+    }
+
+    #[inline(always)]
+    fn refused(&mut self, _wire: &Wire, statement: u32, duration_ns: u64) {
+        self.report(statement, duration_ns, duration_ns);
+    }
+
+    #[inline(always)]
+    fn connected(&mut self, wire: &Wire, ns: u64) {
+        let (service, role) = (self.walk().service, self.walk().role as u8);
+        self.observe(slot_of(&key(HistogramKind::PostgresConnect, role, service, wire.database, 0)), ns);
+    }
+
+    #[inline(always)]
+    fn closing(&mut self, _wire: &Wire) {
+        self.end_burst();
     }
 
     #[inline(always)]
@@ -277,12 +306,20 @@ impl Effects for Sink {
         } else {
             tally_slot_shared(query, [1, rows as u64]);
         }
+        // SAFETY: a map value.
+        let entry = unsafe { &mut *self.entry };
+        entry.rows = entry.rows.wrapping_add(rows);
     }
 
     #[inline(never)]
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let (service, role) = (self.walk().service, self.walk().role as u8);
         count(CounterKind::PostgresError, role, service, wire.database, sqlstate, 1);
+        // SAFETY: a map value.
+        unsafe { (*self.entry).sqlstate = sqlstate };
+        if wire.is_logging_in() {
+            count(CounterKind::PostgresLoginFailure, role, service, wire.database, sqlstate, 1);
+        }
     }
 
     #[inline(always)]
@@ -299,6 +336,11 @@ impl Effects for Sink {
     fn lost(&mut self, loss: Loss) {
         lost(loss);
     }
+}
+
+#[inline(always)]
+pub(super) fn key(kind: HistogramKind, role: u8, service: u32, a: u32, b: u32) -> CellKey {
+    CellKey { kind: kind as u8, sub: role, service: service as u16, a, b }
 }
 
 /// Gives a number to a combination of statements that was not met before.
@@ -323,7 +365,7 @@ fn new_batch(hash: u64) -> u32 {
     statement
 }
 
-/// The number of a database, given if it is new.
+/// The number of a database or user, given if it is new.
 #[inline(never)]
 fn database(scratch: *mut Scratch, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {
     let hash = hash_name(name);

@@ -142,6 +142,15 @@ impl Source for UserBytes {
     }
 
     #[inline(always)]
+    fn ahead(&mut self, offset: u32) -> Option<u8> {
+        let walk = self.walk();
+        if offset >= walk.left {
+            return None;
+        }
+        read_user::<u8>(walk.address + offset as u64)
+    }
+
+    #[inline(always)]
     fn advance(&mut self, count: u32) {
         let walk = self.walk();
         walk.address += count as u64;

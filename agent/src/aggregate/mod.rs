@@ -2,6 +2,7 @@
 //! kernel services that bear one name are one; what exceeds the configured limits is summed under `other`.
 
 mod names;
+mod queries;
 mod series;
 mod shown;
 
@@ -42,6 +43,7 @@ pub struct Totals {
     malformed: u64,
     shown: series::ShownLabels,
     open_bytes: series::OpenBytes,
+    windows: queries::Windows,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Totals {
             malformed: 0,
             shown: series::ShownLabels::default(),
             open_bytes: series::OpenBytes::default(),
+            windows: queries::Windows::new(),
         }
     }
 
@@ -81,11 +84,19 @@ impl Totals {
             // Most cells rest most of the time.
             if *known.last != now {
                 Arc::make_mut(&mut known.total).add_difference(&known.last, &now);
+                if kind == HistogramKind::PostgresQuery {
+                    self.windows.cycles(key, &known.last, &now);
+                }
                 *known.last = now;
             }
         }
         // Counters are 64 bits wide and are never taken away, so the reading is the total.
-        self.counters.extend(reading.counters.into_iter().map(|(kind, key, total)| ((kind, key), total)));
+        for (kind, key, total) in reading.counters {
+            let before = self.counters.insert((kind, key), total).unwrap_or_default();
+            if kind == CounterKind::PostgresFailed {
+                self.windows.errors(&key, total.saturating_sub(before));
+            }
+        }
         self.losses = reading.losses;
         self.connections = reading.connections;
         self.malformed += reading.malformed;

@@ -15,6 +15,8 @@ pub struct StatementName {
     pub operation: &'static str,
     /// Operation and tables.
     pub summary: String,
+    /// The text without literals.
+    pub text: String,
 }
 
 /// All names.
@@ -60,12 +62,17 @@ impl Names {
         self.peers.insert(number, name);
     }
 
+    /// The name of a peer, if it has one.
+    pub fn peer_name(&self, number: u32) -> Option<&str> {
+        self.peers.get(&number).map(String::as_str)
+    }
+
     /// Names a statement.
     pub fn set_statement(&mut self, number: u32, name: StatementName) {
         self.statements.insert(number, name);
     }
 
-    /// Names a database.
+    /// Names a database or user.
     pub fn set_database(&mut self, number: u32, name: String) {
         self.databases.insert(number, name);
     }
@@ -98,6 +105,11 @@ impl Names {
             (STATEMENT_UNKNOWN, _) | (_, None) => (UNKNOWN, "UNKNOWN"),
             (_, Some(name)) => (&name.fingerprint, name.operation),
         }
+    }
+
+    /// Summary and text.
+    pub(super) fn statement_text(&self, number: u32) -> (&str, &str) {
+        self.statements.get(&number).map_or(("", ""), |name| (&name.summary, &name.text))
     }
 
     pub(super) fn statements(&self) -> impl Iterator<Item = &StatementName> {

@@ -19,7 +19,8 @@ use super::{
     shown::{OTHER, Shown},
 };
 use crate::model::{
-    catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, snapshot::Series,
+    catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, query::role_name,
+    snapshot::Series,
 };
 
 /// Places of label values.
@@ -50,6 +51,11 @@ impl Sums {
         self.numbers.entry((metric.name, labels)).or_insert((metric, 0.0)).1 += value;
     }
 
+    fn largest(&mut self, metric: &'static Metric, labels: Vec<String>, value: f64) {
+        let known = &mut self.numbers.entry((metric.name, labels)).or_insert((metric, value)).1;
+        *known = known.max(value);
+    }
+
     fn merge(&mut self, metric: &'static Metric, labels: Vec<String>, more: &Arc<Distribution>) {
         match self.histograms.entry((metric.name, labels)) {
             Entry::Occupied(mut known) => Arc::make_mut(&mut known.get_mut().1).merge(more),
@@ -76,7 +82,7 @@ impl Totals {
             let [first, second] = total.last.tally;
             match kind {
                 HistogramKind::PostgresQuery => {
-                    let labels = self.query_labels(names, key);
+                    let labels = self.query_labels(names, key).to_vec();
                     sums.add(&catalog::POSTGRES_STATEMENTS, labels.clone(), first as f64);
                     sums.add(&catalog::POSTGRES_ROWS, labels, second as f64);
                 }
@@ -169,17 +175,27 @@ impl Totals {
         places.map_or(OTHER, |places| places.label(&name)).to_owned()
     }
 
-    fn query_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+    fn error_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+        let mut labels = self.database_labels(names, key);
+        labels.push(sqlstate_name(key.b));
+        labels
+    }
+
+    fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
         let (fingerprint, operation) = names.statement(key.b);
         let query = self.shown.queries.label(fingerprint);
         let operation = if query == OTHER { "OTHER" } else { operation };
-        vec![
+        [
             self.service(names, key.service).into(),
             role(key.sub).into(),
             names.database(key.a).into(),
             operation.into(),
             query.into(),
         ]
+    }
+
+    fn database_labels(&self, names: &Names, key: &CellKey) -> Vec<String> {
+        vec![self.service(names, key.service).into(), role(key.sub).into(), names.database(key.a).into()]
     }
 
     fn histogram(&self, sums: &mut Sums, names: &Names, kind: HistogramKind, key: &CellKey, total: &Arc<Distribution>) {
@@ -198,10 +214,12 @@ impl Totals {
             HistogramKind::SocketRead => (&catalog::SOCKET_READ, vec![service(), family(key.sub).into()]),
             HistogramKind::SocketWrite => (&catalog::SOCKET_WRITE, vec![service(), family(key.sub).into()]),
             HistogramKind::SocketPickup => (&catalog::SOCKET_PICKUP, vec![service(), family(key.sub).into()]),
-            HistogramKind::PostgresQuery => (&catalog::POSTGRES_QUERY, self.query_labels(names, key)),
-            HistogramKind::PostgresFirstByte => (&catalog::POSTGRES_FIRST_BYTE, self.query_labels(names, key)),
+            HistogramKind::PostgresQuery => (&catalog::POSTGRES_QUERY, self.query_labels(names, key).to_vec()),
+            HistogramKind::PostgresFirstByte => (&catalog::POSTGRES_FIRST_BYTE, self.query_labels(names, key).to_vec()),
+            HistogramKind::PostgresWait => (&catalog::POSTGRES_WAIT, self.database_labels(names, key)),
+            HistogramKind::PostgresConnect => (&catalog::POSTGRES_CONNECT, self.database_labels(names, key)),
             HistogramKind::PostgresTransaction => {
-                let labels = vec![service(), role(key.sub).into(), names.database(key.a).into()];
+                let labels = self.database_labels(names, key);
                 let mut with_outcome = labels.clone();
                 let commit = key.b == TransactionOutcome::Commit as u32;
                 with_outcome.push(if commit { "commit" } else { "rollback" }.into());
@@ -227,9 +245,13 @@ impl Totals {
                 (&catalog::TCP_BYTES, vec![service, self.peer(names, key), direction(key.sub).into()])
             }
             CounterKind::TcpListenDrop => (&catalog::TCP_LISTEN_OVERFLOWS, vec![service, port_name(key.a)]),
-            CounterKind::PostgresError => {
-                let labels = vec![service, role(key.sub).into(), names.database(key.a).into(), sqlstate_name(key.b)];
-                (&catalog::POSTGRES_ERRORS, labels)
+            // Shown with the statements, not as a series.
+            CounterKind::PostgresFailed => return,
+            CounterKind::PostgresError => (&catalog::POSTGRES_ERRORS, self.error_labels(names, key)),
+            CounterKind::PostgresLoginFailure => (&catalog::POSTGRES_LOGIN_FAILURES, self.error_labels(names, key)),
+            CounterKind::PostgresRepeat => {
+                let [service, role, database, _, query] = self.query_labels(names, key);
+                (&catalog::POSTGRES_N_PLUS_ONE, vec![service, role, database, query])
             }
             CounterKind::PostgresUnseen => (&catalog::POSTGRES_UNSEEN, vec![service, unseen(key.sub).into()]),
         };
@@ -259,6 +281,10 @@ impl Totals {
                     names.database(postgres.database).into(),
                     postgres_state(postgres.state).into(),
                 ];
+                if let Some(idle_ns) = postgres.waiting_ns {
+                    let waiting = labels.iter().take(3).cloned().collect();
+                    sums.largest(&catalog::POSTGRES_WAITING, waiting, idle_ns as f64 / 1e9);
+                }
                 sums.add(&catalog::POSTGRES_CONNECTIONS, labels, 1.0);
             }
         }
@@ -325,15 +351,11 @@ fn errno_name(number: u32) -> String {
     known.map_or_else(|| format!("E{number}"), str::to_owned)
 }
 
-fn role(role: u8) -> &'static str {
-    match Role::from_u8(role) {
-        Some(Role::Server) => "server",
-        Some(Role::Client) => "client",
-        None => OTHER,
-    }
+pub(super) fn role(role: u8) -> &'static str {
+    Role::from_u8(role).map_or(OTHER, role_name)
 }
 
-fn family(family: u8) -> &'static str {
+pub(super) fn family(family: u8) -> &'static str {
     match Family::from_u8(family) {
         Some(Family::Inet) => "inet",
         Some(Family::Inet6) => "inet6",
@@ -412,6 +434,8 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::DatabasesFull => (full, "databases", "no_room"),
         Loss::ConversationForgotten => (full, "wires", "no_room"),
         Loss::RingFull => (lost, "records", "ring_full"),
+        Loss::QueriesSuppressed => (lost, "records", "rate_limited"),
+        Loss::TraceFull => (lost, "trace", "ring_full"),
         Loss::UserMemoryUnreadable => (lost, "wires", "memory_unreadable"),
         Loss::StatementCut => (lost, "wires", "statement_cut"),
         Loss::PipelineTooDeep => (lost, "wires", "pipeline_too_deep"),

@@ -7,6 +7,7 @@ mod instance;
 mod logging;
 pub mod run;
 mod terminal;
+pub mod trace;
 
 use std::{ffi::OsString, fmt, path::Path, process::ExitCode};
 
@@ -30,6 +31,9 @@ pub enum Command {
     Run(run::Arguments),
     /// Tell what this kernel, user and machine allow, and what became of every probe
     Doctor(doctor::Arguments),
+    /// Show what happens as it happens, one line each
+    #[command(subcommand)]
+    Trace(trace::Command),
     /// Work with configuration files
     #[command(subcommand)]
     Config(config::Command),

@@ -9,6 +9,7 @@ mod tests;
 pub mod value;
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -41,6 +42,8 @@ pub struct Config {
     pub kernel: Kernel,
     /// Which probes are wanted.
     pub probes: Probes,
+    /// What is told of Postgres beyond figures.
+    pub postgres: Postgres,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -83,7 +86,7 @@ pub struct Kernel {
     pub without: Vec<String>,
     /// Budget for all maps together.
     pub memory_bytes: u64,
-    /// The ring that records cross; a power of two.
+    /// Each of the two rings that records cross; a power of two.
     pub ring_bytes: u64,
     /// How often the ring is emptied.
     pub ring_interval: Duration,
@@ -106,6 +109,23 @@ pub struct Probes {
     pub tls: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
     pub exclude_services: Vec<String>,
+}
+
+/// `[postgres]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// From here on a query is kept as a record of its own, as one that failed is.
+    pub slow_query: Duration,
+    /// How many of a service's slow and failed queries are kept per second.
+    pub slow_rate: usize,
+    /// How many are held in all.
+    pub kept_queries: usize,
+    /// How often a statement comes in one transaction or burst of requests before that is told.
+    pub n_plus_one: usize,
+    /// Outside of a transaction a longer pause than this parts two bursts.
+    pub n_plus_one_gap: Duration,
+    /// How many connections a service may keep, by its name.
+    pub pools: BTreeMap<String, usize>,
 }
 
 /// `[limits]`
@@ -205,6 +225,14 @@ impl Default for Config {
                 postgres: true,
                 tls: true,
                 exclude_services: Vec::new(),
+            },
+            postgres: Postgres {
+                slow_query: Duration::from_millis(100),
+                slow_rate: 20,
+                kept_queries: 1000,
+                n_plus_one: 10,
+                n_plus_one_gap: Duration::from_millis(50),
+                pools: BTreeMap::new(),
             },
             limits: Limits {
                 services: 1024,

@@ -161,10 +161,10 @@ impl Reading {
             self.refuse("window.kept", "a kept window is made of live ones; allowed: a multiple of window.live");
         } else if !kernel.ring_bytes.is_power_of_two() {
             self.refuse("kernel.ring", "the kernel takes only powers of two; allowed: 64KiB, 128KiB, … 64MiB");
-        } else if kernel.ring_bytes > kernel.memory_bytes / 2 {
+        } else if kernel.ring_bytes > kernel.memory_bytes / 4 {
             self.refuse(
                 "kernel.ring",
-                "the ring must leave half of kernel.memory to the cells; allowed: up to that half",
+                "the two rings must leave half of kernel.memory to the cells; allowed: up to a quarter of it",
             );
         }
         let Limits { services, peers, queries, shown_services, shown_peers, shown_queries, .. } = self.config.limits;

@@ -1,7 +1,7 @@
 //! What one value may look like, in both directions: durations, sizes, addresses, words and lists. Does not know
 //! which keys there are.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use toml::de::DeValue;
 
@@ -25,6 +25,8 @@ pub enum Shape {
     Names(fn(&mut Config) -> &mut Vec<String>),
     /// Some of the names listed here.
     Subset(&'static [&'static str], fn(&mut Config) -> &mut Vec<String>),
+    /// A number for each of some names that are not known beforehand.
+    Sizes(RangeInclusive<usize>, fn(&mut Config) -> &mut BTreeMap<String, usize>),
     /// One of the words listed here. The setter gets the word's position.
     Word(&'static [&'static str], fn(&mut Config, usize), fn(&Config) -> usize),
 }
@@ -80,6 +82,13 @@ impl Shape {
                 }
                 *place(config) = names;
             }
+            Self::Sizes(range, place) => {
+                let sizes = sizes(typed)?;
+                for (name, size) in &sizes {
+                    within(size, range).map_err(|why| format!("{name:?}: {why}"))?;
+                }
+                *place(config) = sizes;
+            }
             Self::Word(words, set, _) => {
                 let word = text(typed, "a word")?;
                 let position = words
@@ -106,6 +115,11 @@ impl Shape {
                 let names: Vec<_> = place(&mut config).iter().map(|name| quoted(name)).collect();
                 format!("[{}]", names.join(", "))
             }
+            Self::Sizes(_, place) => {
+                let sizes = place(&mut config).iter().map(|(name, size)| format!("{} = {size}", quoted(name)));
+                let sizes: Vec<_> = sizes.collect();
+                if sizes.is_empty() { "{}".into() } else { format!("{{ {} }}", sizes.join(", ")) }
+            }
             Self::Word(words, _, get) => quoted(words.get(get(&config)).copied().unwrap_or_default()),
         }
     }
@@ -127,6 +141,10 @@ impl Shape {
             Self::Address(_) => r#"an IP address and a port, such as "127.0.0.1:9464" or "[::1]:9464""#.into(),
             Self::Names(_) => r#"a list of names, such as ["one", "two"]"#.into(),
             Self::Subset(words, _) => format!("a list of some of {}", words.join(", ")),
+            Self::Sizes(range, _) => {
+                let (least, most) = (range.start(), range.end());
+                format!(r#"numbers from {least} to {most} by name, such as {{ "one.service" = 20 }}"#)
+            }
             Self::Word(words, ..) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "),
         }
     }
@@ -264,6 +282,27 @@ fn list(typed: Typed) -> Result<Vec<String>, String> {
         Typed::Text(text) => text.split(',').map(|name| name.trim().to_string()).collect(),
     };
     if names.iter().any(String::is_empty) { Err("a name in the list is empty".into()) } else { Ok(names) }
+}
+
+fn sizes(typed: Typed) -> Result<BTreeMap<String, usize>, String> {
+    match typed {
+        Typed::Toml(value) => {
+            let table = value.as_table().ok_or_else(|| wrong_type(value, "a table"))?;
+            let size = |(name, value): (&toml::Spanned<Cow<str>>, &toml::Spanned<DeValue>)| {
+                let size = count(Typed::Toml(value.get_ref())).map_err(|why| format!("{:?}: {why}", name.get_ref()))?;
+                Ok((name.get_ref().to_string(), size))
+            };
+            table.iter().map(size).collect()
+        }
+        Typed::Text("") => Ok(BTreeMap::new()),
+        Typed::Text(text) => text
+            .split(',')
+            .map(|one| {
+                let (name, size) = one.split_once('=').ok_or_else(|| format!("{one:?} is no name=number"))?;
+                Ok((name.trim().to_string(), count(Typed::Text(size.trim()))?))
+            })
+            .collect(),
+    }
 }
 
 fn wrong_type(value: &DeValue, wanted: &str) -> String {

@@ -18,6 +18,7 @@ mod load;
 mod memory;
 mod netstat;
 mod network;
+mod postgres_settings;
 mod pressure;
 pub mod process_status;
 mod processes;
@@ -35,6 +36,7 @@ use std::{
 };
 
 pub use kernel_services::KernelServices;
+pub use postgres_settings::max_connections;
 pub use processes::Processes;
 pub use services::ProcServices;
 pub use sockets::unix_inodes;

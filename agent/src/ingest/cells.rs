@@ -15,6 +15,7 @@ use steth_probes::{
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
     tls::{CodeFile, LOOKED_AT},
+    watch::{ServiceWatch, Watch},
 };
 
 use super::sockets::Passes;
@@ -60,8 +61,9 @@ impl Cells {
         })?;
         let mut listeners = Vec::new();
         let mut conversations = HashMap::new();
+        let now_ns = monotonic_ns();
         wires.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<WireEntry>(value)) {
-            (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire))),
+            (Some(sock), Some(wire)) => drop(conversations.insert(sock, conversation(&wire, now_ns))),
             _ => *malformed += 1,
         })?;
         connections.visit(u32::MAX, |key, value| match (read::<u64>(key), read::<Connection>(value)) {
@@ -166,6 +168,52 @@ impl Cells {
         self.tables.backends.put(&service, &postgres::Backends { entry_address, text_offset, text_len })
     }
 
+    /// Reads the peers that were met, and nothing else.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give the map's entries.
+    pub fn peers(&mut self) -> io::Result<Vec<PeerSeen>> {
+        let mut seen = Vec::new();
+        self.tables.peers.visit(u32::MAX, |key, value| {
+            if let (Some(key), Some(number)) = (read(key), read(value)) {
+                seen.push(peer(&key, number));
+            }
+        })?;
+        Ok(seen)
+    }
+
+    /// How often something was not counted or told.
+    ///
+    /// # Errors
+    /// If the kernel refuses to give the map's entries.
+    pub fn lost(&mut self, loss: Loss) -> io::Result<u64> {
+        let mut total = 0;
+        self.tables.losses.visit(LOSSES, |key, values| {
+            if read::<u32>(key) == Some(loss as u32) {
+                total = sum(values);
+            }
+        })?;
+        Ok(total)
+    }
+
+    /// Changes which Postgres cycles are told one by one.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn watch(&self, watch: &Watch) -> io::Result<()> {
+        self.tables.watch.put(&0u32, watch)
+    }
+
+    /// Marks a service for tracing, or not.
+    ///
+    /// # Errors
+    /// If the kernel refuses the write.
+    pub fn mark(&self, service: u32, traced: bool) -> io::Result<()> {
+        // Its tokens are given anew, which costs a burst at most.
+        let row = ServiceWatch { traced: traced.into(), ..ServiceWatch::zeroed() };
+        self.tables.service_watches.put(&service, &row)
+    }
+
     /// Leaves a service out of the figures, or takes it in again.
     ///
     /// # Errors
@@ -215,7 +263,7 @@ fn peer(key: &PeerKey, number: u32) -> PeerSeen {
 }
 
 /// `None` while it is not certain that this is Postgres.
-fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
+fn conversation(entry: &WireEntry, now_ns: u64) -> Option<PostgresSeen> {
     let wire = &entry.wire;
     if wire.phase != Phase::Confirmed as u8 {
         return None;
@@ -225,11 +273,12 @@ fn conversation(entry: &WireEntry) -> Option<PostgresSeen> {
         b'T' | b'E' => PostgresState::IdleInTransaction,
         _ => PostgresState::Idle,
     };
-    Some(PostgresSeen { role: Role::from_u8(wire.role), database: wire.database, state })
+    let waiting_ns = (state == PostgresState::IdleInTransaction).then(|| now_ns.saturating_sub(wire.idle_ns));
+    Some(PostgresSeen { role: Role::from_u8(wire.role), database: wire.database, state, waiting_ns })
 }
 
 fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<ConnectionSeen> {
-    let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen };
+    let encrypted = PostgresSeen { role: None, database: 0, state: PostgresState::EncryptedUnseen, waiting_ns: None };
     Some(ConnectionSeen {
         inode: known.inode,
         service: known.service,
@@ -245,6 +294,13 @@ fn connection(known: &Connection, wire: Option<PostgresSeen>) -> Option<Connecti
             Protocol::PostgresEncrypted => Some(encrypted),
         },
     })
+}
+
+/// The clock that the kernel programs stamp with.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, ns) = (u64::try_from(now.tv_sec).unwrap_or_default(), u64::try_from(now.tv_nsec).unwrap_or_default());
+    seconds * 1_000_000_000 + ns
 }
 
 /// The sum of a counter's copies on all CPUs.

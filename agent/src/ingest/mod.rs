@@ -8,4 +8,4 @@ mod sockets;
 
 pub use backends::find as find_backends;
 pub use cells::Cells;
-pub use records::Records;
+pub use records::{Records, Traces};

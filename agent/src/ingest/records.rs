@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
-    message::{Exec, Header, Kind, Number, StatementText},
-    postgres::TEXT_LEN,
+    cell::{Family, Role},
+    message::{Exec, Header, Kind, Number, Query, Repeated, StatementText},
+    postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
+    watch::{FAILED, SLOW},
 };
 
-use crate::model::event::Record;
+use crate::model::event::{QuerySeen, Record, RepeatSeen};
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;
@@ -51,6 +53,36 @@ impl Records {
     }
 }
 
+/// The reader of the ring of traced cycles.
+pub struct Traces {
+    ring: RingBuf<MapData>,
+    malformed: u64,
+}
+
+impl Traces {
+    /// A reader of this ring.
+    pub fn new(ring: RingBuf<MapData>) -> Self {
+        Self { ring, malformed: 0 }
+    }
+
+    /// Takes all cycles that are there.
+    pub fn drain(&mut self) -> Vec<QuerySeen> {
+        let mut queries = Vec::new();
+        while let Some(item) = self.ring.next() {
+            match query(&item) {
+                Some(query) => queries.push(query),
+                None => self.malformed += 1,
+            }
+        }
+        queries
+    }
+
+    /// Records that could not be decoded.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+}
+
 #[derive(Debug)]
 enum Decoded {
     Record(Record),
@@ -88,9 +120,57 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 let mapped: Exec = read(bytes)?;
                 Decoded::Record(Record::Mapped { pid: mapped.pid })
             }
+            Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
+            Kind::Query => Decoded::Record(Record::Query(query(bytes)?)),
         })
     };
     record().unwrap_or(Decoded::Malformed)
+}
+
+/// A cycle that was told one by one.
+fn query(bytes: &[u8]) -> Option<QuerySeen> {
+    let query: Query = read(bytes)?;
+    Some(QuerySeen {
+        begun_ns: query.begun_ns,
+        duration_ns: query.duration_ns,
+        first_byte_ns: query.first_byte_ns,
+        connection: query.connection,
+        statement: query.statement,
+        statements: query.statements,
+        rows: query.rows,
+        sqlstate: (query.why & FAILED != 0).then(|| unpack_sqlstate(query.sqlstate)),
+        service: query.service,
+        database: query.database,
+        user: query.user,
+        peer: query.peer,
+        pid: query.pid,
+        tid: query.tid,
+        port: query.port,
+        role: Role::from_u8(query.role)?,
+        family: Family::from_u8(query.family)?,
+        transaction: query.transaction,
+        slow: query.why & SLOW != 0,
+    })
+}
+
+/// A statement that came again and again.
+fn repeated(bytes: &[u8]) -> Option<RepeatSeen> {
+    let repeated: Repeated = read(bytes)?;
+    Some(RepeatSeen {
+        begun_ns: repeated.begun_ns,
+        told_ns: repeated.header.at_ns,
+        busy_ns: repeated.busy_ns,
+        connection: repeated.connection,
+        statement: repeated.statement,
+        count: repeated.count,
+        service: repeated.service,
+        database: repeated.database,
+        user: repeated.user,
+        peer: repeated.peer,
+        pid: repeated.pid,
+        role: Role::from_u8(repeated.role)?,
+        ended: repeated.ended != 0,
+    })
 }
 
 fn text(bytes: &[u8], from: usize, length: u32) -> Option<&[u8]> {
@@ -132,7 +212,7 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use steth_probes::record::bytes_of;
+    use steth_probes::{postgres::push_sqlstate, record::bytes_of};
 
     use super::*;
 
@@ -157,6 +237,31 @@ mod tests {
         assert!(matches!(decode(&piece(1, 0, 0, b"SELECT "), &mut pieces), Decoded::Piece));
         let Decoded::Record(record) = decode(&piece(1, 7, 9, b"1"), &mut pieces) else { panic!("not whole") };
         assert_eq!(record, Record::Statement { statement: 7, text: b"SELECT ".to_vec(), cut: true });
+    }
+
+    #[test]
+    fn a_told_cycle_comes_through_whole() {
+        let header = Header { kind: Kind::Query as u32, text_len: 0, at_ns: 30 };
+        let told = Query {
+            header,
+            begun_ns: 10,
+            duration_ns: 20,
+            rows: 3,
+            sqlstate: b"22012".iter().fold(0, |packed, byte| push_sqlstate(packed, *byte)),
+            role: Role::Client as u8,
+            family: Family::Unix as u8,
+            why: FAILED,
+            ..Query::zeroed()
+        };
+        let Decoded::Record(Record::Query(seen)) = decode(bytes_of(&told), &mut Pieces::default()) else {
+            panic!("not a cycle")
+        };
+        assert_eq!((seen.begun_ns, seen.duration_ns, seen.rows, seen.slow), (10, 20, 3, false));
+        assert_eq!((seen.sqlstate, seen.role, seen.family), (Some(*b"22012"), Role::Client, Family::Unix));
+        let fine = Query { why: SLOW, ..told };
+        assert!(query(bytes_of(&fine)).is_some_and(|seen| seen.slow && seen.sqlstate.is_none()));
+        let strange = Query { role: 9, ..told };
+        assert!(query(bytes_of(&strange)).is_none());
     }
 
     #[test]

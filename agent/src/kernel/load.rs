@@ -18,6 +18,7 @@ use steth_probes::{
     limits,
     offsets::{ABSENT, Settings},
     record::bytes_of,
+    watch::Watch,
 };
 use thiserror::Error;
 
@@ -25,6 +26,7 @@ use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
     missed::runs_missed,
+    sizes::{Sizes, Wanted},
     tables::Table,
     tls::{Attached, Library, Looked},
 };
@@ -47,7 +49,7 @@ pub struct Options {
     pub without: Vec<String>,
     /// Bytes that all maps together may take.
     pub memory_bytes: u64,
-    /// Bytes of the ring buffer.
+    /// Bytes of each ring buffer.
     pub ring_bytes: u32,
     /// Services that are told apart.
     pub services: u32,
@@ -55,6 +57,8 @@ pub struct Options {
     pub peers: u32,
     /// Statements that are told apart.
     pub statements: u32,
+    /// Which Postgres cycles are told one by one from the start.
+    pub watch: Watch,
 }
 
 /// Why no probe can run.
@@ -87,8 +91,8 @@ pub struct Kernel {
     library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
     library: Library,
     settings: Settings,
-    /// Of the ring, once it is given away; it never changes.
-    ring_memory_bytes: Option<u64>,
+    /// Of the rings, once they are given away; they never change.
+    ring_memory_bytes: BTreeMap<String, u64>,
 }
 
 /// The maps that user space reads.
@@ -118,34 +122,12 @@ pub struct Tables {
     pub backends: Table,
     /// Files of code that were looked at.
     pub code_files: Table,
+    /// Which Postgres cycles are told one by one.
+    pub watch: Table,
+    /// What is kept of each service for that.
+    pub service_watches: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
-}
-
-/// Memory that is shared out among maps at load, by what each entry costs.
-struct Sizes {
-    histograms: u32,
-    connections: u32,
-    wires: u32,
-    ssls: u32,
-    prepared: u32,
-}
-
-impl Sizes {
-    /// Shares of the budget. What is left over goes to the smaller maps and the kernel's own bookkeeping.
-    fn within(memory_bytes: u64, cpus: u64) -> Self {
-        let share = |percent: u64, entry_bytes: u64, most: u32| {
-            let entries = memory_bytes / 100 * percent / entry_bytes;
-            u32::try_from(entries).unwrap_or(most).clamp(64, most)
-        };
-        Self {
-            histograms: share(30, 1_176 * cpus, limits::HISTOGRAMS),
-            connections: share(20, 200, limits::CONNECTIONS),
-            wires: share(22, 700, limits::WIRES),
-            ssls: share(4, 96, limits::SSLS),
-            prepared: share(8, 88, limits::PREPARED),
-        }
-    }
 }
 
 /// Where cells end that are kept for one share; what follows the last is common to all.
@@ -177,7 +159,14 @@ impl Kernel {
         let offsets = types.offsets();
         let lacks = Lacks::of(&offsets);
         let features = lacks.leave(&options.features);
-        let sizes = Sizes::within(options.memory_bytes, possible_cpus() as u64);
+        let sizes = Sizes::within(&Wanted {
+            memory_bytes: options.memory_bytes,
+            cpus: possible_cpus() as u64,
+            ring_bytes: options.ring_bytes,
+            services: options.services,
+            peers: options.peers,
+            statements: options.statements,
+        });
         let (histograms, counters) = (
             Ends::within(sizes.histograms, &features),
             Ends::within(limits::COUNTERS - limits::COUNTERS_OTHER, &features),
@@ -216,10 +205,14 @@ impl Kernel {
             .map_max_entries("PREPARED", sizes.prepared)
             .map_max_entries("SERVICES", options.services)
             .map_max_entries("SERVICE_ROWS", options.services)
+            .map_max_entries("SERVICE_WATCHES", options.services)
             .map_max_entries("PEERS", options.peers)
             .map_max_entries("STATEMENTS", options.statements)
             .map_max_entries("RECORDS", options.ring_bytes)
+            .map_max_entries("TRACE", options.ring_bytes)
             .load(OBJECT)?;
+        // Before anything runs: of zeros, each cycle would be slow.
+        table(&ebpf, "WATCH", 1)?.put(&0u32, &options.watch)?;
         let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
             .map_err(|source| LoadError::Object(source.into()))?;
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
@@ -229,7 +222,8 @@ impl Kernel {
             LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, &lacks, options)));
         let library_probes = library_probes.collect();
         let library = Library::default();
-        let mut kernel = Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: None };
+        let mut kernel =
+            Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: BTreeMap::new() };
         if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
@@ -245,10 +239,7 @@ impl Kernel {
     /// If a map is missing or cannot be described.
     pub fn tables(&mut self) -> Result<Tables, LoadError> {
         let cpus = possible_cpus();
-        let table = |name, copies| -> Result<Table, LoadError> {
-            let map = self.ebpf.map(name).ok_or(LoadError::NoMap(name))?;
-            Ok(Table::new(map_data(map).ok_or(LoadError::NoMap(name))?, copies)?)
-        };
+        let table = |name, copies| table(&self.ebpf, name, copies);
         Ok(Tables {
             services: table("SERVICES", 1)?,
             service_rows: table("SERVICE_ROWS", 1)?,
@@ -262,6 +253,8 @@ impl Kernel {
             numbers: table("NUMBERS", 1)?,
             backends: table("BACKENDS", 1)?,
             code_files: table("CODE_FILES", 1)?,
+            watch: table("WATCH", 1)?,
+            service_watches: table("SERVICE_WATCHES", 1)?,
             cpus,
         })
     }
@@ -271,8 +264,20 @@ impl Kernel {
     /// # Errors
     /// If it cannot be mapped.
     pub fn records(&mut self) -> Result<RingBuf<MapData>, LoadError> {
-        let map = self.ebpf.take_map("RECORDS").ok_or(LoadError::NoMap("RECORDS"))?;
-        self.ring_memory_bytes = map_data(&map).and_then(memory_of);
+        self.ring("RECORDS")
+    }
+
+    /// The ring of traced cycles. To be called once.
+    ///
+    /// # Errors
+    /// If it cannot be mapped.
+    pub fn traces(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        self.ring("TRACE")
+    }
+
+    fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+        let map = self.ebpf.take_map(name).ok_or(LoadError::NoMap(name))?;
+        self.ring_memory_bytes.extend(map_data(&map).and_then(memory_of).map(|bytes| (name.to_owned(), bytes)));
         Ok(RingBuf::try_from(map)?)
     }
 
@@ -374,7 +379,7 @@ impl Kernel {
     /// Memory that each map takes, by its name, as the kernel accounts it.
     pub fn map_memory(&self) -> BTreeMap<String, u64> {
         let maps = self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?)));
-        maps.chain(self.ring_memory_bytes.map(|bytes| ("RECORDS".to_owned(), bytes))).collect()
+        maps.chain(self.ring_memory_bytes.clone()).collect()
     }
 
     /// Room in the histogram map.
@@ -462,6 +467,11 @@ fn refusal(error: &ProgramError) -> String {
         }
         other => other.to_string(),
     }
+}
+
+fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {
+    let map = ebpf.map(name).ok_or(LoadError::NoMap(name))?;
+    Ok(Table::new(map_data(map).ok_or(LoadError::NoMap(name))?, copies)?)
 }
 
 fn map_data(map: &Map) -> Option<&MapData> {

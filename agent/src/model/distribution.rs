@@ -36,6 +36,16 @@ impl Distribution {
         }
     }
 
+    /// Adds counts by bucket, and the sum of their durations.
+    pub fn add(&mut self, sum_ns: u64, counts: impl IntoIterator<Item = (usize, u64)>) {
+        self.sum_ns = self.sum_ns.wrapping_add(sum_ns);
+        for (bucket, more) in counts {
+            if let Some(count) = self.counts.get_mut(bucket) {
+                *count += more;
+            }
+        }
+    }
+
     /// Adds one duration.
     pub fn observe_ns(&mut self, ns: u64) {
         self.sum_ns = self.sum_ns.wrapping_add(ns);

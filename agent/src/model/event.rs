@@ -64,6 +64,17 @@ pub struct PeerSeen {
     pub port: Option<u16>,
 }
 
+impl PeerSeen {
+    /// The address as it is shown, with its port if it was called.
+    pub fn shown(&self) -> String {
+        match (self.address, self.port) {
+            (address, None) => address.to_string(),
+            (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
+            (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
+        }
+    }
+}
+
 /// A socket that is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSeen {
@@ -96,6 +107,8 @@ pub struct PostgresSeen {
     pub database: u32,
     /// What it is doing.
     pub state: PostgresState,
+    /// How long an open transaction has waited for its next request.
+    pub waiting_ns: Option<u64>,
 }
 
 /// What a Postgres connection is doing.
@@ -111,6 +124,80 @@ pub enum PostgresState {
     EncryptedUnseen,
 }
 
+/// A Postgres cycle that was told one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuerySeen {
+    /// When its first byte was seen, by the monotonic clock.
+    pub begun_ns: u64,
+    /// From then to ReadyForQuery.
+    pub duration_ns: u64,
+    /// From then to the first byte of the reply.
+    pub first_byte_ns: u64,
+    /// What tells its connection from all others.
+    pub connection: u64,
+    /// Its statement or batch.
+    pub statement: u32,
+    /// How many statements it held.
+    pub statements: u32,
+    /// Rows that they returned or changed.
+    pub rows: u32,
+    /// The error that it ended with.
+    pub sqlstate: Option<[u8; 5]>,
+    /// Number of the service.
+    pub service: u32,
+    /// Number of the database; 0 if unknown.
+    pub database: u32,
+    /// Number of the user; 0 if unknown.
+    pub user: u32,
+    /// Number of the peer; 0 if unknown or none.
+    pub peer: u32,
+    /// The process that was seen.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Local port.
+    pub port: u16,
+    /// Which end the process is.
+    pub role: Role,
+    /// Address family.
+    pub family: Family,
+    /// Transaction state after it, as on the wire.
+    pub transaction: u8,
+    /// Whether it was slow.
+    pub slow: bool,
+}
+
+/// A Postgres statement that came again and again in one transaction, or in requests that followed each other closely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RepeatSeen {
+    /// When the burst began, by the monotonic clock.
+    pub begun_ns: u64,
+    /// When this was told.
+    pub told_ns: u64,
+    /// Time in the cycles of this statement.
+    pub busy_ns: u64,
+    /// What tells its connection from all others.
+    pub connection: u64,
+    /// The statement.
+    pub statement: u32,
+    /// How often it came so far.
+    pub count: u32,
+    /// Number of the service.
+    pub service: u32,
+    /// Number of the database; 0 if unknown.
+    pub database: u32,
+    /// Number of the user; 0 if unknown.
+    pub user: u32,
+    /// Number of the peer; 0 if unknown or none.
+    pub peer: u32,
+    /// The process that was seen.
+    pub pid: u32,
+    /// Which end it is.
+    pub role: Role,
+    /// Whether the burst has ended.
+    pub ended: bool,
+}
+
 /// One decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -123,7 +210,7 @@ pub enum Record {
         /// Whether it is only the beginning.
         cut: bool,
     },
-    /// The name behind a database's number.
+    /// The name behind the number of a database or user.
     Database {
         /// The number.
         database: u32,
@@ -149,4 +236,8 @@ pub enum Record {
         /// The process.
         pid: u32,
     },
+    /// A Postgres cycle was slow or failed.
+    Query(QuerySeen),
+    /// A Postgres statement came again and again.
+    Repeated(RepeatSeen),
 }

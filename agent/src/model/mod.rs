@@ -5,5 +5,6 @@ pub mod distribution;
 pub mod event;
 pub mod metric;
 pub mod probe;
+pub mod query;
 pub mod service;
 pub mod snapshot;

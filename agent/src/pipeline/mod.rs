@@ -4,6 +4,7 @@ mod clusters;
 mod probes;
 mod sources;
 mod tls;
+mod trace;
 
 use std::{
     net::SocketAddr,
@@ -11,14 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     config::Config,
     export::prometheus::{Exporter, Format},
+    kernel::LoadError,
     model::{
         probe::{HostAbility, ProbeStatus},
+        query::{Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
@@ -26,6 +30,9 @@ use crate::{
 
 /// Requests in progress may take this long to end; the whole agent ends within 2 s.
 const STOP_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// How often those who trace are told: the ring holds at least ten times as much.
+const TRACE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A request from a person, through the command line or a signal.
 #[derive(Debug)]
@@ -69,6 +76,7 @@ pub struct Pipeline {
     address: SocketAddr,
     server: Server,
     snapshots: SnapshotPublisher,
+    questions: mpsc::Receiver<Question>,
     taken: Instant,
 }
 
@@ -98,6 +106,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     snapshots.publish(Arc::new(sources.snapshot()));
     let taken = Instant::now();
 
+    let (desk, questions) = desk();
     let exporter = Arc::new(Exporter::default());
     let expositions = Format::ALL.map(|format| {
         let exporter = Arc::clone(&exporter);
@@ -106,10 +115,34 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
             render: Arc::new(move |snapshot| exporter.text(snapshot, format)),
         }
     });
-    let content = Content { snapshots: handle, expositions: expositions.into() };
+    let content = Content { snapshots: handle, desk, expositions: expositions.into() };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
     let server = bound.serve(content, bounds);
-    Ok(Pipeline { config, sources, examination, address, server, snapshots, taken })
+    Ok(Pipeline { config, sources, examination, address, server, snapshots, questions, taken })
+}
+
+/// Traces without an agent: loads the probes that Postgres needs, tells of cycles until the request is over, and unloads
+/// them.
+///
+/// # Errors
+/// When no probe can run.
+pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), LoadError> {
+    config.probes.syscalls = false;
+    // Who called whom, and when a connection ends, is told by TCP.
+    config.probes.tcp = true;
+    config.probes.sockets = true;
+    config.probes.postgres = true;
+    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    // Names for what was there before.
+    drop(probes.read());
+    probes.trace(request);
+    let mut tick = tokio::time::interval(TRACE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while probes.is_traced() {
+        tick.tick().await;
+        probes.tell();
+    }
+    Ok(())
 }
 
 impl Pipeline {
@@ -129,12 +162,21 @@ impl Pipeline {
         let mut kept = tokio::time::interval(self.config.window.kept);
         ring.set_missed_tick_behavior(MissedTickBehavior::Delay);
         kept.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut trace = tokio::time::interval(TRACE_INTERVAL);
+        trace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(request) = self.snapshots.requested() => request.answer(self.fresh_snapshot()),
+                Some(question) = self.questions.recv() => self.answer(question),
                 _ = ring.tick() => self.sources.drain(),
+                _ = trace.tick(), if self.sources.probes().is_some_and(|probes| probes.is_traced()) => {
+                    self.sources.probes().into_iter().for_each(Probes::tell);
+                }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
-                _ = kept.tick() => drop(self.fresh_snapshot()),
+                _ = kept.tick() => {
+                    drop(self.fresh_snapshot());
+                    self.sources.probes().into_iter().for_each(Probes::close_window);
+                }
                 command = commands.recv() => match command {
                     Some(Command::Reload(config)) => {
                         self.sources.reload(&config);
@@ -144,7 +186,33 @@ impl Pipeline {
                 },
             }
         }
+        // Their answers end with them, and the server waits for that.
+        self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
+    }
+
+    fn answer(&mut self, question: Question) {
+        match question {
+            Question::Statements(selection, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.statements(&selection)).unwrap_or_default();
+                let _ = answer.send(Statements { at_unix_ms, ..found });
+            }
+            Question::Slow(filter, limit, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.slow(&filter, limit)).unwrap_or_default();
+                let _ = answer.send(SlowQueries { at_unix_ms, ..found });
+            }
+            Question::Repeats(selection, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.repeats(&selection)).unwrap_or_default();
+                let _ = answer.send(Repeats { at_unix_ms, ..found });
+            }
+            Question::Trace(request) => match self.sources.probes() {
+                Some(probes) => probes.trace(request),
+                None => drop(request.answer.send(Err(TraceRefused::NoProbes))),
+            },
+        }
     }
 
     fn fresh_snapshot(&mut self) -> Arc<Snapshot> {

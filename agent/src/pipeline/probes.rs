@@ -3,29 +3,39 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use steth_probes::{catalog::Feature, cell::Family, socket::tcp_state};
+use steth_probes::{
+    catalog::Feature,
+    cell::{Family, Loss},
+    socket::tcp_state,
+    watch::Watch,
+};
 
-use super::{clusters::Clusters, tls::TlsFiles};
+use super::{
+    clusters::Clusters,
+    tls::TlsFiles,
+    trace::{self, Told},
+};
 use crate::{
     aggregate::{Limits, Names, StatementName, Totals},
     config::Config,
     host::{self, KernelServices},
-    ingest::{Cells, Records},
+    ingest::{Cells, Records, Traces},
     kernel::{self, Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
+        query::{Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         snapshot::Series,
     },
     postgres,
 };
 
-/// How often the kernel is asked what its maps take; most of them never change.
+const PROC: &str = "/proc";
+/// How often the kernel is asked what its maps take, and servers' files what they are set to; most of that never changes.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Loaded probes with all that follows from them.
@@ -33,6 +43,9 @@ pub struct Probes {
     kernel: Kernel,
     cells: Cells,
     records: Records,
+    traces: Traces,
+    told: Told,
+    watch: Watch,
     totals: Totals,
     names: Names,
     services: KernelServices,
@@ -40,6 +53,9 @@ pub struct Probes {
     exclude: Vec<String>,
     /// Numbers of the services that are left out.
     left_out: HashSet<u32>,
+    /// Postmasters by the numbers of their services, and what their servers are set to.
+    postmasters: BTreeMap<u32, (u32, Option<u32>)>,
+    pools: BTreeMap<String, usize>,
     memory: BTreeMap<String, u64>,
     memory_read: Instant,
     passes: Passes,
@@ -75,6 +91,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         services: count(config.limits.services as u64),
         peers: count(config.limits.peers as u64),
         statements: count(config.limits.queries as u64),
+        watch: trace::watch(config),
     })
 }
 
@@ -110,11 +127,16 @@ impl Probes {
             cells,
             tls,
             records: Records::new(kernel.records()?),
+            traces: Traces::new(kernel.traces()?),
+            told: Told::new(config),
+            watch: trace::watch(config),
             totals: Totals::new(limits(config)),
             names: Names::default(),
-            services: KernelServices::new("/proc"),
+            services: KernelServices::new(PROC),
             exclude: config.probes.exclude_services.clone(),
             left_out: HashSet::new(),
+            postmasters: BTreeMap::new(),
+            pools: config.postgres.pools.clone(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
@@ -134,9 +156,97 @@ impl Probes {
         self.memory.values().sum::<u64>() + programs
     }
 
-    /// Shows more or less from now on.
-    pub fn set_limits(&mut self, limits: Limits) {
-        self.totals.set_limits(limits);
+    /// Takes over what may change.
+    pub fn reload(&mut self, config: &Config) {
+        self.totals.set_limits(limits(config));
+        self.watch = trace::watch(config);
+        self.told.reload(config);
+        self.pools = config.postgres.pools.clone();
+        self.set_watch();
+    }
+
+    /// The statements of a selection, as of the last reading.
+    pub fn statements(&self, selection: &Selection) -> Statements {
+        self.totals.statements(&self.names, selection)
+    }
+
+    /// The window under way ends here.
+    pub fn close_window(&mut self) {
+        self.totals.close_window();
+    }
+
+    /// Slow and failed cycles.
+    pub fn slow(&mut self, filter: &Filter, limit: usize) -> SlowQueries {
+        self.drain();
+        let suppressed = self.lost(Loss::QueriesSuppressed);
+        self.told.slow(&self.names, filter, limit, suppressed)
+    }
+
+    /// Statements that came again and again.
+    pub fn repeats(&mut self, selection: &Selection) -> Repeats {
+        self.drain();
+        self.told.repeats(&self.names, selection)
+    }
+
+    /// Someone wants to be told of cycles.
+    pub fn trace(&mut self, request: TraceRequest) {
+        // What an earlier trace left in the ring is not for this one.
+        if !self.told.is_heard() {
+            self.traces.drain();
+        }
+        let skipped = self.lost(Loss::TraceFull);
+        self.told.listen(request, skipped);
+        self.set_watch();
+    }
+
+    /// Whether anybody traces.
+    pub fn is_traced(&self) -> bool {
+        self.told.is_heard()
+    }
+
+    /// Tells those who trace what has happened since the last time.
+    pub fn tell(&mut self) {
+        let queries = self.traces.drain();
+        // Names and texts were sent before the cycles that bear their numbers.
+        self.drain();
+        if queries.iter().any(|query| !self.names.has_service(query.service)) {
+            self.name_new_services();
+        }
+        if queries.iter().any(|query| !self.told.knows_peer(&self.names, query.peer)) {
+            match self.cells.peers() {
+                Ok(peers) => self.told.learn_peers(&peers),
+                Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
+            }
+        }
+        let skipped = self.lost(Loss::TraceFull);
+        self.told.tell(&self.names, &queries, skipped);
+        if self.told.part() {
+            self.set_watch();
+        }
+    }
+
+    /// Lets all go who trace.
+    pub fn end_traces(&mut self) {
+        self.told.end();
+    }
+
+    fn set_watch(&self) {
+        for (service, name) in self.names.services() {
+            self.mark(service, name);
+        }
+        if let Err(error) = self.cells.watch(&self.told.watch(self.watch)) {
+            tracing::warn!("cannot tell the kernel which queries to report: {error}");
+        }
+    }
+
+    fn mark(&self, service: u32, name: &str) {
+        if let Err(error) = self.cells.mark(service, self.told.wants(name)) {
+            tracing::warn!("cannot mark service {name} for tracing: {error}");
+        }
+    }
+
+    fn lost(&mut self, loss: Loss) -> u64 {
+        self.cells.lost(loss).unwrap_or_default()
     }
 
     /// Empties the ring.
@@ -151,6 +261,7 @@ impl Probes {
                         fingerprint: known.fingerprint.to_string(),
                         operation: known.operation.name(),
                         summary: known.summary,
+                        text: known.text,
                     };
                     self.names.set_statement(statement, name);
                 }
@@ -160,6 +271,7 @@ impl Probes {
                         fingerprint: format!("{hash:016x}"),
                         operation: "BATCH",
                         summary: "BATCH".into(),
+                        text: String::new(),
                     };
                     self.names.set_statement(statement, name);
                 }
@@ -169,15 +281,21 @@ impl Probes {
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
+                Record::Query(query) => self.told.keep(query),
+                Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }
         self.tls.changed(&mut self.kernel, &self.cells, &mapped, &run);
         // A service is best named, or left out, while its first process lives.
         if strangers {
-            match self.cells.services() {
-                Ok(services) => self.name_services(&services),
-                Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
-            }
+            self.name_new_services();
+        }
+    }
+
+    fn name_new_services(&mut self) {
+        match self.cells.services() {
+            Ok(services) => self.name_services(&services),
+            Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
         }
     }
 
@@ -216,6 +334,7 @@ impl Probes {
         }
         let mut series = self.totals.series(&self.names);
         self.own_series(&mut series);
+        self.bounds(&mut series);
         series
     }
 
@@ -239,6 +358,12 @@ impl Probes {
                     Err(error) => tracing::warn!("cannot leave out service {name}: {error}"),
                 }
             }
+            if let Some(postmaster) = service.cluster_pid {
+                self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
+            }
+            if self.told.wants(&name) {
+                self.mark(service.number, &name);
+            }
             self.names.set_service(service.number, name);
         }
         self.clusters.look(&self.cells, services);
@@ -254,19 +379,29 @@ impl Probes {
 
     /// A peer on this host that listens is known by its service, any other by its address.
     fn peer_name(&self, peer: &PeerSeen, reading: &Reading) -> String {
-        let Some(port) = peer.port else { return peer.address.to_string() };
-        let listener = || {
+        let listener = |port| {
             let found = reading.connections.iter().find(|connection| {
                 connection.tcp_state == Some(tcp_state::LISTEN) && connection.port == port && connection.service != 0
             });
             found.and_then(|connection| self.names.service_name(connection.service))
         };
-        match peer.address.is_loopback().then(listener).flatten() {
-            Some(service) => service.to_owned(),
-            None => match peer.address {
-                IpAddr::V4(address) => format!("{address}:{port}"),
-                IpAddr::V6(address) => format!("[{address}]:{port}"),
-            },
+        let named = peer.port.filter(|_| peer.address.is_loopback()).and_then(listener);
+        named.map_or_else(|| peer.shown(), str::to_owned)
+    }
+
+    /// How many connections there may be: by each server's own setting, and by what is configured for pools.
+    fn bounds(&self, series: &mut Vec<Series>) {
+        // A cluster that was started again has another number and the same name.
+        let servers: BTreeMap<&str, u32> = self
+            .postmasters
+            .iter()
+            .filter_map(|(service, (_, most))| Some((self.names.service_name(*service)?, (*most)?)))
+            .collect();
+        for (service, most) in servers {
+            series.push(Series::number(&catalog::POSTGRES_MAX_CONNECTIONS, vec![service.into()], most.into()));
+        }
+        for (service, size) in &self.pools {
+            series.push(Series::number(&catalog::POSTGRES_POOL_SIZE, vec![service.clone()], *size as f64));
         }
     }
 
@@ -282,6 +417,9 @@ impl Probes {
         if self.memory_read.elapsed() >= MEMORY_INTERVAL {
             self.memory = self.kernel.map_memory();
             self.memory_read = Instant::now();
+            for (postmaster, most) in self.postmasters.values_mut() {
+                *most = host::max_connections(PROC.as_ref(), *postmaster);
+            }
         }
         for (map, bytes) in &self.memory {
             series.push(Series::number(&catalog::KERNEL_MEMORY, vec![map.to_lowercase()], *bytes as f64));
@@ -292,6 +430,7 @@ impl Probes {
         series.push(Series::number(&catalog::SOCKETS_ENDED, vec![], self.cells.ended_sockets() as f64));
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
+        series.push(lost("trace", "malformed", self.traces.malformed()));
     }
 }
 

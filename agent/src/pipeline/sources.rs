@@ -57,8 +57,13 @@ impl Sources {
     pub fn reload(&mut self, config: &Config) {
         self.open_host(config);
         if let Some(probes) = &mut self.probes {
-            probes.set_limits(probes::limits(config));
+            probes.reload(config);
         }
+    }
+
+    /// The kernel's probes, if any run.
+    pub fn probes(&mut self) -> Option<&mut Probes> {
+        self.probes.as_mut()
     }
 
     /// Empties the ring of records, and does what is due.

@@ -3,6 +3,7 @@
 
 mod accept;
 mod connection;
+mod postgres;
 mod problem;
 mod routes;
 #[cfg(test)]
@@ -13,7 +14,10 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use axum::body::Bytes;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::model::snapshot::{Snapshot, SnapshotHandle};
+use crate::model::{
+    query::Desk,
+    snapshot::{Snapshot, SnapshotHandle},
+};
 
 pub use routes::PATHS;
 
@@ -34,6 +38,8 @@ pub struct Exposition {
 pub struct Content {
     /// Where snapshots come from.
     pub snapshots: SnapshotHandle,
+    /// Where questions are asked that no snapshot answers.
+    pub desk: Desk,
     /// How they are written for `/metrics`; the first way is for who has no preference.
     pub expositions: Arc<[Exposition]>,
 }

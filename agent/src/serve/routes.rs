@@ -13,15 +13,25 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, accept, problem::Problem};
+use super::{Content, accept, postgres, problem::Problem};
 use crate::model::{
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
 };
 
 /// Every path, as the OpenAPI file has it.
-pub const PATHS: &[&str] =
-    &["/metrics", "/api/metrics", "/-/healthy", "/-/ready", "/api/v1/probes", "/api/v1/services"];
+pub const PATHS: &[&str] = &[
+    "/metrics",
+    "/api/metrics",
+    "/-/healthy",
+    "/-/ready",
+    "/api/v1/probes",
+    "/api/v1/services",
+    "/api/v1/postgres/queries",
+    "/api/v1/postgres/slow",
+    "/api/v1/postgres/n_plus_one",
+    "/api/v1/postgres/trace",
+];
 
 /// All paths, each request bounded in time and unable to harm the agent.
 pub fn router(content: Content, timeout: Duration) -> Router {
@@ -41,6 +51,10 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/-/ready" => get(ready),
         "/api/v1/probes" => get(probes),
         "/api/v1/services" => get(services),
+        "/api/v1/postgres/queries" => get(postgres::queries),
+        "/api/v1/postgres/slow" => get(postgres::slow),
+        "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
+        "/api/v1/postgres/trace" => get(postgres::trace),
         // A test asks for each of PATHS and would find this one missing.
         _ => MethodRouter::new(),
     }
@@ -122,7 +136,7 @@ async fn fresh(content: &Content) -> Result<Arc<Snapshot>, Problem> {
     content.snapshots.fresh().await.map_err(no_snapshot)
 }
 
-fn json(answer: &impl Serialize) -> Result<Response, Problem> {
+pub(super) fn json(answer: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(answer).map_err(|error| Problem::internal(error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }

@@ -9,6 +9,10 @@ use tokio::{
 use super::*;
 use crate::model::{
     probe::{ProbeState, ProbeStatus},
+    query::{
+        QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
+        TraceRefused, desk,
+    },
     snapshot::{ServiceInfo, ServiceKind, handle_and_publisher},
 };
 
@@ -40,6 +44,109 @@ fn snapshot() -> Snapshot {
     }
 }
 
+fn query() -> QueryRecord<'static> {
+    QueryRecord {
+        begun_unix_us: 1_700_000_000_000_000,
+        duration_seconds: 0.2,
+        first_byte_seconds: 0.1,
+        service: "shop.service".into(),
+        role: "client".into(),
+        peer: "127.0.0.1:5432".into(),
+        port: 40_000,
+        family: "inet".into(),
+        database: "shop".into(),
+        user: "web".into(),
+        pid: 7,
+        tid: 7,
+        connection: "0f".into(),
+        statements: 1,
+        rows: 1,
+        outcome: "error".into(),
+        sqlstate: Some("57014".into()),
+        transaction: "idle".into(),
+        slow: true,
+        operation: "SELECT".into(),
+        query: "0123456789abcdef".into(),
+        summary: "SELECT orders".into(),
+        statement: "select * from orders where id = ?".into(),
+    }
+}
+
+fn repeat() -> RepeatRecord {
+    RepeatRecord {
+        begun_unix_us: 1_700_000_000_000_000,
+        service: "shop.service".into(),
+        role: "client",
+        peer: "127.0.0.1:5432".into(),
+        database: "shop".into(),
+        user: "web".into(),
+        pid: 7,
+        count: 40,
+        total_seconds: 0.25,
+        burst_seconds: 0.5,
+        share: 0.5,
+        ended: true,
+        query: "0123456789abcdef".into(),
+        summary: "SELECT items".into(),
+        statement: "select * from items where order_id = ?".into(),
+    }
+}
+
+fn statements() -> Statements {
+    let figures = StatementFigures {
+        query: "0123456789abcdef".into(),
+        operation: "SELECT".into(),
+        summary: "SELECT orders".into(),
+        statement: "select * from orders where id = ?".into(),
+        service: "shop.service".into(),
+        role: "client",
+        database: "shop".into(),
+        calls: 2,
+        cycles: 2,
+        errors: 1,
+        rows: 3,
+        total_seconds: 0.5,
+        share: 1.0,
+        mean_seconds: 0.25,
+        p50_seconds: 0.2,
+        p95_seconds: 0.3,
+        p99_seconds: 0.3,
+    };
+    Statements { at_unix_ms: 1, window_seconds: Some(10.0), total_seconds: 0.5, queries: vec![figures] }
+}
+
+/// A desk at which everything has an answer; a trace of an empty service is refused.
+fn answering() -> crate::model::query::Desk {
+    let (desk, mut questions) = desk();
+    tokio::spawn(async move {
+        while let Some(question) = questions.recv().await {
+            match question {
+                Question::Statements(_, answer) => drop(answer.send(statements())),
+                Question::Slow(_, _, answer) => {
+                    let kept = SlowQueries { queries: vec![query()], ..SlowQueries::default() };
+                    drop(answer.send(kept));
+                }
+                Question::Repeats(_, answer) => {
+                    let repeats = Repeats { threshold: 10, repeats: vec![repeat()], ..Repeats::default() };
+                    drop(answer.send(repeats));
+                }
+                Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
+                    drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
+                }
+                Question::Trace(request) => {
+                    request.answer.send(Ok(())).unwrap();
+                    for line in [TraceLine::Query(Box::new(query())), TraceLine::Skipped { in_kernel: 1, in_agent: 2 }]
+                    {
+                        let line = serde_json::to_string(&line).unwrap() + "\n";
+                        request.lines.send(line.into_bytes()).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    desk
+}
+
 async fn stage_with(bounds: Bounds, render: Render) -> Stage {
     let (snapshots, mut publisher) = handle_and_publisher();
     let latest = Arc::new(snapshot());
@@ -53,7 +160,7 @@ async fn stage_with(bounds: Bounds, render: Render) -> Stage {
     let address = bound.address();
     let media_types = ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"];
     let expositions = media_types.map(|media_type| Exposition { media_type, render: Arc::clone(&render) });
-    let content = Content { snapshots, expositions: expositions.into() };
+    let content = Content { snapshots, desk: answering(), expositions: expositions.into() };
     Stage { address, server: bound.serve(content, bounds) }
 }
 
@@ -132,11 +239,38 @@ async fn wrong_paths_and_methods_are_errors_in_json_with_a_hint() {
 }
 
 #[tokio::test]
+async fn a_trace_ends_when_the_pipeline_lets_go_and_a_refusal_says_why() {
+    let stage = stage().await;
+    let (head, body) = stage.ask("GET", "/api/v1/postgres/trace?pid=7&min_duration=10ms&errors=true", "").await;
+    assert!(status(&head) == 200 && head.contains("content-type: application/x-ndjson"), "{head}");
+    assert!(String::from_utf8(body).unwrap().contains("{\"kind\":\"skipped\",\"in_kernel\":1,\"in_agent\":2}\n"));
+    let (status, problem) = stage.get_json("/api/v1/postgres/trace?service=").await;
+    assert_eq!((status, &problem["error"]), (503, &"8 traces run already, which is the most there may be".into()));
+}
+
+#[tokio::test]
+async fn a_parameter_that_cannot_be_is_refused_with_what_is_allowed() {
+    let stage = stage().await;
+    for (path, words) in [
+        ("queries?role=both", "role = \"both\": allowed are client and server"),
+        ("queries?window=5", "window = \"5\": a duration needs a unit"),
+        ("queries?sort=color", "sort = \"color\": allowed are time, calls, errors, rows, mean, p99"),
+        ("slow?limit=-1", "limit"),
+        ("slow?datbase=x", "unknown field `datbase`"),
+        ("trace?min_duration=soon", "min_duration = \"soon\": it is not a duration"),
+    ] {
+        let (status, problem) = stage.get_json(&format!("/api/v1/postgres/{path}")).await;
+        assert_eq!(status, 400, "{path}");
+        assert!(problem["error"].as_str().unwrap().contains(words), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
 async fn ready_is_503_until_the_first_snapshot() {
     let (snapshots, publisher) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, expositions: [].into() };
+    let content = Content { snapshots, desk: desk().0, expositions: [].into() };
     let stage = Stage { address, server: bound.serve(content, BOUNDS) };
     assert_eq!(stage.get_json("/-/ready").await.0, 503);
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200);
@@ -164,7 +298,7 @@ async fn a_pipeline_that_does_not_answer_is_a_503_in_time() {
     let (snapshots, _silent) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, expositions: [].into() };
+    let content = Content { snapshots, desk: desk().0, expositions: [].into() };
     let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS });
     assert_eq!(Stage { address, server }.get_json("/metrics").await.0, 503);
 }
@@ -294,8 +428,9 @@ async fn the_openapi_file_describes_every_path_and_answer() {
         let media_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
         let media_type = media_type.split(';').next().unwrap();
         assert!(answer.get(media_type).is_some(), "{path} answers with {media_type}: {head}");
-        if media_type == "application/json" {
-            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        // A stream comes in chunks, with their lengths on lines of their own.
+        for line in body.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{")) {
+            let body: serde_json::Value = serde_json::from_slice(line).unwrap();
             let name = answer[media_type]["schema"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
             assert_described(&document, &document["components"]["schemas"][name], &body, path);
         }
@@ -326,6 +461,9 @@ fn assert_described(document: &serde_json::Value, schema: &serde_json::Value, va
             let allowed = schema["enum"].as_array();
             assert!(allowed.is_none_or(|words| words.iter().any(|word| word == text)), "{at} = {text}");
         }
-        _ => assert_eq!(schema["type"], "integer", "{at}"),
+        serde_json::Value::Number(number) if number.is_f64() => assert_eq!(schema["type"], "number", "{at}"),
+        serde_json::Value::Number(_) => assert_eq!(schema["type"], "integer", "{at}"),
+        serde_json::Value::Bool(_) => assert_eq!(schema["type"], "boolean", "{at}"),
+        serde_json::Value::Null => assert_eq!(schema["nullable"], true, "{at}"),
     }
 }

@@ -141,6 +141,9 @@ pub(super) fn execute<E: Effects>(wire: &mut Wire, fx: &mut E, statement: u32) {
 pub(super) fn parse(wire: &mut Wire, name: u64, statement: u32) -> bool {
     let Some(at) = newest(wire) else { return false };
     let cycle = &mut wire.cycles[at];
+    if cycle.executions == 0 {
+        cycle.statement = statement;
+    }
     if wire.parse_count as usize >= PARSES || cycle.loose & LOOSE_PARSES != 0 {
         cycle.loose |= LOOSE_PARSES;
         return false;
@@ -362,9 +365,9 @@ fn drop_parse(wire: &mut Wire) {
 /// ErrorResponse: the server skips everything up to the next Sync.
 #[inline(never)]
 pub(super) fn failed<E: Effects>(wire: &mut Wire, fx: &mut E, sqlstate: u32, now_ns: u64) {
-    if wire.greeting != 0 && wire.database == 0 {
-        // Anybody may name a database; only one that let somebody in before has a number.
-        wire.database = fx.database(&wire.text, wire.text_len, false);
+    if wire.is_logging_in() && wire.database == 0 {
+        // Anybody may name a database or a user; only those with whom somebody was let in before have a number.
+        identify(wire, fx, false);
     }
     settle(wire, fx, now_ns);
     if oldest(wire).is_some_and(|at| wire.cycles[at].loose & BINDS_PORTAL != 0) {
@@ -421,11 +424,20 @@ fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E) {
 
 /// The first ReadyForQuery of a session: the database has let its client in.
 #[inline(never)]
-fn greeted<E: Effects>(wire: &mut Wire, fx: &mut E) {
+fn greeted<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64, now_ns: u64) {
+    identify(wire, fx, true);
     wire.greeting = 0;
-    if wire.text_len > 0 {
-        wire.database = fx.database(&wire.text, wire.text_len, true);
+    fx.connected(wire, now_ns.saturating_sub(begun_ns));
+}
+
+/// Looks up the numbers of the user and the database that a start-up packet names. Without a database, the user's name
+/// stands for it (PostgreSQL 15, `ProcessStartupPacket`).
+#[inline(always)]
+fn identify<E: Effects>(wire: &mut Wire, fx: &mut E, new: bool) {
+    if wire.user_len > 0 {
+        wire.user = fx.database(&wire.user_text, wire.user_len, new);
     }
+    wire.database = if wire.text_len > 0 { fx.database(&wire.text, wire.text_len, new) } else { wire.user };
 }
 
 /// ReadyForQuery: the oldest cycle ends.
@@ -454,7 +466,9 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             fx.query(wire, statement, now_ns.saturating_sub(begun_ns), first_byte_ns.saturating_sub(begun_ns));
             transaction(wire, fx, status, begun_ns, now_ns);
         } else if wire.greeting != 0 {
-            greeted(wire, fx);
+            greeted(wire, fx, begun_ns, now_ns);
+        } else if wire.failed != 0 {
+            fx.refused(wire, statement, now_ns.saturating_sub(begun_ns));
         }
     } else if wire.cycles_untracked > 0 {
         wire.cycles_untracked -= 1;

@@ -12,6 +12,8 @@ pub trait Source {
     fn header(&mut self) -> Option<[u8; 5]>;
     /// The byte that lies `offset` behind the position, which stays; `None` if it cannot be read.
     fn byte_at(&mut self, offset: u32) -> Option<u8>;
+    /// As `byte_at`, for a search: whatever the offset is, it takes the same way, which the verifier then follows once.
+    fn ahead(&mut self, offset: u32) -> Option<u8>;
     /// Type and length of the next message, if all of it can be looked at through `window`; the position stays.
     fn whole(&mut self) -> Option<(u8, u32)>;
     /// A byte of such a message.

@@ -21,10 +21,16 @@ pub trait Effects {
     fn forget_all(&mut self);
     /// The statement that this process notes itself to be running, if it can be told.
     fn noted(&mut self) -> u32;
-    /// A number for the database with this name; 0 if it has none and, unless it is `new`, is given none.
+    /// A number for the database or user with this name; 0 if it has none and, unless it is `new`, is given none.
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32;
     /// A cycle ended.
     fn query(&mut self, wire: &Wire, statement: u32, duration_ns: u64, first_byte_ns: u64);
+    /// A cycle ended that executed nothing and saw an error: a statement could not be prepared.
+    fn refused(&mut self, _wire: &Wire, _statement: u32, _duration_ns: u64) {}
+    /// Someone has logged in, which took so long from the first byte on.
+    fn connected(&mut self, _wire: &Wire, _ns: u64) {}
+    /// The client says goodbye.
+    fn closing(&mut self, _wire: &Wire) {}
     /// A statement ended well.
     fn statement_done(&mut self, wire: &Wire, statement: u32, rows: u32);
     /// The server reported an error.

@@ -1,13 +1,14 @@
 //! The Postgres wire protocol as the kernel programs follow it: what is kept per connection, and how each message
 //! changes it. Message formats: PostgreSQL manual, "Frontend/Backend Protocol".
 //!
-//! Nothing here copies a payload but for the database's name; statement text is only hashed. What has to be looked up or stored goes through
+//! Nothing here copies a payload but for the names of database and user; statement text is only hashed. What has to be looked up or stored goes through
 //! [`Effects`], so that the same code runs in the kernel and in tests.
 
 mod cycle;
 mod frame;
 mod message;
 mod opening;
+mod repeat;
 mod reply;
 mod request;
 mod whole;
@@ -15,6 +16,7 @@ mod whole;
 pub use frame::{Mode, Source};
 pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
+pub use repeat::{Burst, REPEATS, Repeat, Turn};
 pub use whole::whole;
 
 use crate::{
@@ -142,7 +144,7 @@ record! {
         pub failed: u8,
         /// Bytes of `text` that are filled.
         pub text_len: u8,
-        /// 1 from the end of the start-up packet on, until the server is ready: the database bears no number before.
+        /// 1 from the end of the start-up packet on, until the server is ready: names bear no new number before.
         pub greeting: u8,
         /// 1 if a savepoint was set since the last BEGIN: then ROLLBACK need not be the transaction's end.
         pub savepoint: u8,
@@ -152,8 +154,8 @@ record! {
         pub freed: u8,
         /// Bind messages in the newest request.
         pub binds: u8,
-        /// Spare.
-        pub _pad: u8,
+        /// Bytes of `user_text` that are filled.
+        pub user_len: u8,
         /// Hash of the statement text under way in `up`.
         pub shape: Shape,
         /// Cycles under way; a ring that starts at `cycle_first`.
@@ -167,6 +169,12 @@ record! {
         pub queue: [u32; STATEMENTS],
         /// The database's name, zero-filled, while the start-up message is read.
         pub text: [u8; NAME_LEN],
+        /// The user's name likewise.
+        pub user_text: [u8; NAME_LEN],
+        /// Number of the user's name, 0 while unknown.
+        pub user: u32,
+        /// Spare.
+        pub _pad: [u8; 4],
     }
 }
 
@@ -184,10 +192,10 @@ record! {
 }
 
 record! {
-    /// What the kernel keeps for a Postgres conversation.
+    /// What the kernel keeps for a Postgres conversation. What each cycle touches stands first.
     pub struct WireEntry {
-        /// Tells this connection from all others, also from one whose socket lies at the same address.
-        pub connection: u64,
+        /// What tells its prepared statements from all others'; anew when all of them were forgotten.
+        pub names: u64,
         /// Service whose cells the slots below are.
         pub service: u32,
         /// Statement whose cells they are.
@@ -202,8 +210,22 @@ record! {
         pub prepared: u32,
         /// Its name; 0 if none.
         pub prepared_name: u64,
+        /// Rows of the statements that ended well in the oldest cycle so far.
+        pub rows: u32,
+        /// Histogram slot of waiting in transactions.
+        pub wait_slot: u32,
+        /// Statements that come again and again.
+        pub burst: Burst,
         /// The conversation.
         pub wire: Wire,
+        /// Tells this connection from all others, also from one whose socket lies at the same address.
+        pub connection: u64,
+        /// Address of its `struct sock`.
+        pub sock: u64,
+        /// The last error.
+        pub sqlstate: u32,
+        /// Spare.
+        pub _pad: u32,
     }
 }
 
@@ -243,6 +265,27 @@ impl Wire {
     #[inline(always)]
     pub fn is_known(&self) -> bool {
         self.phase != Phase::Candidate as u8 || self.greeting != 0
+    }
+
+    /// The cycle that ended last, for [`Effects::query`].
+    #[inline(always)]
+    pub fn ended(&self) -> &Cycle {
+        &self.cycles[(self.cycle_first as usize + CYCLES - 1) % CYCLES]
+    }
+
+    /// Whether a start-up packet was sent and no ReadyForQuery has answered it yet.
+    #[inline(always)]
+    pub fn is_logging_in(&self) -> bool {
+        self.greeting != 0
+    }
+
+    /// How long the transaction under way had waited for the cycle that has just ended; 0 if there was none.
+    #[inline(always)]
+    pub fn waited_ns(&self) -> u64 {
+        match self.transaction {
+            b'T' | b'E' => self.ended().begun_ns.saturating_sub(self.idle_ns),
+            _ => 0,
+        }
     }
 
     /// Whether a request is under way.

@@ -102,26 +102,22 @@ pub fn opening<S: Source>(source: &mut S) -> Opening {
 /// RFC 7301; PostgreSQL manual, "SSL Session Encryption").
 #[inline(never)]
 fn names_postgres<S: Source>(source: &mut S) -> bool {
-    find_protocol(source).is_some_and(|at| {
-        let mut same = true;
-        for (nth, expected) in PROTOCOL.iter().enumerate() {
-            same &= source.byte_at(at + nth as u32) == Some(*expected);
-        }
-        same
-    })
+    // It ends at the first difference: two ways on from each byte would be thousands to the verifier.
+    find_protocol(source)
+        .is_some_and(|at| PROTOCOL.iter().enumerate().all(|(nth, byte)| source.ahead(at + nth as u32) == Some(*byte)))
 }
 
 /// Where the first protocol of the ALPN extension stands, its length first.
 #[inline(always)]
 fn find_protocol<S: Source>(source: &mut S) -> Option<u32> {
-    if source.byte_at(5)? != CLIENT_HELLO {
+    if source.ahead(5)? != CLIENT_HELLO {
         return None;
     }
     // Record header, handshake header, version and random; then session, ciphers, compressions, each with its length.
     let mut at = 5 + 4 + 2 + 32;
-    at += 1 + source.byte_at(at)? as u32;
+    at += 1 + source.ahead(at)? as u32;
     at += 2 + number(source, at)?;
-    at += 1 + source.byte_at(at)? as u32;
+    at += 1 + source.ahead(at)? as u32;
     at += 2;
     for _ in 0..EXTENSIONS {
         if number(source, at)? == ALPN {
@@ -135,7 +131,7 @@ fn find_protocol<S: Source>(source: &mut S) -> Option<u32> {
 /// The two bytes at an offset.
 #[inline(always)]
 fn number<S: Source>(source: &mut S, at: u32) -> Option<u32> {
-    Some((source.byte_at(at)? as u32) << 8 | source.byte_at(at + 1)? as u32)
+    Some((source.ahead(at)? as u32) << 8 | source.ahead(at + 1)? as u32)
 }
 
 /// Whether a message from the frontend may bear this type byte.

@@ -44,7 +44,8 @@ enum Found {
 
 #[inline(always)]
 pub(super) fn step<S: Source, E: Effects>(wire: &mut Wire, begun_ns: u64, source: &mut S, fx: &mut E) -> Step {
-    if wire.up.mode == Mode::Header as u8 && wire.up.have == 0 {
+    // A start-up packet has no header; its first byte, or that of what asked for encryption before, is the first of all.
+    if wire.up.mode == Mode::Header as u8 && wire.up.have == 0 || wire.up_mark_ns == 0 {
         wire.up_mark_ns = begun_ns;
     }
     let mut asked = NONE;
@@ -214,42 +215,52 @@ fn byte_of_startup(wire: &mut Wire, byte: u8) -> bool {
                 wire.up.name = push_hash(wire.up.name, byte);
                 return true;
             }
-            // `have` remembers that the database was named; without it the user's name stands for it.
             wire.up.note = match wire.up.name {
                 DATABASE => FIELD_DATABASE,
-                USER if wire.up.have == 0 => FIELD_USER,
+                USER => FIELD_USER,
                 FNV_OFFSET => {
                     wire.up.mode = Mode::Skip as u8;
                     return true;
                 }
                 _ => 0,
             };
-            wire.up.number = 0;
+            // Of several with one name the last one counts; an empty one is as good as none.
+            match wire.up.note {
+                FIELD_DATABASE => {
+                    wire.text_len = 0;
+                    wire.text = [0; NAME_LEN];
+                }
+                FIELD_USER => {
+                    wire.user_len = 0;
+                    wire.user_text = [0; NAME_LEN];
+                }
+                _ => {}
+            }
             wire.up.mode = Mode::StartupValue as u8;
             true
         }
         Some(Mode::StartupValue) => {
             if byte == 0 {
-                // An empty one is as good as none (PostgreSQL 15, `ProcessStartupPacket`).
-                if wire.up.note == FIELD_DATABASE && wire.up.number != 0 {
-                    wire.up.have = 1;
-                }
                 wire.up.name = FNV_OFFSET;
                 wire.up.mode = Mode::StartupKey as u8;
-            } else if wire.up.note != 0 {
-                if wire.up.number == 0 {
-                    wire.text_len = 0;
-                    wire.text = [0; NAME_LEN];
-                }
-                wire.up.number = 1;
-                if (wire.text_len as usize) < NAME_LEN - 1 {
-                    wire.text[wire.text_len as usize % NAME_LEN] = byte;
-                    wire.text_len += 1;
-                }
+                return true;
+            }
+            match wire.up.note {
+                FIELD_DATABASE => push_name(&mut wire.text, &mut wire.text_len, byte),
+                FIELD_USER => push_name(&mut wire.user_text, &mut wire.user_len, byte),
+                _ => {}
             }
             true
         }
         _ => byte_startup(wire, byte),
+    }
+}
+
+#[inline(always)]
+fn push_name(name: &mut [u8; NAME_LEN], length: &mut u8, byte: u8) {
+    if (*length as usize) < NAME_LEN - 1 {
+        name[*length as usize % NAME_LEN] = byte;
+        *length += 1;
     }
 }
 
@@ -388,6 +399,7 @@ fn end<E: Effects>(wire: &mut Wire, fx: &mut E) {
     match wire.up.tag {
         b'Q' | b'F' => cycle::close(wire, fx, true),
         b'S' => cycle::close(wire, fx, false),
+        b'X' => fx.closing(wire),
         b'c' | b'f' => cycle::copied(wire),
         0 if wire.phase == Phase::Candidate as u8 => cycle::greet(wire, fx),
         _ => {}

@@ -123,7 +123,11 @@ fn reply<S: Source, E: Effects>(
     match tag {
         b'1' => cycle::parsed(wire),
         b'C' => cycle::completed(wire, fx, NO_TAG, rows, ended_ns),
-        b'Z' => cycle::ready(wire, fx, source.window(5), ended_ns),
+        b'Z' => {
+            wire.down.note = source.window(5);
+            let status = wire.down.note;
+            cycle::ready(wire, fx, status, ended_ns);
+        }
         _ => {}
     }
     true

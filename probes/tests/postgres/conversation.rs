@@ -6,7 +6,7 @@ use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
         CYCLES, Effects, NAME_LEN, Opening, PARSES, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN, STATEMENTS, STEPS,
-        Source, Step, Wire, opening, step, unpack_sqlstate, whole,
+        Source, Step, Turn, Wire, opening, step, unpack_sqlstate, whole,
     },
     record::bytes_of,
     shape::Shape,
@@ -25,6 +25,12 @@ pub struct Findings {
     /// Database and SQLSTATE.
     pub errors: Vec<(String, String)>,
     pub transactions: Vec<(TransactionOutcome, u64)>,
+    /// Statements that could not be prepared.
+    pub refused: Vec<String>,
+    /// How long each login took.
+    pub connected: Vec<u64>,
+    /// SQLSTATEs of refused ones.
+    pub login_failures: Vec<String>,
     pub lost: Vec<Loss>,
     /// Texts that were cut.
     pub cut: Vec<String>,
@@ -36,6 +42,11 @@ pub struct Findings {
 pub struct Query {
     pub statement: String,
     pub database: String,
+    pub user: String,
+    /// How many statements it held.
+    pub statements: u8,
+    pub waited_ns: u64,
+    pub turn: Turn,
     pub duration_ns: u64,
     pub first_byte_ns: u64,
 }
@@ -87,6 +98,10 @@ impl Source for Bytes<'_> {
 
     fn byte_at(&mut self, offset: u32) -> Option<u8> {
         self.bytes.get(self.at + offset as usize).copied()
+    }
+
+    fn ahead(&mut self, offset: u32) -> Option<u8> {
+        self.byte_at(offset)
     }
 
     fn whole(&mut self) -> Option<(u8, u32)> {
@@ -204,7 +219,7 @@ impl Conversation {
         self.restart();
     }
 
-    /// How many databases bear a number.
+    /// How many databases and users bear a number.
     pub fn databases(&self) -> usize {
         self.maps.databases.len()
     }
@@ -337,6 +352,10 @@ impl Effects for Maps {
         let query = Query {
             statement: self.name(statement),
             database: self.database_name(wire.database),
+            user: self.database_name(wire.user),
+            statements: wire.ended().executions,
+            waited_ns: wire.waited_ns(),
+            turn: Turn::of(wire, 50_000),
             duration_ns,
             first_byte_ns,
         };
@@ -350,7 +369,19 @@ impl Effects for Maps {
 
     fn error(&mut self, wire: &Wire, sqlstate: u32) {
         let sqlstate = String::from_utf8(unpack_sqlstate(sqlstate).to_vec()).unwrap();
+        if wire.is_logging_in() {
+            self.findings.login_failures.push(sqlstate.clone());
+        }
         self.findings.errors.push((self.database_name(wire.database), sqlstate));
+    }
+
+    fn connected(&mut self, _wire: &Wire, ns: u64) {
+        self.findings.connected.push(ns);
+    }
+
+    fn refused(&mut self, _wire: &Wire, statement: u32, _duration_ns: u64) {
+        let name = self.name(statement);
+        self.findings.refused.push(name);
     }
 
     fn transaction(&mut self, _wire: &Wire, outcome: TransactionOutcome, duration_ns: u64) {

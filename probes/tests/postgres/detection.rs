@@ -105,7 +105,7 @@ fn who_is_not_let_in_gives_no_number_to_a_database() {
         conversation.closes();
     }
     conversation.sends(&asks("shop")).gets(&welcome());
-    assert_eq!(conversation.databases(), 1);
+    assert_eq!(conversation.databases(), 2, "the database and the user");
     conversation.closes();
     conversation.sends(&asks("shop")).gets(&error("53300"));
     let errors = [("", "28P01"), ("", "3D000"), ("shop", "53300")].map(|(a, b)| (a.to_owned(), b.to_owned()));

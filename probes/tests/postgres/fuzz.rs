@@ -328,8 +328,9 @@ fn state(wire: &Option<Wire>) -> Option<(u8, u8, bool)> {
 fn timeless(findings: &Findings) -> Findings {
     let mut findings = findings.clone();
     for query in &mut findings.queries {
-        (query.duration_ns, query.first_byte_ns) = (0, 0);
+        (query.duration_ns, query.first_byte_ns, query.waited_ns, query.turn.begins) = (0, 0, 0, false);
     }
+    findings.connected.fill(0);
     findings.transactions.iter_mut().for_each(|(_, duration_ns)| *duration_ns = 0);
     findings
 }

@@ -14,5 +14,6 @@ mod extended;
 mod fuzz;
 mod hostile;
 mod prepared;
+mod records;
 mod simple;
 mod transactions;

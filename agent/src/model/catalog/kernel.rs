@@ -196,6 +196,53 @@ pub static POSTGRES_UNSEEN: Metric = Metric::counter(
      itself), gss, or disabled (probes.tls = false).",
     &["service", "reason"],
 );
+/// Waits in transactions.
+pub static POSTGRES_WAIT: Metric = Metric::histogram(
+    "steth_postgres_idle_in_transaction_seconds",
+    "How long an open Postgres transaction waited for its next request: the client had the say. The sum is the time that \
+     transactions were open for nothing.",
+    &["service", "role", "database"],
+    Fine,
+);
+/// Waits under way.
+pub static POSTGRES_WAITING: Metric = Metric::gauge(
+    "steth_postgres_idle_in_transaction_oldest_seconds",
+    "How long the transaction that has waited longest for its next request has waited so far.",
+    &["service", "role", "database"],
+);
+/// Logins.
+pub static POSTGRES_CONNECT: Metric = Metric::histogram(
+    "steth_postgres_connection_setup_seconds",
+    "Setting up a Postgres connection: from the first byte of the start-up packet (or a request for encryption that was \
+     turned down before it) to the first ReadyForQuery.",
+    &["service", "role", "database"],
+    Fine,
+);
+/// Refused logins.
+pub static POSTGRES_LOGIN_FAILURES: Metric = Metric::counter(
+    "steth_postgres_login_failures_total",
+    "Postgres connections that were refused with an error before the first ReadyForQuery.",
+    &["service", "role", "database", "sqlstate"],
+);
+/// Bound of a server.
+pub static POSTGRES_MAX_CONNECTIONS: Metric = Metric::gauge(
+    "steth_postgres_max_connections",
+    "max_connections of a Postgres server on this host, as its command line and configuration files have it. Absent where \
+     they cannot be read.",
+    &["service"],
+);
+/// Bound of a pool.
+pub static POSTGRES_POOL_SIZE: Metric = Metric::gauge(
+    "steth_postgres_pool_size",
+    "How many Postgres connections a service may keep, as postgres.pools has it.",
+    &["service"],
+);
+/// Repetitions.
+pub static POSTGRES_N_PLUS_ONE: Metric = Metric::counter(
+    "steth_postgres_n_plus_one_total",
+    "Transactions and bursts of requests in which one statement came at least postgres.n_plus_one times.",
+    &["service", "role", "database", "query"],
+);
 /// Statement texts.
 pub static POSTGRES_QUERY_INFO: Metric = Metric::gauge(
     "steth_postgres_query_info",
@@ -216,8 +263,15 @@ pub static POSTGRES: Chapter = Chapter {
             &POSTGRES_ERRORS,
             &POSTGRES_TRANSACTIONS,
             &POSTGRES_TRANSACTION,
+            &POSTGRES_WAIT,
+            &POSTGRES_WAITING,
             &POSTGRES_CONNECTIONS,
             &POSTGRES_UNSEEN,
+            &POSTGRES_MAX_CONNECTIONS,
+            &POSTGRES_POOL_SIZE,
+            &POSTGRES_CONNECT,
+            &POSTGRES_LOGIN_FAILURES,
+            &POSTGRES_N_PLUS_ONE,
             &POSTGRES_QUERY_INFO,
         ]
     },

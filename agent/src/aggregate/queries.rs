@@ -1,0 +1,428 @@
+//! Postgres statements and single cycles as people ask for them: which took the time, since the start or within the last
+//! windows. Knows no metric.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use steth_probes::{
+    cell::{CellKey, CounterKind, HistogramKind},
+    histogram::Histogram,
+};
+
+use super::{Names, Totals, series};
+use crate::model::{
+    distribution::Distribution,
+    event::{QuerySeen, RepeatSeen},
+    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, role_name},
+};
+
+/// Kept windows that are held: five minutes of 10 s.
+const WINDOWS: usize = 30;
+
+/// What statements gained in the window under way and in those before it.
+#[derive(Debug)]
+pub(super) struct Windows {
+    current: Window,
+    kept: VecDeque<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    begun: Instant,
+    gains: HashMap<CellKey, Gain>,
+}
+
+/// What one statement's cell gained. Most buckets gain nothing, so only the others are held.
+#[derive(Debug, Default)]
+struct Gain {
+    sum_ns: u64,
+    buckets: Vec<(usize, u64)>,
+    calls: u64,
+    rows: u64,
+    errors: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Self { begun: Instant::now(), gains: HashMap::new() }
+    }
+}
+
+impl Windows {
+    pub(super) fn new() -> Self {
+        Self { current: Window::new(), kept: VecDeque::new() }
+    }
+
+    /// A statement's cell went from one reading to another.
+    pub(super) fn cycles(&mut self, key: CellKey, before: &Histogram, now: &Histogram) {
+        let gained = before.buckets.iter().zip(&now.buckets).map(|(before, now)| u64::from(now.wrapping_sub(*before)));
+        let [calls, rows] = [0, 1].map(|nth: usize| {
+            let at = |histogram: &Histogram| histogram.tally.get(nth).copied().unwrap_or_default();
+            at(now).wrapping_sub(at(before))
+        });
+        let sum_ns = now.sum_ns.wrapping_sub(before.sum_ns);
+        if sum_ns == 0 && calls == 0 {
+            return;
+        }
+        let gain = self.current.gains.entry(key).or_default();
+        gain.sum_ns += sum_ns;
+        gain.calls += calls;
+        gain.rows += rows;
+        for (bucket, count) in gained.enumerate().filter(|(_, count)| *count > 0) {
+            match gain.buckets.iter_mut().find(|(known, _)| *known == bucket) {
+                Some((_, total)) => *total += count,
+                None => gain.buckets.push((bucket, count)),
+            }
+        }
+    }
+
+    /// Cycles of a statement ended with an error.
+    pub(super) fn errors(&mut self, key: &CellKey, count: u64) {
+        if count > 0 {
+            let key = CellKey { kind: HistogramKind::PostgresQuery as u8, ..*key };
+            self.current.gains.entry(key).or_default().errors += count;
+        }
+    }
+
+    fn close(&mut self) {
+        if self.kept.len() >= WINDOWS {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(std::mem::replace(&mut self.current, Window::new()));
+    }
+
+    /// The windows that make up the last so-and-so long, as far as they are held.
+    fn last(&self, length: Duration) -> impl Iterator<Item = &Window> {
+        let reaches = move |window: &&Window| window.begun.elapsed() <= length;
+        std::iter::once(&self.current).chain(self.kept.iter().rev().take_while(reaches))
+    }
+}
+
+/// Figures of one statement while they are added up.
+#[derive(Default)]
+struct Sum {
+    cycles: Distribution,
+    calls: u64,
+    rows: u64,
+    errors: u64,
+    /// A number of the statement, for its text.
+    statement: u32,
+}
+
+/// What tells the figures apart: service, role, database, fingerprint.
+type Labels<'a> = (&'a str, &'static str, &'a str, &'a str);
+
+impl Totals {
+    /// The window under way ends here.
+    pub fn close_window(&mut self) {
+        self.windows.close();
+    }
+
+    /// The statements of a selection.
+    pub fn statements(&self, names: &Names, selection: &Selection) -> Statements {
+        let mut sums: HashMap<Labels, Sum> = HashMap::new();
+        let window_seconds = match selection.window {
+            None => {
+                self.add_totals(names, selection, &mut sums);
+                None
+            }
+            Some(length) => {
+                let mut begun = Instant::now();
+                for window in self.windows.last(length) {
+                    begun = window.begun;
+                    for (key, gain) in &window.gains {
+                        let Some(sum) = sum_of(&mut sums, names, selection, key) else { continue };
+                        sum.cycles.add(gain.sum_ns, gain.buckets.iter().copied());
+                        sum.calls += gain.calls;
+                        sum.rows += gain.rows;
+                        sum.errors += gain.errors;
+                    }
+                }
+                Some(begun.elapsed().as_secs_f64())
+            }
+        };
+        let total_ns: u64 = sums.values().map(|sum| sum.cycles.sum_ns()).sum();
+        let mut sums: Vec<(Labels, Sum, f64)> = sums
+            .into_iter()
+            .filter(|(_, sum)| sum.calls + sum.errors + sum.cycles.count() > 0)
+            .map(|(labels, sum)| {
+                let weight = weight(&sum, selection.sort);
+                (labels, sum, weight)
+            })
+            .collect();
+        sums.sort_by(|(a, _, a_weight), (b, _, b_weight)| b_weight.total_cmp(a_weight).then_with(|| a.cmp(b)));
+        sums.truncate(selection.limit);
+        let queries = sums.into_iter().map(|(labels, sum, _)| figures(names, labels, &sum, total_ns)).collect();
+        Statements { at_unix_ms: 0, window_seconds, total_seconds: seconds(total_ns), queries }
+    }
+
+    fn add_totals<'a>(&self, names: &'a Names, selection: &Selection, sums: &mut HashMap<Labels<'a>, Sum>) {
+        for ((_, key), total) in self.histograms.iter().filter(|((kind, _), _)| *kind == HistogramKind::PostgresQuery) {
+            let Some(sum) = sum_of(sums, names, selection, key) else { continue };
+            sum.cycles.merge(&total.total);
+            let [calls, rows] = total.last.tally;
+            sum.calls += calls;
+            sum.rows += rows;
+        }
+        for ((_, key), total) in self.counters.iter().filter(|((kind, _), _)| *kind == CounterKind::PostgresFailed) {
+            let Some(sum) = sum_of(sums, names, selection, key) else { continue };
+            sum.errors += total;
+        }
+    }
+}
+
+/// The sum that a cell goes into, if the selection admits it.
+fn sum_of<'s, 'a>(
+    sums: &'s mut HashMap<Labels<'a>, Sum>,
+    names: &'a Names,
+    selection: &Selection,
+    key: &CellKey,
+) -> Option<&'s mut Sum> {
+    let (service, role) = (names.service(key.service.into()), series::role(key.sub));
+    let (database, query) = (names.database(key.a), names.statement(key.b).0);
+    let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+    let admitted = is(&selection.service, service)
+        && is(&selection.database, database)
+        && selection.role.is_none_or(|wanted| role_name(wanted) == role);
+    admitted.then(|| {
+        let sum = sums.entry((service, role, database, query)).or_default();
+        sum.statement = key.b;
+        sum
+    })
+}
+
+fn weight(sum: &Sum, sort: Sort) -> f64 {
+    match sort {
+        Sort::Time => sum.cycles.sum_ns() as f64,
+        Sort::Calls => sum.calls as f64,
+        Sort::Errors => sum.errors as f64,
+        Sort::Rows => sum.rows as f64,
+        Sort::Mean => sum.cycles.sum_ns() as f64 / sum.cycles.count().max(1) as f64,
+        Sort::P99 => sum.cycles.quantile_ns(0.99).unwrap_or_default() as f64,
+    }
+}
+
+fn figures(names: &Names, (service, role, database, query): Labels, sum: &Sum, total_ns: u64) -> StatementFigures {
+    let (_, operation) = names.statement(sum.statement);
+    let (summary, text) = names.statement_text(sum.statement);
+    let (cycles, sum_ns) = (sum.cycles.count(), sum.cycles.sum_ns());
+    let hdr = sum.cycles.to_hdr();
+    StatementFigures {
+        query: query.to_owned(),
+        operation: operation.to_owned(),
+        summary: summary.to_owned(),
+        statement: text.to_owned(),
+        service: service.to_owned(),
+        role,
+        database: database.to_owned(),
+        calls: sum.calls,
+        cycles,
+        errors: sum.errors,
+        rows: sum.rows,
+        total_seconds: seconds(sum_ns),
+        share: if total_ns == 0 { 0.0 } else { sum_ns as f64 / total_ns as f64 },
+        mean_seconds: seconds(sum_ns) / cycles.max(1) as f64,
+        p50_seconds: seconds(hdr.value_at_quantile(0.5)),
+        p95_seconds: seconds(hdr.value_at_quantile(0.95)),
+        p99_seconds: seconds(hdr.value_at_quantile(0.99)),
+    }
+}
+
+impl Names {
+    /// A cycle with names. `unix_ns` is what the monotonic clock lags behind the Unix epoch's, `peer` the name of its peer.
+    pub fn record<'a>(&'a self, seen: &QuerySeen, peer: &'a str, unix_ns: u64) -> QueryRecord<'a> {
+        let (query, operation) = self.statement(seen.statement);
+        let (summary, statement) = self.statement_text(seen.statement);
+        let sqlstate = seen.sqlstate.map(|sqlstate| Cow::Owned(String::from_utf8_lossy(&sqlstate).into_owned()));
+        QueryRecord {
+            begun_unix_us: seen.begun_ns.saturating_add(unix_ns) / 1_000,
+            duration_seconds: seconds(seen.duration_ns),
+            first_byte_seconds: seconds(seen.first_byte_ns),
+            service: self.service(seen.service).into(),
+            role: role_name(seen.role).into(),
+            peer: peer.into(),
+            port: seen.port,
+            family: series::family(seen.family as u8).into(),
+            database: self.database(seen.database).into(),
+            user: self.database(seen.user).into(),
+            pid: seen.pid,
+            tid: seen.tid,
+            connection: format!("{:016x}", seen.connection).into(),
+            statements: seen.statements,
+            rows: seen.rows,
+            outcome: if sqlstate.is_some() { "error" } else { "ok" }.into(),
+            sqlstate,
+            transaction: match seen.transaction {
+                b'T' => "open",
+                b'E' => "failed",
+                _ => "idle",
+            }
+            .into(),
+            slow: seen.slow,
+            operation: operation.into(),
+            query: query.into(),
+            summary: summary.into(),
+            statement: statement.into(),
+        }
+    }
+}
+
+impl Names {
+    /// A repetition with names; the other parameters are as for [`Names::record`].
+    pub fn repeat(&self, seen: &RepeatSeen, peer: &str, unix_ns: u64) -> RepeatRecord {
+        let (summary, statement) = self.statement_text(seen.statement);
+        let burst_ns = seen.told_ns.saturating_sub(seen.begun_ns);
+        RepeatRecord {
+            begun_unix_us: seen.begun_ns.saturating_add(unix_ns) / 1_000,
+            service: self.service(seen.service).into(),
+            role: role_name(seen.role),
+            peer: peer.into(),
+            database: self.database(seen.database).into(),
+            user: self.database(seen.user).into(),
+            pid: seen.pid,
+            count: seen.count,
+            total_seconds: seconds(seen.busy_ns),
+            burst_seconds: seconds(burst_ns),
+            // Requests that were sent before the answer to the one before came overlap.
+            share: (seen.busy_ns as f64 / burst_ns.max(1) as f64).min(1.0),
+            ended: seen.ended,
+            query: self.statement(seen.statement).0.into(),
+            summary: summary.into(),
+            statement: statement.into(),
+        }
+    }
+}
+
+/// Division, not multiplication by 1e-9: only it gives the float nearest to the decimal, which prints short.
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use steth_probes::cell::Role;
+
+    use super::*;
+    use crate::{
+        aggregate::{Limits, StatementName},
+        model::event::Reading,
+    };
+
+    const ALL: Selection =
+        Selection { service: None, role: None, database: None, window: None, sort: Sort::Time, limit: 10 };
+
+    fn key(role: Role, statement: u32) -> CellKey {
+        CellKey { kind: HistogramKind::PostgresQuery as u8, sub: role as u8, service: 1, a: 1, b: statement }
+    }
+
+    fn names() -> Names {
+        let mut names = Names::default();
+        names.set_service(1, Arc::from("shop.service"));
+        names.set_database(1, "shop".into());
+        // Two shapes of one statement, and another.
+        for (number, query) in [(2, "aa"), (3, "aa"), (4, "bb")] {
+            let (fingerprint, summary, text) =
+                (query.into(), format!("SELECT {query}"), format!("select ? from {query}"));
+            names.set_statement(number, StatementName { fingerprint, operation: "SELECT", summary, text });
+        }
+        names
+    }
+
+    fn histogram(durations_ns: &[u64], tally: [u64; 2]) -> Histogram {
+        let mut histogram = Histogram::zeroed();
+        for ns in durations_ns {
+            histogram.sum_ns += ns;
+            histogram.buckets[steth_probes::histogram::bucket_of(*ns)] += 1;
+        }
+        histogram.tally = tally;
+        histogram
+    }
+
+    fn reading(cells: Vec<(CellKey, Histogram)>, failed: u64) -> Reading {
+        let histograms = cells.into_iter().map(|(key, cell)| (HistogramKind::PostgresQuery, key, cell)).collect();
+        let failures = CellKey { kind: CounterKind::PostgresFailed as u8, ..key(Role::Client, 2) };
+        Reading { histograms, counters: vec![(CounterKind::PostgresFailed, failures, failed)], ..Reading::default() }
+    }
+
+    fn totals() -> Totals {
+        Totals::new(Limits { services: 10, syscalls: 10, peers: 10, queries: 1 })
+    }
+
+    #[test]
+    fn shapes_of_one_statement_are_one_and_shares_are_of_all_that_is_selected() {
+        let mut totals = totals();
+        totals.absorb(reading(
+            vec![
+                (key(Role::Client, 2), histogram(&[1_000_000, 2_000_000], [2, 5])),
+                (key(Role::Client, 3), histogram(&[3_000_000], [4, 1])),
+                (key(Role::Client, 4), histogram(&[2_000_000], [1, 0])),
+                (key(Role::Server, 2), histogram(&[500_000], [1, 0])),
+            ],
+            7,
+        ));
+        let found = totals.statements(&names(), &Selection { role: Some(Role::Client), ..ALL });
+        let [first, second] = found.queries.as_slice() else { panic!("{found:?}") };
+        assert_eq!((first.query.as_str(), first.calls, first.cycles, first.rows, first.errors), ("aa", 6, 3, 6, 7));
+        assert_eq!((first.share, second.share, found.total_seconds), (0.75, 0.25, 0.008));
+        assert_eq!(first.statement, "select ? from aa");
+        assert!((0.0018..0.0022).contains(&first.p50_seconds) && (0.0028..0.0032).contains(&first.p99_seconds));
+        assert_eq!(
+            totals.statements(&names(), &ALL).queries.len(),
+            3,
+            "the limits of what is shown do not matter here"
+        );
+        let other = Selection { database: Some("other".into()), ..ALL };
+        assert_eq!(totals.statements(&names(), &other).queries, []);
+    }
+
+    #[test]
+    fn sorting_and_the_limit_choose_what_goes_first() {
+        let mut totals = totals();
+        totals.absorb(reading(
+            vec![
+                (key(Role::Client, 2), histogram(&[1_000, 1_000, 1_000, 9_000_000], [4, 0])),
+                (key(Role::Client, 4), histogram(&[5_000_000], [1, 9])),
+            ],
+            1,
+        ));
+        for (sort, first) in [
+            (Sort::Time, "aa"),
+            (Sort::Calls, "aa"),
+            (Sort::Errors, "aa"),
+            (Sort::Rows, "bb"),
+            (Sort::Mean, "bb"),
+            (Sort::P99, "aa"),
+        ] {
+            let found = totals.statements(&names(), &Selection { sort, limit: 1, ..ALL });
+            assert_eq!(found.queries.iter().map(|query| query.query.as_str()).collect::<Vec<_>>(), [first], "{sort:?}");
+            assert_eq!(found.total_seconds, 0.014_003, "what the limit leaves out is in the whole");
+        }
+    }
+
+    #[test]
+    fn a_window_holds_what_came_in_it_and_the_oldest_gives_way() {
+        let mut totals = totals();
+        totals.absorb(reading(vec![(key(Role::Client, 2), histogram(&[1_000_000], [1, 1]))], 1));
+        totals.close_window();
+        totals.absorb(reading(vec![(key(Role::Client, 2), histogram(&[1_000_000, 4_000_000], [2, 5]))], 3));
+        let of = |totals: &Totals, length: Duration| {
+            let found = totals.statements(&names(), &Selection { window: Some(length), ..ALL });
+            found
+                .queries
+                .first()
+                .map(|query| (query.calls, query.cycles, query.rows, query.errors, query.total_seconds))
+        };
+        assert_eq!(of(&totals, Duration::ZERO), Some((1, 1, 4, 2, 0.004)), "the window under way");
+        assert_eq!(of(&totals, Duration::from_secs(3_600)), Some((2, 2, 5, 3, 0.005)));
+        for _ in 0..=WINDOWS {
+            totals.close_window();
+        }
+        assert_eq!(of(&totals, Duration::from_secs(3_600)), None);
+        assert!(totals.statements(&names(), &ALL).queries.len() == 1, "the totals stay");
+    }
+}

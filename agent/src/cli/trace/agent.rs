@@ -1,0 +1,122 @@
+//! A running agent that is asked to trace. Knows HTTP, not what is traced.
+
+use std::{net::SocketAddr, pin::Pin, time::Duration};
+
+use hyper::{
+    Request, StatusCode,
+    body::{Body as _, Bytes, Frame, Incoming},
+    client::conn::http1,
+    header,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+
+use crate::cli::{Failure, Outcome};
+
+/// A loopback address answers at once or never.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// A connection to an agent.
+pub struct Agent {
+    stream: TcpStream,
+    address: SocketAddr,
+}
+
+/// A trace that has begun.
+pub struct Answer {
+    body: Incoming,
+    address: SocketAddr,
+    connection: JoinHandle<hyper::Result<()>>,
+}
+
+impl Agent {
+    /// Connects, if somebody listens.
+    pub async fn connect(address: SocketAddr) -> Option<Self> {
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.ok()?.ok()?;
+        Some(Self { stream, address })
+    }
+
+    /// Asks for a trace.
+    pub async fn ask(self, path: &str) -> Result<Answer, Failure> {
+        let Self { stream, address } = self;
+        let failed = |error| no_answer(address, &error);
+        let (mut sender, connection) = http1::handshake::<_, Empty>(TokioIo::new(stream)).await.map_err(failed)?;
+        let connection = tokio::spawn(connection);
+        let request =
+            Request::get(path).header(header::HOST, address.to_string()).body(Empty).map_err(Failure::failed)?;
+        let answer = sender.send_request(request).await.map_err(failed)?;
+        let status = answer.status();
+        let mut body = answer.into_body();
+        if status != StatusCode::OK {
+            let mut whole = Vec::new();
+            while let Some(piece) = next(&mut body).await.transpose().map_err(failed)? {
+                whole.extend(piece);
+            }
+            return Err(refused(address, status, &whole));
+        }
+        Ok(Answer { body, address, connection })
+    }
+}
+
+impl Answer {
+    /// Hands on the pieces until the trace ends.
+    pub async fn hand_on(mut self, lines: mpsc::Sender<Vec<u8>>) -> Outcome {
+        while let Some(piece) =
+            next(&mut self.body).await.transpose().map_err(|error| no_answer(self.address, &error))?
+        {
+            // The receiver is gone when nobody wants more.
+            if lines.send(piece.into()).await.is_err() {
+                break;
+            }
+        }
+        self.connection.abort();
+        Ok(())
+    }
+}
+
+fn no_answer(address: SocketAddr, error: &hyper::Error) -> Failure {
+    Failure::failed(format!("no whole answer from the agent at {address}: {error}"))
+}
+
+/// What the agent said instead of a trace.
+fn refused(address: SocketAddr, status: StatusCode, body: &[u8]) -> Failure {
+    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let said = |field: &str| problem.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    match (said("error"), said("hint")) {
+        (error, _) if error.is_empty() => Failure::failed(format!(
+            "what listens at {address} is no agent that can trace (status {status}); --agent names another, --alone does without"
+        )),
+        (error, hint) => Failure::failed(format!("the agent at {address} refuses: {error}; {hint}")),
+    }
+}
+
+async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
+    loop {
+        let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
+        match frame.map(Frame::into_data) {
+            Ok(Ok(piece)) => return Some(Ok(piece)),
+            // Trailers say nothing here.
+            Ok(Err(_)) => {}
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}
+
+/// The body of a GET.
+struct Empty;
+
+impl hyper::body::Body for Empty {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        std::task::Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,442 @@
+//! Postgres queries as people ask for them: single cycles with everything known of them, statements by their time, and the
+//! desk through which the questions reach the pipeline. Knows neither where answers come from nor how they are written.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use steth_probes::cell::Role;
+use tokio::sync::{mpsc, oneshot};
+
+/// One query cycle. Its statement has no literals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueryRecord<'a> {
+    /// When its first byte went out (client) or came in (server), in microseconds since the Unix epoch.
+    pub begun_unix_us: u64,
+    /// From then to ReadyForQuery.
+    pub duration_seconds: f64,
+    /// From then to the first byte of the reply.
+    pub first_byte_seconds: f64,
+    /// Service of the process that was seen.
+    #[serde(borrow)]
+    pub service: Cow<'a, str>,
+    /// Which end that is: `client` or `server`.
+    #[serde(borrow)]
+    pub role: Cow<'a, str>,
+    /// The other end; empty on a unix socket.
+    #[serde(borrow)]
+    pub peer: Cow<'a, str>,
+    /// Local port; 0 on a unix socket.
+    pub port: u16,
+    /// `inet`, `inet6` or `unix`.
+    #[serde(borrow)]
+    pub family: Cow<'a, str>,
+    /// Database.
+    #[serde(borrow)]
+    pub database: Cow<'a, str>,
+    /// Who is logged in.
+    #[serde(borrow)]
+    pub user: Cow<'a, str>,
+    /// The process that was seen.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// What tells its connection from all others.
+    #[serde(borrow)]
+    pub connection: Cow<'a, str>,
+    /// How many statements it held; 255 is that many or more.
+    pub statements: u32,
+    /// Rows that they returned or changed.
+    pub rows: u32,
+    /// `ok` or `error`.
+    #[serde(borrow)]
+    pub outcome: Cow<'a, str>,
+    /// The error, if any.
+    #[serde(borrow)]
+    pub sqlstate: Option<Cow<'a, str>>,
+    /// What ReadyForQuery said of the transaction: `idle`, `open` or `failed`.
+    #[serde(borrow)]
+    pub transaction: Cow<'a, str>,
+    /// Whether it took as long as `postgres.slow_query`.
+    pub slow: bool,
+    /// Operation, such as `SELECT`.
+    #[serde(borrow)]
+    pub operation: Cow<'a, str>,
+    /// The statement's fingerprint, `unknown` or `other`.
+    #[serde(borrow)]
+    pub query: Cow<'a, str>,
+    /// Operations and tables.
+    #[serde(borrow)]
+    pub summary: Cow<'a, str>,
+    /// The statement without literals; empty if its text was never seen.
+    #[serde(borrow)]
+    pub statement: Cow<'a, str>,
+}
+
+/// One line of a trace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TraceLine<'a> {
+    /// A cycle ended.
+    Query(#[serde(borrow)] Box<QueryRecord<'a>>),
+    /// How many cycles were skipped since the trace began, whenever that has changed, and at the end.
+    Skipped {
+        /// Because the ring between kernel and agent was full: of any service, whatever the filter.
+        in_kernel: u64,
+        /// Because whoever traces was too slow to take them.
+        in_agent: u64,
+    },
+}
+
+/// Which cycles someone wants to see.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Only of this process.
+    pub pid: Option<u32>,
+    /// Only of this service.
+    pub service: Option<String>,
+    /// Only in this database.
+    pub database: Option<String>,
+    /// Only of this user.
+    pub user: Option<String>,
+    /// Only those that took at least this long.
+    pub min_duration: Duration,
+    /// Only those that ended with an error.
+    pub errors: bool,
+    /// Only seen at this end.
+    pub role: Option<Role>,
+    /// Only statements with this fingerprint, or with this in their text, whatever the case.
+    pub statement: Option<String>,
+}
+
+impl Filter {
+    /// Whether a cycle passes.
+    pub fn admits(&self, query: &QueryRecord) -> bool {
+        fn is(wanted: Option<&String>, found: &str) -> bool {
+            wanted.is_none_or(|wanted| wanted == found)
+        }
+        self.pid.is_none_or(|pid| pid == query.pid)
+            && is(self.service.as_ref(), &query.service)
+            && is(self.database.as_ref(), &query.database)
+            && is(self.user.as_ref(), &query.user)
+            && query.duration_seconds >= self.min_duration.as_secs_f64()
+            && (!self.errors || query.sqlstate.is_some())
+            && self.role.is_none_or(|role| role_name(role) == query.role)
+            && self.statement.as_ref().is_none_or(|wanted| {
+                *wanted == query.query || query.statement.to_lowercase().contains(&wanted.to_lowercase())
+            })
+    }
+}
+
+/// How an end of a connection is called.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Server => "server",
+        Role::Client => "client",
+    }
+}
+
+/// The end that is called so.
+pub fn role_named(name: &str) -> Option<Role> {
+    Role::ALL.iter().copied().find(|role| role_name(*role) == name)
+}
+
+/// Which statements someone wants to see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// Only of this service.
+    pub service: Option<String>,
+    /// Only seen at this end.
+    pub role: Option<Role>,
+    /// Only in this database.
+    pub database: Option<String>,
+    /// Only what ended within this time before now, as far as windows are kept; `None` is since the start.
+    pub window: Option<Duration>,
+    /// What goes first.
+    pub sort: Sort,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What statements are sorted by, the largest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Time in all.
+    #[default]
+    Time,
+    /// Statements that ended well.
+    Calls,
+    /// Cycles that ended with an error.
+    Errors,
+    /// Rows.
+    Rows,
+    /// Mean time of a cycle.
+    Mean,
+    /// 99th percentile.
+    P99,
+}
+
+impl Sort {
+    /// All, by name.
+    pub const ALL: &[(&str, Self)] = &[
+        ("time", Self::Time),
+        ("calls", Self::Calls),
+        ("errors", Self::Errors),
+        ("rows", Self::Rows),
+        ("mean", Self::Mean),
+        ("p99", Self::P99),
+    ];
+}
+
+/// Statements with their figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Statements {
+    /// When they were read, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// The time that they are about; `null` is since the agent started.
+    pub window_seconds: Option<f64>,
+    /// Time in all cycles that the selection admits, those beyond the limit included.
+    pub total_seconds: f64,
+    /// The statements.
+    pub queries: Vec<StatementFigures>,
+}
+
+/// One statement of one service at one end in one database.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatementFigures {
+    /// Fingerprint, `unknown` or `other`.
+    pub query: String,
+    /// Operation.
+    pub operation: String,
+    /// Operations and tables.
+    pub summary: String,
+    /// The text without literals.
+    pub statement: String,
+    /// Service.
+    pub service: String,
+    /// `client` or `server`.
+    pub role: &'static str,
+    /// Database.
+    pub database: String,
+    /// Executions that ended well, those in batches included: what `pg_stat_statements` calls `calls`.
+    pub calls: u64,
+    /// Cycles of this statement alone; the times below are theirs.
+    pub cycles: u64,
+    /// Cycles that ended with an error.
+    pub errors: u64,
+    /// Rows returned or changed.
+    pub rows: u64,
+    /// Time in its cycles.
+    pub total_seconds: f64,
+    /// The part that this is of the time in all cycles.
+    pub share: f64,
+    /// Mean time of a cycle.
+    pub mean_seconds: f64,
+    /// Median.
+    pub p50_seconds: f64,
+    /// 95th percentile.
+    pub p95_seconds: f64,
+    /// 99th percentile.
+    pub p99_seconds: f64,
+}
+
+/// The slow and failed cycles that are kept.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SlowQueries {
+    /// When they were read, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// From here on a cycle is slow.
+    pub slow_seconds: f64,
+    /// How many slow and failed cycles were not kept because their service had too many at once.
+    pub suppressed: u64,
+    /// The cycles, the newest first.
+    pub queries: Vec<QueryRecord<'static>>,
+}
+
+/// A statement that came again and again in one transaction, or in requests of a connection that followed each other
+/// closely: most often a loop in a program that asks the database for each row of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RepeatRecord {
+    /// When the first of these requests began, in microseconds since the Unix epoch.
+    pub begun_unix_us: u64,
+    /// Service of the process that was seen.
+    pub service: String,
+    /// Which end that is: `client` or `server`.
+    pub role: &'static str,
+    /// The other end; empty on a unix socket.
+    pub peer: String,
+    /// Database.
+    pub database: String,
+    /// Who is logged in.
+    pub user: String,
+    /// The process that was seen.
+    pub pid: u32,
+    /// How often it came.
+    pub count: u32,
+    /// Time in its cycles.
+    pub total_seconds: f64,
+    /// From the first of these requests to the last.
+    pub burst_seconds: f64,
+    /// The part that the one is of the other.
+    pub share: f64,
+    /// Whether it is over; while it is not, the figures are those of the last time that the count had doubled.
+    pub ended: bool,
+    /// The statement's fingerprint.
+    pub query: String,
+    /// Operations and tables.
+    pub summary: String,
+    /// The statement without literals.
+    pub statement: String,
+}
+
+/// The repetitions that are kept.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Repeats {
+    /// When they were read, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// How often a statement comes before that is told.
+    pub threshold: u64,
+    /// The repetitions, the newest first.
+    pub repeats: Vec<RepeatRecord>,
+}
+
+/// A question to the pipeline.
+#[derive(Debug)]
+pub enum Question {
+    /// Which statements take the time?
+    Statements(Selection, oneshot::Sender<Statements>),
+    /// Which cycles were slow or failed? At most so many that pass the filter.
+    Slow(Filter, usize, oneshot::Sender<SlowQueries>),
+    /// Which statements came again and again? Of this service, role and database; at most so many.
+    Repeats(Selection, oneshot::Sender<Repeats>),
+    /// What happens now?
+    Trace(TraceRequest),
+}
+
+/// Someone who wants to be told of each cycle.
+#[derive(Debug)]
+pub struct TraceRequest {
+    /// Of which.
+    pub filter: Filter,
+    /// Until when.
+    pub until: Instant,
+    /// Lines of JSON, several at a time. What finds no room is skipped and counted; when it is closed, the trace ends.
+    pub lines: mpsc::Sender<Vec<u8>>,
+    /// Whether it begins.
+    pub answer: oneshot::Sender<Result<(), TraceRefused>>,
+}
+
+/// Why nothing is traced.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TraceRefused {
+    /// No probe runs.
+    #[error("no probe runs on this host, so nothing can be traced")]
+    NoProbes,
+    /// Everybody who traces costs CPU time and memory.
+    #[error("{most} traces run already, which is the most there may be")]
+    TooMany {
+        /// The bound.
+        most: usize,
+    },
+}
+
+/// Where questions are asked. Clones ask the same pipeline.
+#[derive(Clone, Debug)]
+pub struct Desk(mpsc::Sender<Question>);
+
+/// The pipeline has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no answer: the pipeline has stopped")]
+pub struct NoAnswer;
+
+/// A desk, and the pipeline's end of it.
+pub fn desk() -> (Desk, mpsc::Receiver<Question>) {
+    let (ask, questions) = mpsc::channel(16);
+    (Desk(ask), questions)
+}
+
+impl Desk {
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped.
+    pub async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(question(answer)).await.map_err(|_| NoAnswer)?;
+        answered.await.map_err(|_| NoAnswer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query() -> QueryRecord<'static> {
+        QueryRecord {
+            begun_unix_us: 1_700_000_000_000_000,
+            duration_seconds: 0.02,
+            first_byte_seconds: 0.01,
+            service: "shop.service".into(),
+            role: "client".into(),
+            peer: "postgres:15/main".into(),
+            port: 40_000,
+            family: "inet".into(),
+            database: "shop".into(),
+            user: "web".into(),
+            pid: 7,
+            tid: 8,
+            connection: "00000000000000ff".into(),
+            statements: 1,
+            rows: 3,
+            outcome: "error".into(),
+            sqlstate: Some("23505".into()),
+            transaction: "failed".into(),
+            slow: false,
+            operation: "INSERT".into(),
+            query: "0123456789abcdef".into(),
+            summary: "INSERT orders".into(),
+            statement: "insert into \"Orders\" values (?)".into(),
+        }
+    }
+
+    #[test]
+    fn a_cycle_passes_when_everything_that_is_asked_for_is_so() {
+        let text = |text: &str| Some(text.to_owned());
+        let admitting = [
+            Filter::default(),
+            Filter { pid: Some(7), ..Filter::default() },
+            Filter { service: text("shop.service"), database: text("shop"), user: text("web"), ..Filter::default() },
+            Filter { min_duration: Duration::from_millis(20), errors: true, ..Filter::default() },
+            Filter { role: Some(Role::Client), statement: text("INTO \"orders\""), ..Filter::default() },
+            Filter { statement: text("0123456789abcdef"), ..Filter::default() },
+        ];
+        let refusing = [
+            Filter { pid: Some(8), ..Filter::default() },
+            Filter { service: text("shop"), ..Filter::default() },
+            Filter { database: text("sho"), ..Filter::default() },
+            Filter { user: text("WEB"), ..Filter::default() },
+            Filter { min_duration: Duration::from_millis(21), ..Filter::default() },
+            Filter { role: Some(Role::Server), ..Filter::default() },
+            Filter { statement: text("select"), ..Filter::default() },
+            Filter { statement: text("0123456789abcde"), ..Filter::default() },
+        ];
+        for filter in admitting {
+            assert!(filter.admits(&query()), "{filter:?}");
+        }
+        for filter in refusing {
+            assert!(!filter.admits(&query()), "{filter:?}");
+        }
+        let fine = QueryRecord { sqlstate: None, ..query() };
+        assert!(!Filter { errors: true, ..Filter::default() }.admits(&fine));
+    }
+
+    #[test]
+    fn a_line_is_read_back_as_it_was_written() {
+        for line in [TraceLine::Query(Box::new(query())), TraceLine::Skipped { in_kernel: 1, in_agent: 2 }] {
+            let text = serde_json::to_string(&line).unwrap();
+            assert_eq!(serde_json::from_str::<TraceLine>(&text).unwrap(), line, "{text}");
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Single Postgres cycles on their way to people: the slow and failed ones are kept, all others are told while someone
+//! listens. Knows who listens and what for, not how cycles are read from the kernel.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant, SystemTime},
+};
+
+use steth_probes::watch::Watch;
+use tokio::sync::mpsc;
+
+use crate::{
+    aggregate::Names,
+    config::Config,
+    model::{
+        event::{PeerSeen, QuerySeen, RepeatSeen},
+        query::{
+            Filter, QueryRecord, Repeats, Selection, SlowQueries, TraceLine, TraceRefused, TraceRequest, role_name,
+        },
+    },
+};
+
+/// Traces at a time.
+const MOST: usize = 8;
+/// Repetitions that are kept.
+const MOST_REPEATS: usize = 200;
+/// Lines are handed over in pieces of about this many bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Who listens, and what is kept.
+pub struct Told {
+    listeners: Vec<Listener>,
+    kept: VecDeque<QuerySeen>,
+    repeats: VecDeque<RepeatSeen>,
+    threshold: usize,
+    most_kept: usize,
+    slow: Duration,
+    /// Peers that have no name yet, by their addresses.
+    addresses: HashMap<u32, String>,
+}
+
+struct Listener {
+    filter: Filter,
+    until: Instant,
+    lines: mpsc::Sender<Vec<u8>>,
+    piece: Vec<u8>,
+    in_piece: u64,
+    /// What the kernel had skipped when the trace began.
+    skipped_before: u64,
+    in_kernel: u64,
+    in_agent: u64,
+    said: (u64, u64),
+}
+
+/// What the kernel is to tell while nobody traces.
+pub fn watch(config: &Config) -> Watch {
+    let rate = u64::try_from(config.postgres.slow_rate).unwrap_or(u64::MAX).max(1);
+    Watch {
+        slow_ns: nanoseconds(config.postgres.slow_query),
+        traced_ns: u64::MAX,
+        interval_ns: 1_000_000_000 / rate,
+        burst_ns: 1_000_000_000,
+        gap_ns: nanoseconds(config.postgres.n_plus_one_gap),
+        repeats: u32::try_from(config.postgres.n_plus_one).unwrap_or(u32::MAX),
+        ..Watch::zeroed()
+    }
+    .with_floor()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    // `u64::MAX` means that nobody traces.
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX - 1)
+}
+
+/// What the monotonic clock lags behind the Unix epoch's.
+pub fn unix_ns() -> u64 {
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let monotonic = Duration::new(
+        u64::try_from(monotonic.tv_sec).unwrap_or_default(),
+        u32::try_from(monotonic.tv_nsec).unwrap_or_default(),
+    );
+    let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(unix.saturating_sub(monotonic).as_nanos()).unwrap_or_default()
+}
+
+impl Told {
+    /// Nothing is kept yet and nobody listens.
+    pub fn new(config: &Config) -> Self {
+        let mut told = Self {
+            listeners: Vec::new(),
+            kept: VecDeque::new(),
+            repeats: VecDeque::new(),
+            threshold: 0,
+            most_kept: 0,
+            slow: Duration::ZERO,
+            addresses: HashMap::new(),
+        };
+        told.reload(config);
+        told
+    }
+
+    /// Takes over what may change.
+    pub fn reload(&mut self, config: &Config) {
+        self.slow = config.postgres.slow_query;
+        self.most_kept = config.postgres.kept_queries;
+        self.kept.truncate(self.most_kept);
+        self.threshold = config.postgres.n_plus_one;
+    }
+
+    /// Keeps a repetition; what is told of it later takes its place.
+    pub fn keep_repeat(&mut self, seen: RepeatSeen) {
+        let key = |seen: &RepeatSeen| (seen.connection, seen.begun_ns, seen.statement);
+        match self.repeats.iter_mut().find(|known| key(known) == key(&seen)) {
+            Some(known) => *known = seen,
+            None => {
+                self.repeats.push_front(seen);
+                self.repeats.truncate(MOST_REPEATS);
+            }
+        }
+    }
+
+    /// The kept repetitions of a selection, the newest first.
+    pub fn repeats(&self, names: &Names, selection: &Selection) -> Repeats {
+        let unix_ns = unix_ns();
+        let is = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+        let named = self.repeats.iter().map(|seen| names.repeat(seen, self.peer(names, seen.peer), unix_ns));
+        let admitted = named.filter(|repeat| {
+            is(&selection.service, &repeat.service)
+                && is(&selection.database, &repeat.database)
+                && selection.role.is_none_or(|role| role_name(role) == repeat.role)
+        });
+        let threshold = u64::try_from(self.threshold).unwrap_or(u64::MAX);
+        Repeats { at_unix_ms: 0, threshold, repeats: admitted.take(selection.limit).collect() }
+    }
+
+    /// Keeps a slow or failed cycle; the oldest gives way.
+    pub fn keep(&mut self, query: QuerySeen) {
+        self.kept.push_front(query);
+        self.kept.truncate(self.most_kept);
+    }
+
+    /// The kept cycles that pass the filter, the newest first.
+    pub fn slow(&self, names: &Names, filter: &Filter, limit: usize, suppressed: u64) -> SlowQueries {
+        let unix_ns = unix_ns();
+        let named = self.kept.iter().map(|seen| names.record(seen, self.peer(names, seen.peer), unix_ns));
+        SlowQueries {
+            at_unix_ms: 0,
+            slow_seconds: self.slow.as_secs_f64(),
+            suppressed,
+            queries: named.filter(|query| filter.admits(query)).take(limit).map(owned).collect(),
+        }
+    }
+
+    /// Whether anybody listens.
+    pub fn is_heard(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
+    /// Someone wants to listen. `skipped` is what the kernel has skipped so far.
+    pub fn listen(&mut self, request: TraceRequest, skipped: u64) {
+        let TraceRequest { filter, until, lines, answer } = request;
+        if self.listeners.len() >= MOST {
+            let _ = answer.send(Err(TraceRefused::TooMany { most: MOST }));
+            return;
+        }
+        if answer.send(Ok(())).is_err() {
+            return;
+        }
+        self.listeners.push(Listener {
+            filter,
+            until,
+            lines,
+            piece: Vec::new(),
+            in_piece: 0,
+            skipped_before: skipped,
+            in_kernel: 0,
+            in_agent: 0,
+            said: (0, 0),
+        });
+    }
+
+    /// Lets those go who have heard enough or hung up. True if there were any.
+    pub fn part(&mut self) -> bool {
+        let before = self.listeners.len();
+        let now = Instant::now();
+        self.listeners.retain_mut(|listener| {
+            let stays = listener.until > now && !listener.lines.is_closed();
+            if !stays {
+                listener.say_skipped();
+                listener.hand_over();
+            }
+            stays
+        });
+        self.listeners.len() != before
+    }
+
+    /// What the kernel is to tell so that everybody hears what they want.
+    pub fn watch(&self, base: Watch) -> Watch {
+        let Some(traced_ns) = self.listeners.iter().map(|listener| nanoseconds(listener.filter.min_duration)).min()
+        else {
+            return base;
+        };
+        let mut pids = self.listeners.iter().map(|listener| listener.filter.pid);
+        let first = pids.next().flatten();
+        let pid = first.filter(|_| pids.all(|pid| pid == first)).unwrap_or_default();
+        let by_service = self.listeners.iter().all(|listener| listener.filter.service.is_some());
+        Watch { traced_ns, pid, by_service: by_service.into(), ..base }.with_floor()
+    }
+
+    /// Whether somebody wants to hear of this service only.
+    pub fn wants(&self, service: &str) -> bool {
+        self.listeners.iter().any(|listener| listener.filter.service.as_deref() == Some(service))
+    }
+
+    /// Whether cycles of this peer can be named.
+    pub fn knows_peer(&self, names: &Names, peer: u32) -> bool {
+        peer == 0 || names.peer_name(peer).is_some() || self.addresses.contains_key(&peer)
+    }
+
+    /// Takes over the addresses of peers.
+    pub fn learn_peers(&mut self, peers: &[PeerSeen]) {
+        self.addresses.extend(peers.iter().map(|peer| (peer.number, peer.shown())));
+    }
+
+    /// Tells everybody of these cycles; `skipped` is what the kernel has skipped so far.
+    pub fn tell(&mut self, names: &Names, queries: &[QuerySeen], skipped: u64) {
+        let unix_ns = unix_ns();
+        let mut listeners = std::mem::take(&mut self.listeners);
+        for seen in queries {
+            let query = names.record(seen, self.peer(names, seen.peer), unix_ns);
+            let admitting = |listener: &&mut Listener| listener.filter.admits(&query);
+            let heard_by: Vec<&mut Listener> = listeners.iter_mut().filter(admitting).collect();
+            let line = TraceLine::Query(Box::new(query));
+            heard_by.into_iter().for_each(|listener| listener.tell(&line));
+        }
+        for listener in &mut listeners {
+            listener.in_kernel = skipped.saturating_sub(listener.skipped_before);
+            listener.say_skipped();
+            listener.hand_over();
+        }
+        self.listeners = listeners;
+    }
+
+    /// Lets everybody go.
+    pub fn end(&mut self) {
+        self.listeners.clear();
+    }
+
+    fn peer<'a>(&'a self, names: &'a Names, peer: u32) -> &'a str {
+        if peer == 0 {
+            return "";
+        }
+        names.peer_name(peer).or_else(|| self.addresses.get(&peer).map(String::as_str)).unwrap_or_default()
+    }
+}
+
+impl Listener {
+    fn tell(&mut self, line: &TraceLine) {
+        self.write(line);
+        self.in_piece += 1;
+        if self.piece.len() >= PIECE_BYTES {
+            self.hand_over();
+        }
+    }
+
+    /// Says what was skipped, if that has changed.
+    fn say_skipped(&mut self) {
+        let now = (self.in_kernel, self.in_agent);
+        if now != self.said {
+            self.said = now;
+            self.write(&TraceLine::Skipped { in_kernel: now.0, in_agent: now.1 });
+        }
+    }
+
+    fn write(&mut self, line: &TraceLine) {
+        let before = self.piece.len();
+        match serde_json::to_writer(&mut self.piece, line) {
+            Ok(()) => self.piece.push(b'\n'),
+            // A line of plain strings and numbers: never so.
+            Err(_) => self.piece.truncate(before),
+        }
+    }
+
+    fn hand_over(&mut self) {
+        if self.piece.is_empty() {
+            return;
+        }
+        let queries = std::mem::take(&mut self.in_piece);
+        if self.lines.try_send(std::mem::take(&mut self.piece)).is_err() {
+            self.in_agent += queries;
+            // What it said of skipped ones went with it.
+            self.said = (u64::MAX, u64::MAX);
+        }
+    }
+}
+
+fn owned(query: QueryRecord) -> QueryRecord<'static> {
+    let QueryRecord {
+        begun_unix_us, duration_seconds, first_byte_seconds, port, pid, tid, statements, rows, slow, ..
+    } = query;
+    let own = |text: std::borrow::Cow<str>| std::borrow::Cow::Owned(text.into_owned());
+    QueryRecord {
+        begun_unix_us,
+        duration_seconds,
+        first_byte_seconds,
+        service: own(query.service),
+        role: own(query.role),
+        peer: own(query.peer),
+        port,
+        family: own(query.family),
+        database: own(query.database),
+        user: own(query.user),
+        pid,
+        tid,
+        connection: own(query.connection),
+        statements,
+        rows,
+        outcome: own(query.outcome),
+        sqlstate: query.sqlstate.map(own),
+        transaction: own(query.transaction),
+        slow,
+        operation: own(query.operation),
+        query: own(query.query),
+        summary: own(query.summary),
+        statement: own(query.statement),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steth_probes::cell::{Family, Role};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn seen(pid: u32, duration_ns: u64) -> QuerySeen {
+        QuerySeen {
+            begun_ns: 1,
+            duration_ns,
+            first_byte_ns: 1,
+            connection: 1,
+            statement: 0,
+            statements: 1,
+            rows: 0,
+            sqlstate: None,
+            service: 1,
+            database: 0,
+            user: 0,
+            peer: 0,
+            pid,
+            tid: pid,
+            port: 0,
+            role: Role::Client,
+            family: Family::Unix,
+            transaction: b'I',
+            slow: false,
+        }
+    }
+
+    fn listen(told: &mut Told, filter: Filter, room: usize) -> mpsc::Receiver<Vec<u8>> {
+        let (lines, heard) = mpsc::channel(room);
+        let (answer, mut answered) = oneshot::channel();
+        let until = Instant::now() + Duration::from_secs(60);
+        told.listen(TraceRequest { filter, until, lines, answer }, 5);
+        answered.try_recv().unwrap().unwrap();
+        heard
+    }
+
+    fn text(heard: &mut mpsc::Receiver<Vec<u8>>) -> String {
+        let mut all = Vec::new();
+        while let Ok(piece) = heard.try_recv() {
+            all.extend(piece);
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    #[test]
+    fn everybody_hears_what_they_asked_for() {
+        let mut told = Told::new(&Config::default());
+        let mut all = listen(&mut told, Filter::default(), 4);
+        let mut one = listen(&mut told, Filter { pid: Some(2), ..Filter::default() }, 4);
+        told.tell(&Names::default(), &[seen(1, 10), seen(2, 20)], 5);
+        assert_eq!(text(&mut all).lines().count(), 2);
+        let heard = text(&mut one);
+        assert!(heard.lines().count() == 1 && heard.contains("\"pid\":2,"), "{heard}");
+    }
+
+    #[test]
+    fn what_whoever_listens_does_not_take_is_counted_and_said() {
+        let mut told = Told::new(&Config::default());
+        let mut heard = listen(&mut told, Filter::default(), 1);
+        for _ in 0..3 {
+            told.tell(&Names::default(), &[seen(1, 10), seen(1, 10)], 5);
+        }
+        assert_eq!(text(&mut heard).lines().count(), 2, "the first piece");
+        told.tell(&Names::default(), &[], 8);
+        assert_eq!(text(&mut heard), "{\"kind\":\"skipped\",\"in_kernel\":3,\"in_agent\":4}\n");
+        told.tell(&Names::default(), &[], 8);
+        assert_eq!(text(&mut heard), "", "said once");
+    }
+
+    #[test]
+    fn the_kernel_tells_what_all_filters_together_need_and_nothing_while_nobody_listens() {
+        let mut told = Told::new(&Config::default());
+        let base = watch(&Config::default());
+        assert_eq!((base.floor_ns, base.traced_ns), (100_000_000, u64::MAX));
+        let ms = Duration::from_millis;
+        let shop = Filter { service: Some("shop".into()), pid: Some(7), min_duration: ms(10), ..Filter::default() };
+        let heard = listen(&mut told, shop.clone(), 1);
+        let now = told.watch(base);
+        assert_eq!((now.floor_ns, now.traced_ns, now.pid, now.by_service), (10_000_000, 10_000_000, 7, 1));
+        assert!(told.wants("shop") && !told.wants("other"));
+        let other = listen(&mut told, Filter { pid: Some(8), min_duration: ms(20), ..shop }, 1);
+        assert_eq!(told.watch(base).pid, 0);
+        let everything = listen(&mut told, Filter::default(), 1);
+        let now = told.watch(base);
+        assert_eq!((now.floor_ns, now.pid, now.by_service), (0, 0, 0));
+        drop((heard, other, everything));
+        assert!(told.part() && !told.is_heard());
+        assert_eq!(told.watch(base).floor_ns, base.floor_ns);
+    }
+
+    #[test]
+    fn the_kept_cycles_are_bounded_and_the_newest_come_first() {
+        let mut config = Config::default();
+        config.postgres.kept_queries = 2;
+        let mut told = Told::new(&config);
+        (1..=3).for_each(|pid| told.keep(seen(pid, 1)));
+        let pids = |filter: &Filter, limit| -> Vec<u32> {
+            told.slow(&Names::default(), filter, limit, 0).queries.iter().map(|query| query.pid).collect()
+        };
+        assert_eq!(pids(&Filter::default(), 10), [3, 2]);
+        assert_eq!(pids(&Filter::default(), 1), [3]);
+        assert_eq!(pids(&Filter { pid: Some(2), ..Filter::default() }, 10), [2]);
+    }
+
+    #[test]
+    fn a_repetition_is_kept_once_with_what_was_told_of_it_last() {
+        let mut told = Told::new(&Config::default());
+        let seen = |begun_ns, count, ended| RepeatSeen {
+            begun_ns,
+            told_ns: begun_ns + 4_000,
+            busy_ns: 1_000,
+            connection: 1,
+            statement: 2,
+            count,
+            service: 1,
+            database: 0,
+            user: 0,
+            peer: 0,
+            pid: 1,
+            role: Role::Client,
+            ended,
+        };
+        for (begun_ns, count, ended) in [(1, 10, false), (1, 20, false), (1, 23, true), (2, 10, false)] {
+            told.keep_repeat(seen(begun_ns, count, ended));
+        }
+        let all = Selection {
+            service: None,
+            role: None,
+            database: None,
+            window: None,
+            sort: crate::model::query::Sort::Time,
+            limit: 10,
+        };
+        let kept = told.repeats(&Names::default(), &all).repeats;
+        let found: Vec<_> = kept.iter().map(|repeat| (repeat.count, repeat.ended, repeat.share)).collect();
+        assert_eq!(found, [(10, false, 0.25), (23, true, 0.25)]);
+        let server = Selection { role: Some(Role::Server), ..all };
+        assert_eq!(told.repeats(&Names::default(), &server).repeats, []);
+        (0..1_000).for_each(|begun_ns| told.keep_repeat(seen(begun_ns, 10, false)));
+        assert_eq!(told.repeats.len(), MOST_REPEATS);
+    }
+
+    #[test]
+    fn there_is_a_bound_on_traces() {
+        let mut told = Told::new(&Config::default());
+        let _heard: Vec<_> = (0..MOST).map(|_| listen(&mut told, Filter::default(), 1)).collect();
+        let (lines, _) = mpsc::channel(1);
+        let (answer, mut answered) = oneshot::channel();
+        told.listen(TraceRequest { filter: Filter::default(), until: Instant::now(), lines, answer }, 0);
+        assert_eq!(answered.try_recv().unwrap(), Err(TraceRefused::TooMany { most: MOST }));
+    }
+}
