@@ -60,6 +60,34 @@ fn a_flood_of_peers_leaves_room_for_new_statements() {
 }
 
 #[test]
+fn of_a_hundred_thousand_statements_each_is_counted() {
+    need_bpf!();
+    need_postgres!();
+    const STATEMENTS: u32 = 100_000;
+    // What `limits.shown_queries` is for agents of tests.
+    const SHOWN: usize = 1000;
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&postgres, "flooded").unwrap();
+    for statement in 0..STATEMENTS {
+        assert_eq!(session.query(&format!("select 1 as c{statement}")).unwrap(), None);
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ["client", "server"] {
+        let own = [("database", "flooded"), ("role", role)];
+        for name in ["steth_postgres_query_duration_seconds_count", "steth_postgres_statements_total"] {
+            assert_eq!(metrics.sum(name, &own), f64::from(STATEMENTS), "{role} {name}");
+        }
+        let other = [("database", "flooded"), ("role", role), ("query", "other")];
+        assert!(metrics.sum("steth_postgres_query_duration_seconds_count", &other) > 0.0, "{role}");
+        let shown = metrics.matching("steth_postgres_query_duration_seconds_count", &own).count();
+        assert!(shown <= SHOWN + 1, "{role}: {shown} are shown");
+    }
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
 fn a_flood_of_sqlstates_leaves_room_for_other_counters_and_loses_none() {
     need_bpf!();
     need_program!("gcc");

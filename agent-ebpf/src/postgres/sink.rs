@@ -145,11 +145,19 @@ impl Sink {
             sub: role,
             service: service as u16,
             a: database,
-            b: statement,
+            b: STATEMENT_OTHER,
         };
-        entry.query_slot = slot_of(&key);
+        // First, so that a statement without a cell of its own can always be counted under this one.
+        let other_query = slot_of(&key);
+        key.b = statement;
+        let own_query = slot_of(&key);
+        entry.query_slot = if own_query == 0 { other_query } else { own_query };
         key.kind = HistogramKind::PostgresFirstByte as u8;
-        entry.first_byte_slot = slot_of(&key);
+        key.b = STATEMENT_OTHER;
+        let other_first = slot_of(&key);
+        key.b = statement;
+        let own_first = slot_of(&key);
+        entry.first_byte_slot = if own_first == 0 { other_first } else { own_first };
         if entry.service != service {
             entry.commit_slot = 0;
             entry.wait_slot = 0;
