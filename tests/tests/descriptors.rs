@@ -168,7 +168,7 @@ fn a_conversation_is_followed_by_its_socket_whatever_the_descriptor_and_the_proc
     }
 }
 
-/// Which of the two a connection is was not seen, so its statement is unknown; what is prepared later is known.
+/// What was prepared before is told by the server's process of that very connection; what is prepared later is known.
 #[test]
 fn of_connections_older_than_the_agent_none_gets_the_others_statement() {
     need_postgres!();
@@ -191,7 +191,8 @@ fn of_connections_older_than_the_agent_none_gets_the_others_statement() {
     let truth = [
         (known("deallocate all"), 1.0),
         (known("select $1::int as late"), 100.0),
-        ("unknown".to_owned(), counts.iter().sum()),
+        (known(ONE), counts[0]),
+        (known(OTHER), counts[1]),
     ];
     assert_eq!(counted, truth.into());
 }

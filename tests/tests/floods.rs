@@ -35,8 +35,8 @@ fn a_flood_of_peers_leaves_room_for_new_statements() {
     const PEERS_CALLED: f64 = 1000.0;
     // Before the agent, so that what it takes to make a cluster takes no room.
     let postgres = Postgres::start().unwrap();
-    // Some 1,600 cells, which are kept for each processor: the peers find no room for all of theirs.
-    let sections = format!("[kernel]\nmemory = \"{}MiB\"\n", 6 * possible_processors());
+    // Some 1,800 cells, which are kept for each processor: the peers find no room for all of theirs.
+    let sections = format!("[kernel]\nmemory = \"{}MiB\"\n", 10 * possible_processors());
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
     let flood = Program::build("peer", PEERS).unwrap();
     assert_eq!(flood.run(&[&PEERS_CALLED.to_string()]).unwrap(), format!("refused={PEERS_CALLED}"));

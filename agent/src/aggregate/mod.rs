@@ -6,7 +6,10 @@ mod queries;
 mod series;
 mod shown;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 pub use names::{Names, StatementName};
 use steth_probes::{
@@ -77,10 +80,13 @@ impl Totals {
     /// Adds what the cells have gained since the last reading.
     pub fn absorb(&mut self, reading: Reading) {
         for (kind, key, now) in reading.histograms {
-            let known = self
-                .histograms
-                .entry((kind, key))
-                .or_insert_with(|| HistogramTotal { last: Box::new(Histogram::zeroed()), total: Arc::default() });
+            let entry = self.histograms.entry((kind, key));
+            // A cell that was set aside and not used yet is none.
+            if matches!(entry, Entry::Vacant(_)) && now == Histogram::zeroed() {
+                continue;
+            }
+            let known =
+                entry.or_insert_with(|| HistogramTotal { last: Box::new(Histogram::zeroed()), total: Arc::default() });
             // Most cells rest most of the time.
             if *known.last != now {
                 Arc::make_mut(&mut known.total).add_difference(&known.last, &now);
