@@ -24,7 +24,7 @@ const ROLES: [&str; 2] = ["server", "client"];
 const UNKNOWN: &str = "unknown";
 
 /// Why the rows over TLS are switched off; `None` runs them.
-const TLS_OFF: Option<&str> = Some("encrypted connections are not read yet");
+const TLS_OFF: Option<&str> = Some("drivers over TLS are not held against PostgreSQL yet");
 
 /// What is known to be wrong, with the reason.
 const KNOWN_GAPS: &[Gap] = &[Gap {
