@@ -11,6 +11,7 @@ mod opening;
 mod repeat;
 mod reply;
 mod request;
+mod transaction;
 mod whole;
 
 pub use frame::{Mode, Source};
