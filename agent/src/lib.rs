@@ -10,4 +10,5 @@ pub mod kernel;
 pub mod model;
 pub mod pipeline;
 pub mod postgres;
+pub mod profile;
 pub mod serve;

@@ -5,6 +5,7 @@ pub mod distribution;
 pub mod event;
 pub mod metric;
 pub mod probe;
+pub mod profile;
 pub mod query;
 pub mod service;
 pub mod snapshot;
