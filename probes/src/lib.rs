@@ -15,4 +15,5 @@ pub mod shape;
 pub mod socket;
 pub mod syscalls;
 pub mod tls;
+pub mod unwind;
 pub mod watch;
