@@ -28,6 +28,10 @@ pub trait World {
         Some((self.word(address)?, self.word(address.wrapping_add(WORD))?))
     }
 
+    /// A register of the innermost frame, by its number in DWARF; never RSP. Asked for at most once in a walk, in few walks; `None`
+    /// ends it.
+    fn register(&mut self, number: u32) -> Option<u64>;
+
     /// An entry of the array of pages that all tables share, see [`Table`]; `None` if there is none.
     fn page(&mut self, index: u32) -> Option<u32>;
 
@@ -37,4 +41,12 @@ pub trait World {
     /// Looks up what is mapped at an address. Leaves `mapping` as it was, or with [`Mapping::kind`] set to
     /// [`MappingKind::Unmapped`] or [`MappingKind::Unknown`], if nothing is known to be there.
     fn find(&mut self, address: u64, mapping: &mut Mapping);
+}
+
+/// Where a register's value stands in the kernel's `struct pt_regs` (arch/x86/include/asm/ptrace.h), in words; by its number in
+/// DWARF, 0 to 15 without RSP.
+#[inline(always)]
+pub const fn pt_regs_index(register: u32) -> u32 {
+    // From 15 down to 0, RSP's place empty: its index takes more than a digit.
+    ((0x0123_6789_04ed_5bca_u64 >> ((register & 15) * 4)) & 15) as u32
 }

@@ -5,6 +5,7 @@
 //!  Sp, Bp          where RBP is saved    CFA offset          kind
 //!  SpWord, BpWord  where RBP is saved    20…16 b, 15…4 a     kind
 //!  Realigned       where RBP is saved    20…16 b, 15…4 a     kind
+//!  Register        where RBP is saved    20…8 CFA offset, 7…4 register    kind
 //!  Plt             0                     threshold           kind
 //!  Unsupported     0                     a Lack              kind
 //!  others          0                     0                   kind
@@ -50,13 +51,15 @@ kinds! {
         End = 8,
         /// There is a rule that this form has no room for.
         Unsupported = 9,
+        /// CFA = some other register + offset.
+        Register = 10,
     }
 }
 
 kinds! {
     /// What a table's form has no room for.
     pub enum Lack {
-        /// The CFA depends on another register than RSP and RBP.
+        /// The CFA depends on another register than RSP and RBP, in a way of its own.
         Register = 1,
         /// The CFA is computed in a way of its own.
         Expression = 2,
@@ -139,6 +142,16 @@ pub enum Rule {
         /// Offset in words, signed.
         bp: i32,
     },
+    /// CFA = a register + `words`. Registers other than RSP and RBP are known of the innermost frame only, and it is code that
+    /// calls nothing that uses them so.
+    Register {
+        /// Its number in DWARF (System V ABI for AMD64, figure 3.36), up to 15.
+        register: u8,
+        /// Offset in words, signed.
+        words: i32,
+        /// The caller's RBP.
+        bp: SavedBp,
+    },
     /// An entry of a procedure linkage table: CFA = RSP + 8, or + 16 if the last four bits of RIP are not less than this.
     Plt(u8),
     /// Where a signal handler returns to.
@@ -203,6 +216,18 @@ impl Packed {
         self.bp_below() == LOST
     }
 
+    /// The register of a [`Rule::Register`].
+    #[inline(always)]
+    pub(super) const fn register(self) -> u32 {
+        (self.0 >> CFA_SHIFT) & 15
+    }
+
+    /// Bytes from that register to the CFA; signed.
+    #[inline(always)]
+    pub(super) const fn register_offset(self) -> u64 {
+        ((((self.0 << 11) as i32) >> 19) as i64 * WORD as i64) as u64
+    }
+
     /// The first of the last four bits of RIP at which a procedure linkage table's entry has pushed.
     #[inline(always)]
     pub(super) const fn threshold(self) -> u64 {
@@ -228,6 +253,10 @@ impl Packed {
             RuleKind::SpWord => Rule::SpWord { a, b, bp },
             RuleKind::BpWord => Rule::BpWord { a, b, bp },
             RuleKind::Realigned => Rule::Realigned { a, b, bp: (self.bp_above() as i64 / WORD as i64) as i32 },
+            RuleKind::Register => {
+                let words = (self.register_offset() as i64 / WORD as i64) as i32;
+                Rule::Register { register: self.register() as u8, words, bp }
+            }
             RuleKind::End => Rule::End,
             RuleKind::Unsupported => Rule::Unsupported(Lack::from_u8((words & 0xff) as u8)?),
         })
@@ -246,6 +275,9 @@ impl Rule {
             Self::Realigned { a, b, bp } => two(a, b)
                 .filter(|_| (-1024..1024).contains(&bp))
                 .map(|two| RuleKind::Realigned as u32 | two | (bp << BP_SHIFT) as u32),
+            Self::Register { register, words, bp } => (register < 16 && (-4096..4096).contains(&words)).then(|| {
+                RuleKind::Register as u32 | (register as u32) << CFA_SHIFT | ((words << 19) as u32) >> 11 | below(bp)
+            }),
             Self::Plt(threshold) => (threshold < 16).then_some(RuleKind::Plt as u32 | (threshold as u32) << CFA_SHIFT),
             Self::Signal => Some(RuleKind::Signal as u32),
             Self::End => Some(RuleKind::End as u32),
@@ -293,6 +325,7 @@ mod tests {
             (a.clone(), b.clone(), saved_bp()).prop_map(|(a, b, bp)| Rule::SpWord { a, b, bp }),
             (a.clone(), b.clone(), saved_bp()).prop_map(|(a, b, bp)| Rule::BpWord { a, b, bp }),
             (a, b, -1024..1024).prop_map(|(a, b, bp)| Rule::Realigned { a, b, bp }),
+            (0u8..16, -4096..4096, saved_bp()).prop_map(|(register, words, bp)| Rule::Register { register, words, bp }),
             prop::sample::select(Lack::ALL).prop_map(Rule::Unsupported),
         ]
     }
@@ -321,6 +354,8 @@ mod tests {
         assert_eq!(Rule::BpWord { a: 0, b: MAX_B + 1, bp }.pack(), unsupported);
         assert_eq!(Rule::Realigned { a: 0, b: 0, bp: 1024 }.pack(), unsupported);
         assert_eq!(Rule::Plt(16).pack(), unsupported);
+        assert_eq!(Rule::Register { register: 16, words: 0, bp }.pack(), unsupported);
+        assert_eq!(Rule::Register { register: 0, words: 4096, bp }.pack(), unsupported);
         let far = Rule::Sp { words: 5000, bp: SavedBp::BelowCfa(LOST) };
         assert_eq!(far.pack().rule(), Some(Rule::Sp { words: 5000, bp: SavedBp::Lost }));
     }

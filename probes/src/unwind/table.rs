@@ -138,6 +138,10 @@ pub(super) mod tests {
             None
         }
 
+        fn register(&mut self, _: u32) -> Option<u64> {
+            None
+        }
+
         fn page(&mut self, index: u32) -> Option<u32> {
             self.pages.get(index as usize).copied()
         }

@@ -2,7 +2,7 @@
 
 use super::{
     DEPTH, FrameWord, Lack, Mapping, MappingKind, Row, Rule, SavedBp, Stop, VDSO_SLOT, WORD, Walk, World,
-    table::tests::Tables,
+    pt_regs_index, table::tests::Tables,
 };
 
 /// Where the file is mapped, from its page 1 on.
@@ -46,6 +46,10 @@ impl World for Process {
     fn word(&mut self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(STACK)? / WORD).ok()?;
         self.stack.get(at).copied()
+    }
+
+    fn register(&mut self, number: u32) -> Option<u64> {
+        (number == 10).then_some(STACK + WORD)
     }
 
     fn page(&mut self, index: u32) -> Option<u32> {
@@ -183,6 +187,19 @@ fn the_cfa_may_stand_in_a_word_of_the_stack() {
 }
 
 #[test]
+fn other_registers_are_good_for_the_innermost_frame_only() {
+    let rule = |register| Rule::Register { register, words: -1, bp: SavedBp::BelowCfa(1) };
+    let stack = [0, 0, code(1), 0];
+    let at = |register, words| {
+        let rules = [Rule::Register { register, words, bp: UNCHANGED }, rule(10)];
+        Process::new(&rules, &stack).walk(code(0), STACK, Some(0))
+    };
+    assert_eq!(at(10, 2), (vec![told(0, false), told(1, true)], Stop::Unsupported));
+    assert_eq!(at(10, -1), (vec![told(0, false)], Stop::NotRising));
+    assert_eq!(at(11, 2), (vec![told(0, false)], Stop::Unsupported));
+}
+
+#[test]
 fn where_nothing_is_known_frame_pointers_lead_on() {
     for (ip, frame, without) in [
         (JIT + 5, FrameWord::address(JIT + 5), Stop::NoFile),
@@ -253,4 +270,13 @@ fn a_broken_table_ends_the_walk() {
     let mut process = Process::new(&[Rule::End], &[]);
     process.tables.rows.clear();
     assert_eq!(process.walk(code(0), STACK, None), (vec![told(0, false)], Stop::BrokenTable));
+}
+
+#[test]
+fn registers_stand_in_the_kernels_order() {
+    // RAX RDX RCX RBX RSI RDI RBP and, after RSP, R8 to R15.
+    let before = [10, 12, 11, 5, 13, 14, 4];
+    let behind = [9, 8, 7, 6, 3, 2, 1, 0];
+    assert_eq!(std::array::from_fn(|register| pt_regs_index(register as u32)), before);
+    assert_eq!(std::array::from_fn(|register| pt_regs_index(register as u32 + 8)), behind);
 }

@@ -163,6 +163,9 @@ impl Walk {
         } else if rule.is(RuleKind::Plt) {
             let pushed = (self.ip & 15 >= rule.threshold()) as u64;
             base.wrapping_add(WORD + pushed * WORD)
+        } else if rule.is(RuleKind::Register) && self.frames == 1 {
+            let Some(value) = world.register(rule.register()) else { return Some(Stop::Unsupported) };
+            value.wrapping_add(rule.register_offset())
         } else if rule.is(RuleKind::Signal) {
             return self.by_signal(world);
         } else if rule.is(RuleKind::End) {
