@@ -268,10 +268,8 @@ impl Drop for Browser {
         // It ends its own children if it is asked; killed, they notice later.
         self.session.clear();
         let _ = self.call("Browser.close", json!({}));
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // Its end of the pipe closes when it has gone.
+        while self.from.recv_timeout(Duration::from_secs(10)).is_ok() {}
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

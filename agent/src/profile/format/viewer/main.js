@@ -273,8 +273,8 @@ class Viewer {
       } else if (event.key === "Escape") {
         event.preventDefault();
         event.stopPropagation();
-        if (query.value === "") graph.focus();
         this.setQuery("");
+        graph.focus();
       }
     });
     byId("group").addEventListener("change", (event) => this.choose({ group: event.target.value }));
