@@ -8,6 +8,7 @@
 mod skip;
 
 pub mod agent;
+pub mod browser;
 pub mod cgroup;
 pub mod drivers;
 pub mod exposition;
@@ -17,6 +18,7 @@ pub mod pgbench;
 pub mod pgwire;
 pub mod postgres;
 pub mod process;
+pub mod profiles;
 pub mod programs;
 pub mod prometheus;
 pub mod strace;

@@ -184,6 +184,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         source: Source::Debian(&["default-jdk-headless", "libpostgresql-jdbc-java"]),
         is_there: || command("java") && command("javac") && Path::new("/usr/share/java/postgresql.jar").exists(),
     },
+    Requirement {
+        name: "Chromium",
+        why: "opens the viewer of flame graphs as people do",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["chromium"]),
+        is_there: || command("chromium"),
+    },
 ];
 
 impl Source {
