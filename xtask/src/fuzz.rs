@@ -18,7 +18,7 @@ pub struct Arguments {
 
 /// What holds such tests, and how many: they begin with `fuzz_`.
 const TARGETS: &[(&[&str], u64)] =
-    &[(&["--package", "steth-probes", "--test", "postgres"], 4), (&["--package", "steth", "--lib"], 3)];
+    &[(&["--package", "steth-probes", "--test", "postgres"], 4), (&["--package", "steth", "--lib"], 4)];
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get) as u64;

@@ -4,3 +4,4 @@ pub mod code;
 pub mod format;
 pub mod mappings;
 pub mod symbols;
+pub mod unwind;
