@@ -9,7 +9,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::{numbers::Numbers, text};
@@ -50,7 +50,7 @@ pub fn write(profile: &Profile, to: &mut dyn Write) -> io::Result<()> {
     let file = File {
         meta: meta(profile),
         libs: libs.all().iter().map(|name| lib(name)).collect(),
-        threads: threads.into_iter().map(|thread| thread.told(lasted_ms)).collect(),
+        threads: threads.into_iter().map(|thread| Told { thread, lasted_ms }).collect(),
         pages: [],
         profiler_overhead: [],
         counters: [],
@@ -61,13 +61,25 @@ pub fn write(profile: &Profile, to: &mut dyn Write) -> io::Result<()> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct File {
+struct File<'a> {
     meta: Value,
     libs: Vec<Value>,
-    threads: Vec<Value>,
+    threads: Vec<Told<'a>>,
     pages: [(); 0],
     profiler_overhead: [(); 0],
     counters: [(); 0],
+}
+
+/// A thread that becomes JSON when its turn comes: all at once would take many times the memory.
+struct Told<'a> {
+    thread: Thread<'a>,
+    lasted_ms: f64,
+}
+
+impl Serialize for Told<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.thread.told(self.lasted_ms).serialize(serializer)
+    }
 }
 
 fn meta(profile: &Profile) -> Value {
@@ -163,7 +175,7 @@ impl<'a> Thread<'a> {
     }
 
     /// As JSON, its samples spread over the length of the profile.
-    fn told(self, lasted_ms: f64) -> Value {
+    fn told(&self, lasted_ms: f64) -> Value {
         let (frames, functions) = (self.frames.all(), self.functions.all());
         let (resources, stacks) = (self.resources.all(), self.stacks.all());
         let none = |count: usize| vec![Value::Null; count];

@@ -40,6 +40,8 @@ class Selection {
 class Graph {
   constructor(selection) {
     this.selection = selection;
+    // Whether what a box weighs itself can be told of each.
+    this.callersFirst = false;
     this.below = [0];
     this.function = [-1];
     this.node = [0];
@@ -114,6 +116,7 @@ class Graph {
 /** Callers first; under one box for each group if `by` says what to group by. */
 function topDown(calls, selection, by) {
   const graph = new Graph(selection);
+  graph.callersFirst = true;
   if (!by) {
     for (let node = 1; node < calls.nodeCount; node++) graph.box(calls.caller[node], calls.function[node], node);
     for (let node = 0; node < calls.nodeCount; node++) {
@@ -220,6 +223,8 @@ function around(calls, selection, number) {
   const start = () => {
     const graph = new Graph(selection);
     graph.function[0] = number;
+    // It is no node of the tree, but many.
+    graph.node[0] = -1;
     for (const node of nodes) graph.add(0, total[0][node], total[1][node], total[2][node]);
     return graph;
   };
@@ -228,6 +233,7 @@ function around(calls, selection, number) {
     callers.add(box, total[0][item], total[1][item], total[2][item]);
   });
   const callees = start();
+  callees.callersFirst = true;
   grow(calls, callees, [{ box: 0, nodes, items: nodes }], toCallees(calls), (box, node) => {
     callees.add(box, total[0][node], total[1][node], total[2][node]);
     callees.self[box] += own[0][node] + own[1][node];

@@ -36,7 +36,7 @@ function figures(graph, box) {
   const ns = graph.ns(box);
   const whole = selection.ns;
   const rows = [[selection.difference ? "Now" : "Total", span(ns), share(ns, whole)]];
-  if (graph.self[box] > 0 || graph.on[box] + graph.off[box] > 0) rows.push(["Self", span(graph.self[box]), share(graph.self[box], whole)]);
+  if (graph.callersFirst || graph.self[box] > 0) rows.push(["Self", span(graph.self[box]), share(graph.self[box], whole)]);
   if (!selection.difference && graph.on[box] > 0 && graph.off[box] > 0) {
     rows.push(["On CPU", span(graph.on[box]), share(graph.on[box], ns)], ["Waiting", span(graph.off[box]), share(graph.off[box], ns)]);
   }
