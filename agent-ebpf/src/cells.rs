@@ -33,6 +33,7 @@ pub enum Numbers {
     CountersOfTcp = 9,
     CountersOfPostgres = 10,
     CountersCommon = 11,
+    UnwindFiles = 13,
     /// Given out by the agent: the current pass over all open files.
     Pass = PASS_NUMBER,
 }

@@ -84,6 +84,15 @@ impl Address {
         if result == 0 { Some(unsafe { value.assume_init() }) } else { None }
     }
 
+    /// As [`read`](Self::read), into a place that exists.
+    #[inline(always)]
+    pub fn read_into<T: Copy>(self, offset: u32, value: &mut T) -> Option<()> {
+        let from = (self.0 + offset as u64) as *const _;
+        // SAFETY: the helper writes no more than a `T`, and callers only use plain types.
+        let result = unsafe { bpf_probe_read_kernel(core::ptr::from_mut(value).cast(), size_of::<T>() as u32, from) };
+        if result == 0 { Some(()) } else { None }
+    }
+
     /// As [`read`](Self::read), for pointers; null reads as `None`.
     #[inline(always)]
     pub fn follow(self, offset: u32) -> Option<Self> {

@@ -14,6 +14,7 @@ use steth_probes::{
     identity::{ServiceEntry, ServiceKey, ServiceRow, TaskState},
     limits,
     postgres::{Backends, WireEntry},
+    profile::{Sampling, Target, UnwindFile},
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket, TlsCall},
     watch::{ServiceWatch, Watch},
@@ -22,6 +23,7 @@ use steth_probes::{
 use crate::{
     kernel::Known,
     postgres::{PreparedKey, Scratch, TlsScratch},
+    profile::{SPACES, Space},
 };
 
 /// State of each thread.
@@ -97,6 +99,28 @@ pub static SERVICE_WATCHES: Array<ServiceWatch, { limits::SERVICES as usize }> =
 /// Cycles for whoever traces; a ring of their own, so that a flood of them cannot keep a statement's text out.
 #[btf_map]
 pub static TRACE: RingBuf<u8, { limits::TRACE_BYTES as usize }> = RingBuf::new();
+
+/// What is sampled.
+#[btf_map]
+pub static SAMPLING: Array<Sampling, 1> = Array::new();
+/// Whose samples are taken.
+#[btf_map]
+pub static TARGETS: HashMap<Target, u32, { limits::TARGETS as usize }> = HashMap::new();
+/// Files of code with their unwind tables.
+#[btf_map]
+pub static UNWIND_FILES: HashMap<CodeFile, UnwindFile, { limits::UNWIND_FILES as usize }> = HashMap::new();
+/// The rows of all tables.
+#[btf_map]
+pub static UNWIND_ROWS: Array<u64, { limits::UNWIND_ROWS as usize }> = Array::new();
+/// The pages of all tables.
+#[btf_map]
+pub static UNWIND_PAGES: Array<u32, { limits::UNWIND_ROWS as usize }> = Array::new();
+/// Where samples are put together.
+#[btf_map]
+pub static PROFILE_SPACES: PerCpuArray<Space, { SPACES as usize }> = PerCpuArray::new();
+/// Samples; a ring of their own, because they are many and long.
+#[btf_map]
+pub static SAMPLES: RingBuf<u8, { limits::SAMPLES_BYTES as usize }> = RingBuf::new();
 
 /// A map of values that live and die with a thread. aya-ebpf has no wrapper for this type of map.
 #[repr(C)]

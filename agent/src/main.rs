@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
+        Command::Flame(arguments) => cli::flame::flame(&arguments),
         Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),

@@ -17,6 +17,8 @@ pub enum Feature {
     Postgres,
     /// Postgres behind TLS.
     Tls,
+    /// Profiles.
+    Profiles,
 }
 
 /// One kernel program with its attach point.
@@ -43,6 +45,7 @@ impl Feature {
             Self::Identity | Self::Syscalls => &[Part::Service],
             Self::Sockets | Self::Postgres => &[Part::Service, Part::Descriptor, Part::Socket],
             Self::Tls => &[Part::Service, Part::Descriptor, Part::Socket, Part::Code],
+            Self::Profiles => &[Part::Service, Part::Descriptor, Part::Code, Part::Mapping, Part::Switch],
             Self::Tcp => &[Part::Service, Part::Socket, Part::Peer, Part::Tcp],
         }
     }
@@ -156,6 +159,43 @@ pub const LIBRARY_PROBES: &[LibraryProbe] = &[
         at_return: false,
         functions: &["SSL_free"],
         lost: "what stands for a closed TLS connection is forgotten only when another takes its place",
+    },
+];
+
+/// One kernel program that takes samples, and comes and goes while the agent runs.
+#[derive(Debug)]
+pub struct ProfileProbe {
+    /// Name of the program.
+    pub name: &'static str,
+    /// What it is attached to, as users call it.
+    pub hook: &'static str,
+    /// The BTF tracepoint, or none if it is a clock.
+    pub tracepoint: Option<&'static str>,
+    /// What users lose without it.
+    pub lost: &'static str,
+}
+
+/// Probes that take samples.
+pub const PROFILE_PROBES: &[ProfileProbe] = &[
+    ProfileProbe {
+        name: "profile_always",
+        hook: "perf_event/cpu-clock",
+        tracepoint: None,
+        lost: "profiles of the past",
+    },
+    ProfileProbe { name: "profile_demand", hook: "perf_event/cpu-clock", tracepoint: None, lost: "profiles on demand" },
+    // Before the one that decides what it has to tell.
+    ProfileProbe {
+        name: "profile_return",
+        hook: "tp_btf/sys_exit",
+        tracepoint: Some("sys_exit"),
+        lost: "the stacks of threads that wait in system calls",
+    },
+    ProfileProbe {
+        name: "profile_switch",
+        hook: "tp_btf/sched_switch",
+        tracepoint: Some("sched_switch"),
+        lost: "off-CPU profiles",
     },
 ];
 

@@ -253,6 +253,10 @@ kinds! {
         QueriesSuppressed = 19,
         /// The ring buffer had no room for a traced cycle.
         TraceFull = 20,
+        /// The ring buffer had no room for a sample.
+        SamplesFull = 21,
+        /// No room for another file of code: its frames are shown by address.
+        UnwindFilesFull = 22,
     }
 }
 

@@ -46,6 +46,18 @@ record! {
         pub ssl: u64,
         /// 1: the task's calls of OpenSSL worked on memory and not on a socket.
         pub memory_bio: u64,
+        /// Which sampling of waits the fields below belong to: [`crate::profile::Sampling::epoch_ns`].
+        pub away_epoch_ns: u64,
+        /// When the task left its CPU; 0 while it is on one.
+        pub left_ns: u64,
+        /// How far its waits have got in the current [`crate::profile::Sampling::interval_ns`] of them.
+        pub waited_ns: u64,
+        /// Where in that interval the wait is told which passes by.
+        pub point_ns: u64,
+        /// How it left, as `profile_switch` has it.
+        pub away: u32,
+        /// 1: a wait of it was told, and its stack is still to be told.
+        pub follows: u32,
     }
 }
 

@@ -10,6 +10,7 @@ pub mod limits;
 pub mod message;
 pub mod offsets;
 pub mod postgres;
+pub mod profile;
 pub mod record;
 pub mod shape;
 pub mod socket;

@@ -39,5 +39,16 @@ pub const STATEMENTS: u32 = 4096;
 pub const DATABASES: u32 = 512;
 /// Bytes of the ring buffer for what is traced: 11,000 cycles, a quarter of a second at the highest rate of two cores.
 pub const TRACE_BYTES: u32 = 1 << 20;
+/// Bytes of the ring buffer for samples: some thousand stacks, seconds of them at a hundred hertz.
+pub const SAMPLES_BYTES: u32 = 2 << 20;
+/// Least length of a ring buffer: a page.
+pub const LEAST_RING_BYTES: u32 = 4096;
+/// Files of code whose unwind tables are at hand.
+pub const UNWIND_FILES: u32 = 4096;
+/// Rows of unwind tables, of all files together; each takes eight bytes. By their measured sizes on Debian 12: PostgreSQL, the C
+/// library, Python and OpenSSL take 84,000 together.
+pub const UNWIND_ROWS: u32 = 1 << 20;
+/// Processes and services whose samples are taken at one time, if not everybody's.
+pub const TARGETS: u32 = 4096;
 /// Buffers of one `readv` or `sendmsg` that are looked at.
 pub const BUFFERS: u32 = 1024;

@@ -23,6 +23,10 @@ pub enum Part {
     Tcp,
     /// Drops of a listener; the program that reads them does without.
     Drops,
+    /// Which file the code of a process comes from.
+    Mapping,
+    /// Threads that leave a CPU or come back.
+    Switch,
 }
 
 /// A field of a kernel structure.
@@ -155,6 +159,38 @@ offsets! {
         tcp_bytes_sent: "tcp_sock"."bytes_sent",
         /// Payload bytes sent again.
         tcp_bytes_resent: "tcp_sock"."bytes_retrans",
+    }
+    Mapping {
+        /// Mappings of an address space, by address.
+        mm_tree: "mm_struct"."mm_mt.ma_root",
+        /// Where the kernel mapped its own page of code.
+        mm_vdso: "mm_struct"."context.vdso",
+        /// First address.
+        mapping_start: "vm_area_struct"."vm_start",
+        /// Address behind the last.
+        mapping_end: "vm_area_struct"."vm_end",
+        /// Place in the file, in pages.
+        mapping_offset: "vm_area_struct"."vm_pgoff",
+        /// What may be done with it.
+        mapping_flags: "vm_area_struct"."vm_flags",
+        /// The file.
+        mapping_file: "vm_area_struct"."vm_file",
+        /// Last addresses of a tree's ways.
+        range_pivots: "maple_range_64"."pivot",
+        /// The ways.
+        range_slots: "maple_range_64"."slot",
+        /// Last addresses of the ways of an inner node.
+        gaps_pivots: "maple_arange_64"."pivot",
+        /// Its ways.
+        gaps_slots: "maple_arange_64"."slot",
+    }
+    Switch {
+        /// Thread number.
+        task_pid: "task_struct"."pid",
+        /// Name.
+        task_comm: "task_struct"."comm",
+        /// When it was forked, by the monotonic clock.
+        task_start: "task_struct"."start_time",
     }
     Drops {
         /// Packets dropped, for a listener connections.

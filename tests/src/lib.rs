@@ -12,6 +12,7 @@ pub mod browser;
 pub mod cgroup;
 pub mod drivers;
 pub mod exposition;
+pub mod flame;
 pub mod http;
 pub mod network;
 pub mod pgbench;

@@ -57,6 +57,13 @@ pub const PEERS: &str = include_str!("../programs/peers.c");
 /// Makes data ready on a processor that is interrupted by more of it.
 pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
+/// Spends its CPU time on known paths.
+pub const TWO_PATHS: &str = include_str!("../programs/two_paths.c");
+/// Waits in known ways.
+pub const WAITS: &str = include_str!("../programs/waits.c");
+/// A library that is opened by a running program.
+pub const LIBRARY: &str = include_str!("../programs/library.c");
+
 /// A compiled program under a name of its own, which is its service's name.
 #[derive(Debug)]
 pub struct Program {
@@ -73,13 +80,22 @@ impl Program {
     /// # Errors
     /// If gcc is not there or does not like the source.
     pub fn build(stem: &str, source: &str) -> Result<Self> {
+        // Static: short-lived processes would otherwise spend their life in the dynamic linker.
+        Self::build_with(stem, source, &["-O1", "-static"])
+    }
+
+    /// As [`build`](Self::build), in a way of its own.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn build_with(stem: &str, source: &str, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("steth-program-").tempdir()?;
         let name = crate::unique_name(stem);
         let (source_path, path) = (folder.path().join("source.c"), folder.path().join(&name));
         std::fs::write(&source_path, source)?;
-        // Static: short-lived processes would otherwise spend their life in the dynamic linker.
         let output = Command::new("gcc")
-            .args(["-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+            .args(flags)
+            .args(["-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
             .args([&path, &source_path])
             .output()
             .context("cannot run gcc")?;

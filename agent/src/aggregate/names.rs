@@ -107,6 +107,11 @@ impl Names {
         }
     }
 
+    /// The fingerprint of a statement, if it is known.
+    pub fn fingerprint(&self, number: u32) -> Option<&str> {
+        self.statements.get(&number).map(|name| name.fingerprint.as_str())
+    }
+
     /// Summary and text.
     pub(super) fn statement_text(&self, number: u32) -> (&str, &str) {
         self.statements.get(&number).map_or(("", ""), |name| (&name.summary, &name.text))

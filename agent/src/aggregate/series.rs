@@ -436,6 +436,8 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::RingFull => (lost, "records", "ring_full"),
         Loss::QueriesSuppressed => (lost, "records", "rate_limited"),
         Loss::TraceFull => (lost, "trace", "ring_full"),
+        Loss::SamplesFull => (lost, "samples", "ring_full"),
+        Loss::UnwindFilesFull => (full, "unwind_files", "no_room"),
         Loss::UserMemoryUnreadable => (lost, "wires", "memory_unreadable"),
         Loss::StatementCut => (lost, "wires", "statement_cut"),
         Loss::PipelineTooDeep => (lost, "wires", "pipeline_too_deep"),

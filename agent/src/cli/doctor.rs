@@ -70,6 +70,7 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
     for probe in &examination.probes {
         let state = match &probe.state {
             ProbeState::Attached => paint.good("attached   "),
+            ProbeState::Ready => paint.good("ready      "),
             ProbeState::Partial { .. } => paint.warn("partial    "),
             ProbeState::Unavailable { .. } => paint.bad("unavailable"),
             ProbeState::Off => "off        ".into(),
@@ -96,7 +97,7 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
 
 fn explanations(probe: &ProbeStatus) -> Vec<(&'static str, String)> {
     match &probe.state {
-        ProbeState::Attached => vec![],
+        ProbeState::Attached | ProbeState::Ready => vec![],
         ProbeState::Partial { reason } | ProbeState::Unavailable { reason } => {
             vec![("why: ", reason.clone()), ("lost:", probe.lost.clone())]
         }

@@ -1,11 +1,14 @@
 //! The command line: one file per subcommand, thin: parse, call, print. Exit codes are made here and nowhere else.
 
+mod agent;
 pub mod config;
 pub mod docs;
 pub mod doctor;
+pub mod flame;
 mod instance;
 mod logging;
 pub mod run;
+mod signals;
 mod terminal;
 pub mod trace;
 
@@ -31,6 +34,8 @@ pub enum Command {
     Run(run::Arguments),
     /// Tell what this kernel, user and machine allow, and what became of every probe
     Doctor(doctor::Arguments),
+    /// Draw where CPU time and waiting time go
+    Flame(Box<flame::Arguments>),
     /// Show what happens as it happens, one line each
     #[command(subcommand)]
     Trace(trace::Command),

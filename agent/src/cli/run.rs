@@ -181,7 +181,7 @@ fn warn_of_what_is_lost(examination: &Examination) {
     }
     for probe in &examination.probes {
         match &probe.state {
-            ProbeState::Attached | ProbeState::Off => {}
+            ProbeState::Attached | ProbeState::Ready | ProbeState::Off => {}
             ProbeState::Partial { reason } => {
                 tracing::warn!(
                     "probe {} does part of its work: {reason}; lost: {}; all else runs. See: steth doctor",

@@ -44,6 +44,8 @@ pub struct Config {
     pub probes: Probes,
     /// What is told of Postgres beyond figures.
     pub postgres: Postgres,
+    /// Profiles.
+    pub profile: Profile,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -107,6 +109,8 @@ pub struct Probes {
     pub postgres: bool,
     /// Postgres queries behind TLS.
     pub tls: bool,
+    /// Profiles.
+    pub profiles: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
     pub exclude_services: Vec<String>,
 }
@@ -126,6 +130,15 @@ pub struct Postgres {
     pub n_plus_one_gap: Duration,
     /// How many connections a service may keep, by its name.
     pub pools: BTreeMap<String, usize>,
+}
+
+/// `[profile]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// How often in a second, on each CPU, the clock ticks that always runs; 0 for never.
+    pub hertz: usize,
+    /// Budget for unwind tables in the kernel.
+    pub memory_bytes: u64,
 }
 
 /// `[limits]`
@@ -224,6 +237,7 @@ impl Default for Config {
                 sockets: true,
                 postgres: true,
                 tls: true,
+                profiles: true,
                 exclude_services: Vec::new(),
             },
             postgres: Postgres {
@@ -234,6 +248,7 @@ impl Default for Config {
                 n_plus_one_gap: Duration::from_millis(50),
                 pools: BTreeMap::new(),
             },
+            profile: Profile { hertz: 19, memory_bytes: 8 << 20 },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -4,8 +4,10 @@
 mod backends;
 mod cells;
 mod records;
+mod samples;
 mod sockets;
 
 pub use backends::find as find_backends;
 pub use cells::Cells;
 pub use records::{Records, Traces};
+pub use samples::Samples;

@@ -14,7 +14,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
-    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, Probe},
+    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, PROFILE_PROBES, Probe, ProfileProbe},
     limits,
     offsets::{ABSENT, Settings},
     record::bytes_of,
@@ -26,7 +26,8 @@ use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
     missed::runs_missed,
-    sizes::{Sizes, Wanted},
+    sampling::Running,
+    sizes::{Ends, Sizes, Wanted},
     tables::Table,
     tls::{Attached, Library, Looked},
 };
@@ -57,6 +58,8 @@ pub struct Options {
     pub peers: u32,
     /// Statements that are told apart.
     pub statements: u32,
+    /// Rows of unwind tables that there is room for.
+    pub unwind_rows: u32,
     /// Which Postgres cycles are told one by one from the start.
     pub watch: Watch,
 }
@@ -84,13 +87,16 @@ pub enum LoadError {
 /// The loaded programs and their maps; dropping it detaches and frees all.
 #[derive(Debug)]
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     probes: Vec<(&'static Probe, ProbeState)>,
     /// What is lost of probes that do only part of their work.
     lost: BTreeMap<&'static str, String>,
     library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
     library: Library,
     settings: Settings,
+    pub(super) profile_probes: Vec<(&'static ProfileProbe, ProbeState)>,
+    pub(super) running: Running,
+    unwind_rows: u32,
     /// Of the rings, once they are given away; they never change.
     ring_memory_bytes: BTreeMap<String, u64>,
 }
@@ -128,25 +134,6 @@ pub struct Tables {
     pub service_watches: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
-}
-
-/// Where cells end that are kept for one share; what follows the last is common to all.
-struct Ends {
-    calls: u32,
-    tcp: u32,
-    postgres: u32,
-}
-
-impl Ends {
-    /// Nothing is kept for a feature that is off. What is common goes to who needs it first: on most hosts calls.
-    fn within(cells: u32, features: &[Feature]) -> Self {
-        let share = |percent: u32, wanted: &[Feature]| {
-            if wanted.iter().any(|feature| features.contains(feature)) { cells / 100 * percent } else { 0 }
-        };
-        let calls = share(30, &[Feature::Syscalls, Feature::Sockets]);
-        let tcp = calls + share(15, &[Feature::Tcp]);
-        Self { calls, tcp, postgres: tcp + share(25, &[Feature::Postgres]) }
-    }
 }
 
 impl Kernel {
@@ -192,6 +179,7 @@ impl Kernel {
             statements: options.statements,
             databases: limits::DATABASES,
         };
+        let profile = features.contains(&Feature::Profiles);
         let mut ebpf = EbpfLoader::new()
             .allow_unsupported_maps()
             .override_global("OFFSETS", bytes_of(&offsets), true)
@@ -210,6 +198,10 @@ impl Kernel {
             .map_max_entries("STATEMENTS", options.statements)
             .map_max_entries("RECORDS", options.ring_bytes)
             .map_max_entries("TRACE", options.ring_bytes)
+            .map_max_entries("SAMPLES", if profile { limits::SAMPLES_BYTES } else { limits::LEAST_RING_BYTES })
+            .map_max_entries("UNWIND_ROWS", if profile { options.unwind_rows } else { 1 })
+            .map_max_entries("UNWIND_PAGES", if profile { options.unwind_rows / 8 } else { 1 })
+            .map_max_entries("UNWIND_FILES", if profile { limits::UNWIND_FILES } else { 1 })
             .load(OBJECT)?;
         // Before anything runs: of zeros, each cycle would be slow.
         table(&ebpf, "WATCH", 1)?.put(&0u32, &options.watch)?;
@@ -222,8 +214,26 @@ impl Kernel {
             LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, &lacks, options)));
         let library_probes = library_probes.collect();
         let library = Library::default();
-        let mut kernel =
-            Self { ebpf, probes, lost, library_probes, library, settings, ring_memory_bytes: BTreeMap::new() };
+        let mut kernel = Self {
+            ebpf,
+            probes,
+            lost,
+            library_probes,
+            library,
+            settings,
+            profile_probes: Vec::new(),
+            running: Running::default(),
+            unwind_rows: if profile { options.unwind_rows } else { 1 },
+            ring_memory_bytes: BTreeMap::new(),
+        };
+        let refused = match options.features.contains(&Feature::Profiles) {
+            true => lacks.refuse(Feature::Profiles).map(|reason| ProbeState::Unavailable { reason }),
+            false => Some(ProbeState::Off),
+        };
+        match refused {
+            None => kernel.load_sampling(&btf),
+            Some(state) => kernel.profile_probes.extend(PROFILE_PROBES.iter().map(|probe| (probe, state.clone()))),
+        }
         if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
@@ -275,7 +285,7 @@ impl Kernel {
         self.ring("TRACE")
     }
 
-    fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
+    pub(super) fn ring(&mut self, name: &'static str) -> Result<RingBuf<MapData>, LoadError> {
         let map = self.ebpf.take_map(name).ok_or(LoadError::NoMap(name))?;
         self.ring_memory_bytes.extend(map_data(&map).and_then(memory_of).map(|bytes| (name.to_owned(), bytes)));
         Ok(RingBuf::try_from(map)?)
@@ -291,13 +301,7 @@ impl Kernel {
     /// # Errors
     /// If the program was refused, or cannot be run.
     pub fn pass_over_open_files(&mut self) -> Result<(), ProgramError> {
-        let program = self.open_files()?;
-        let link = program.attach()?;
-        let link = program.take_link(link)?;
-        let mut file = link.into_file().map_err(io::Error::other)?;
-        // The program writes nothing; reading runs it.
-        io::copy(&mut file, &mut io::sink())?;
-        Ok(())
+        run(self.open_files()?)
     }
 
     fn open_files(&mut self) -> Result<&mut Iter, ProgramError> {
@@ -355,7 +359,11 @@ impl Kernel {
             };
             self.status(probe.name, library_hook(probe), &state, probe.lost)
         });
-        probes.chain(library).collect()
+        let profiles = self
+            .profile_probes
+            .iter()
+            .map(|(probe, state)| self.status(probe.name, probe.hook.into(), state, probe.lost));
+        probes.chain(library).chain(profiles).collect()
     }
 
     fn status(&self, name: &str, hook: String, state: &ProbeState, lost: &str) -> ProbeStatus {
@@ -382,10 +390,25 @@ impl Kernel {
         maps.chain(self.ring_memory_bytes.clone()).collect()
     }
 
+    /// Room for rows of unwind tables.
+    pub fn unwind_rows(&self) -> u32 {
+        self.unwind_rows
+    }
+
     /// Room in the histogram map.
     pub fn histogram_limit(&self) -> u32 {
         self.settings.histograms
     }
+}
+
+/// Runs an iterator once.
+pub(super) fn run(program: &mut Iter) -> Result<(), ProgramError> {
+    let link = program.attach()?;
+    let link = program.take_link(link)?;
+    let mut file = link.into_file().map_err(io::Error::other)?;
+    // The program writes nothing; reading runs it.
+    io::copy(&mut file, &mut io::sink())?;
+    Ok(())
 }
 
 /// What users call the hook.
@@ -453,7 +476,7 @@ fn reason(error: &ProgramError, probe: &Probe) -> String {
     }
 }
 
-fn refusal(error: &ProgramError) -> String {
+pub(super) fn refusal(error: &ProgramError) -> String {
     match error {
         // The last line says what was refused; the rest is the verifier's whole walk.
         ProgramError::LoadError { io_error, verifier_log } => {
@@ -469,7 +492,7 @@ fn refusal(error: &ProgramError) -> String {
     }
 }
 
-fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {
+pub(super) fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {
     let map = ebpf.map(name).ok_or(LoadError::NoMap(name))?;
     Ok(Table::new(map_data(map).ok_or(LoadError::NoMap(name))?, copies)?)
 }

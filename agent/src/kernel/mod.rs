@@ -6,6 +6,7 @@ pub mod functions;
 mod lacks;
 pub mod load;
 mod missed;
+pub mod sampling;
 mod sizes;
 pub mod tables;
 pub mod tls;

@@ -2,6 +2,7 @@
 //! the kernel accounts an entry with (Linux 6.18, `htab_map_mem_usage` in `kernel/bpf/hashtab.c`); loads nothing.
 
 use steth_probes::{
+    catalog::Feature,
     cell::CellKey,
     histogram::Histogram,
     identity::{ServiceEntry, ServiceKey, ServiceRow},
@@ -66,6 +67,26 @@ impl Sizes {
             ssls: share(5, ssl_bytes(), limits::SSLS),
             prepared: share(8, prepared_bytes(), limits::PREPARED),
         }
+    }
+}
+
+/// Where cells end that are kept for one share; what follows the last is common to all.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub calls: u32,
+    pub tcp: u32,
+    pub postgres: u32,
+}
+
+impl Ends {
+    /// Nothing is kept for a feature that is off. What is common goes to who needs it first: on most hosts calls.
+    pub fn within(cells: u32, features: &[Feature]) -> Self {
+        let share = |percent: u32, wanted: &[Feature]| {
+            if wanted.iter().any(|feature| features.contains(feature)) { cells / 100 * percent } else { 0 }
+        };
+        let calls = share(30, &[Feature::Syscalls, Feature::Sockets]);
+        let tcp = calls + share(15, &[Feature::Tcp]);
+        Self { calls, tcp, postgres: tcp + share(25, &[Feature::Postgres]) }
     }
 }
 

@@ -15,6 +15,7 @@ const BATCH: u32 = 1024;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// A kernel map whose entries are read as bytes.
 #[derive(Debug)]
@@ -141,6 +142,31 @@ impl Table {
             flags: 0,
         };
         bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
+    }
+
+    /// Writes entries of an array that follow each other, from a number on.
+    ///
+    /// # Errors
+    /// If the kernel refuses, for example because the array is shorter.
+    pub fn put_range<V: Plain>(&self, first: u32, values: &[V]) -> io::Result<()> {
+        // In an array each value begins at a multiple of eight bytes, but is written with its own length.
+        debug_assert!(size_of::<u32>() == self.key_size && size_of::<V>() == self.value_size);
+        let mut keys = Vec::new();
+        let mut first = first;
+        for values in values.chunks(BATCH as usize) {
+            keys.clear();
+            keys.extend(first..first + values.len() as u32);
+            let mut attr = BatchAttr {
+                keys: keys.as_ptr() as u64,
+                values: values.as_ptr() as u64,
+                count: values.len() as u32,
+                map_fd: self.fd.as_raw_fd() as u32,
+                ..Default::default()
+            };
+            bpf(BPF_MAP_UPDATE_BATCH, &mut attr)?;
+            first += values.len() as u32;
+        }
+        Ok(())
     }
 
     /// Takes one entry away; false if it was gone already.

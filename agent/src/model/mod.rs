@@ -7,5 +7,6 @@ pub mod metric;
 pub mod probe;
 pub mod profile;
 pub mod query;
+pub mod sample;
 pub mod service;
 pub mod snapshot;

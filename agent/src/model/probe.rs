@@ -117,6 +117,8 @@ pub struct ProbeStatus {
 pub enum ProbeState {
     /// At the hook it is meant for.
     Attached,
+    /// Loaded, and attached whenever someone asks for what it does.
+    Ready,
     /// At its hook, but without part of its work.
     Partial {
         /// Why.

@@ -26,6 +26,32 @@ pub struct Profile {
     pub notes: Vec<String>,
 }
 
+/// How a profile is to be drawn, as it was typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drawing {
+    /// Name of the format.
+    pub format: String,
+    /// Callers above.
+    pub icicle: bool,
+    /// From the inside out.
+    pub reversed: bool,
+}
+
+/// A profile, drawn.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Draws profiles; an error is for people.
+pub type Draw = Arc<dyn Fn(&Profile, &Drawing) -> Result<Drawn, String> + Send + Sync>;
+
+/// Whether there is a format of that name; if not, which there are.
+pub type KnowsFormat = fn(&str) -> Result<(), String>;
+
 /// What a profile shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -35,6 +61,20 @@ pub enum Kind {
     OffCpu,
     /// Both.
     Wall,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::OffCpu, Self::Wall];
+
+    /// What it is called where it is typed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::OffCpu => "off-cpu",
+            Self::Wall => "wall",
+        }
+    }
 }
 
 /// One line of a stack as people see it. A function that the compiler put into another has a frame of its own.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
+use super::sample::ProfileRequest;
+
 /// One query cycle. Its statement has no literals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueryRecord<'a> {
@@ -313,6 +315,8 @@ pub enum Question {
     Repeats(Selection, oneshot::Sender<Repeats>),
     /// What happens now?
     Trace(TraceRequest),
+    /// Where does the time go?
+    Profile(ProfileRequest),
 }
 
 /// Someone who wants to be told of each cycle.
@@ -358,6 +362,14 @@ pub fn desk() -> (Desk, mpsc::Receiver<Question>) {
 }
 
 impl Desk {
+    /// Puts a question whose answer is waited for elsewhere.
+    ///
+    /// # Errors
+    /// When the pipeline has stopped.
+    pub async fn put(&self, question: Question) -> Result<(), NoAnswer> {
+        self.0.send(question).await.map_err(|_| NoAnswer)
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors

@@ -1,10 +1,13 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
 mod clusters;
+mod drawing;
 mod probes;
+mod profiles;
 mod sources;
 mod tls;
 mod trace;
+mod unwinding;
 
 use std::{
     net::SocketAddr,
@@ -12,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use drawing::{draw, ending, format_named, format_of_file, stamp};
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -23,6 +27,7 @@ use crate::{
     model::{
         probe::{HostAbility, ProbeStatus},
         query::{Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
+        sample::{ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
@@ -33,6 +38,9 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// How often those who trace are told: the ring holds at least ten times as much.
 const TRACE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often samples are taken from their ring while someone waits for a profile: new code has its unwind table not much later.
+const PROFILE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A request from a person, through the command line or a signal.
 #[derive(Debug)]
@@ -115,7 +123,13 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
             render: Arc::new(move |snapshot| exporter.text(snapshot, format)),
         }
     });
-    let content = Content { snapshots: handle, desk, expositions: expositions.into() };
+    let content = Content {
+        snapshots: handle,
+        desk,
+        expositions: expositions.into(),
+        draw: Arc::new(draw),
+        knows_format: |name| format_named(name).map(drop),
+    };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
     let server = bound.serve(content, bounds);
     Ok(Pipeline { config, sources, examination, address, server, snapshots, questions, taken })
@@ -145,6 +159,34 @@ pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), Load
     Ok(())
 }
 
+/// Takes a profile without an agent: loads what takes samples, and unloads it when the profile is finished.
+///
+/// # Errors
+/// When no probe can run.
+pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), LoadError> {
+    let of_requests = request.query.is_some() || request.slow.is_some();
+    config.probes.profiles = true;
+    config.probes.syscalls = false;
+    // Which statement a thread serves is told by what it reads and writes.
+    config.probes.tcp = of_requests;
+    config.probes.sockets = of_requests;
+    config.probes.postgres = of_requests;
+    config.probes.tls &= of_requests;
+    // Nobody asks for the past.
+    config.profile.hertz = 0;
+    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    drop(probes.read());
+    probes.profile(request);
+    let mut tick = tokio::time::interval(PROFILE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while probes.is_profiled() {
+        tick.tick().await;
+        probes.drain();
+        probes.sample();
+    }
+    Ok(())
+}
+
 impl Pipeline {
     /// Where it answers.
     pub fn address(&self) -> SocketAddr {
@@ -164,6 +206,8 @@ impl Pipeline {
         kept.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut trace = tokio::time::interval(TRACE_INTERVAL);
         trace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut profile = tokio::time::interval(PROFILE_INTERVAL);
+        profile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(request) = self.snapshots.requested() => request.answer(self.fresh_snapshot()),
@@ -171,6 +215,9 @@ impl Pipeline {
                 _ = ring.tick() => self.sources.drain(),
                 _ = trace.tick(), if self.sources.probes().is_some_and(|probes| probes.is_traced()) => {
                     self.sources.probes().into_iter().for_each(Probes::tell);
+                }
+                _ = profile.tick(), if self.sources.probes().is_some_and(|probes| probes.is_profiled()) => {
+                    self.sources.probes().into_iter().for_each(Probes::sample);
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
                 _ = kept.tick() => {
@@ -211,6 +258,13 @@ impl Pipeline {
             Question::Trace(request) => match self.sources.probes() {
                 Some(probes) => probes.trace(request),
                 None => drop(request.answer.send(Err(TraceRefused::NoProbes))),
+            },
+            Question::Profile(request) => match self.sources.probes() {
+                Some(probes) => probes.profile(request),
+                None => {
+                    let why = ProfileRefused::Impossible("no probe runs on this host".into());
+                    drop(request.answer.send(Err(why)));
+                }
             },
         }
     }

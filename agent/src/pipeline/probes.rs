@@ -15,6 +15,7 @@ use steth_probes::{
 
 use super::{
     clusters::Clusters,
+    profiles::Profiles,
     tls::TlsFiles,
     trace::{self, Told},
 };
@@ -29,6 +30,7 @@ use crate::{
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
         query::{Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
+        sample::{ProfileRefused, ProfileRequest},
         snapshot::Series,
     },
     postgres,
@@ -60,6 +62,7 @@ pub struct Probes {
     memory_read: Instant,
     passes: Passes,
     clusters: Clusters,
+    profiles: Result<Profiles, String>,
 }
 
 /// When all open files are gone over, for sockets that have ended.
@@ -81,6 +84,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         (config.probes.sockets, Feature::Sockets),
         (config.probes.postgres, Feature::Postgres),
         (config.probes.postgres && config.probes.tls, Feature::Tls),
+        (config.probes.profiles, Feature::Profiles),
     ];
     Kernel::load(&kernel::Options {
         btf: config.kernel.btf.clone(),
@@ -91,6 +95,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         services: count(config.limits.services as u64),
         peers: count(config.limits.peers as u64),
         statements: count(config.limits.queries as u64),
+        unwind_rows: count(config.profile.memory_bytes / 8),
         watch: trace::watch(config),
     })
 }
@@ -107,6 +112,14 @@ pub fn limits(config: &Config) -> Limits {
         peers: config.limits.shown_peers,
         queries: config.limits.shown_queries,
     }
+}
+
+/// What takes profiles, or why nothing does.
+fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String> {
+    if let (Some(why), Some(_)) = (kernel.cannot_sample(false), kernel.cannot_sample(true)) {
+        return Err(why);
+    }
+    Profiles::new(kernel, config).map_err(|error| error.to_string())
 }
 
 impl Probes {
@@ -141,6 +154,7 @@ impl Probes {
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             clusters,
+            profiles: profiles(&mut kernel, config),
             kernel,
         })
     }
@@ -218,9 +232,47 @@ impl Probes {
                 Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
             }
         }
+        if let Ok(profiles) = &mut self.profiles {
+            for query in &queries {
+                profiles.ended(query.connection, query.begun_ns, Duration::from_nanos(query.duration_ns));
+            }
+        }
         let skipped = self.lost(Loss::TraceFull);
         self.told.tell(&self.names, &queries, skipped);
         if self.told.part() {
+            self.set_watch();
+        }
+    }
+
+    /// Someone wants a profile.
+    pub fn profile(&mut self, request: ProfileRequest) {
+        match &mut self.profiles {
+            Ok(profiles) => profiles.begin(request, &mut self.kernel, &self.names),
+            Err(why) => drop(request.answer.send(Err(ProfileRefused::Impossible(why.clone())))),
+        }
+        self.watch_slow();
+    }
+
+    /// Whether someone waits for a profile.
+    pub fn is_profiled(&self) -> bool {
+        self.profiles.as_ref().is_ok_and(Profiles::is_busy)
+    }
+
+    /// Takes what samples there are.
+    pub fn sample(&mut self) {
+        if self.told.is_heard() {
+            self.tell();
+        }
+        if let Ok(profiles) = &mut self.profiles {
+            profiles.tick(&mut self.kernel, &self.names);
+        }
+        self.watch_slow();
+    }
+
+    /// Has the kernel tell of as many cycles as profiles of slow requests need.
+    fn watch_slow(&mut self) {
+        let slow = self.profiles.as_ref().ok().and_then(Profiles::slow);
+        if self.told.sample(slow) {
             self.set_watch();
         }
     }

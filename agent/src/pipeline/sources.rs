@@ -3,7 +3,7 @@
 use std::{collections::HashSet, thread, time::SystemTime};
 
 use procfs::{WithCurrentSystemInfo as _, process::Process};
-use steth_probes::catalog::{LIBRARY_PROBES, PROBES};
+use steth_probes::catalog::{LIBRARY_PROBES, PROBES, PROFILE_PROBES};
 
 use super::{
     Examination,
@@ -167,7 +167,8 @@ fn unavailable(reason: &str) -> Vec<ProbeStatus> {
     };
     let probes = PROBES.iter().map(|probe| status(probe.name, load::hook(probe), probe.lost));
     let library = LIBRARY_PROBES.iter().map(|probe| status(probe.name, load::library_hook(probe), probe.lost));
-    probes.chain(library).collect()
+    let profiles = PROFILE_PROBES.iter().map(|probe| status(probe.name, probe.hook.into(), probe.lost));
+    probes.chain(library).chain(profiles).collect()
 }
 
 fn own_series() -> Vec<Series> {

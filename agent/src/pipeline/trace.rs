@@ -30,6 +30,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// Who listens, and what is kept.
 pub struct Told {
     listeners: Vec<Listener>,
+    /// From here on cycles are told for a profile of slow requests.
+    sampled: Option<Duration>,
     kept: VecDeque<QuerySeen>,
     repeats: VecDeque<RepeatSeen>,
     threshold: usize,
@@ -88,6 +90,7 @@ impl Told {
     pub fn new(config: &Config) -> Self {
         let mut told = Self {
             listeners: Vec::new(),
+            sampled: None,
             kept: VecDeque::new(),
             repeats: VecDeque::new(),
             threshold: 0,
@@ -153,7 +156,14 @@ impl Told {
 
     /// Whether anybody listens.
     pub fn is_heard(&self) -> bool {
-        !self.listeners.is_empty()
+        !self.listeners.is_empty() || self.sampled.is_some()
+    }
+
+    /// Has the kernel tell of cycles that take at least this long, for a profile of slow requests. True if that is new.
+    pub fn sample(&mut self, slow: Option<Duration>) -> bool {
+        let changed = self.sampled != slow;
+        self.sampled = slow;
+        changed
     }
 
     /// Someone wants to listen. `skipped` is what the kernel has skipped so far.
@@ -196,14 +206,15 @@ impl Told {
 
     /// What the kernel is to tell so that everybody hears what they want.
     pub fn watch(&self, base: Watch) -> Watch {
-        let Some(traced_ns) = self.listeners.iter().map(|listener| nanoseconds(listener.filter.min_duration)).min()
-        else {
+        let heard = self.listeners.iter().map(|listener| listener.filter.min_duration);
+        let Some(traced_ns) = heard.chain(self.sampled).map(nanoseconds).min() else {
             return base;
         };
         let mut pids = self.listeners.iter().map(|listener| listener.filter.pid);
         let first = pids.next().flatten();
         let pid = first.filter(|_| pids.all(|pid| pid == first)).unwrap_or_default();
-        let by_service = self.listeners.iter().all(|listener| listener.filter.service.is_some());
+        let (pid, only) = if self.sampled.is_some() { (0, false) } else { (pid, true) };
+        let by_service = only && self.listeners.iter().all(|listener| listener.filter.service.is_some());
         Watch { traced_ns, pid, by_service: by_service.into(), ..base }.with_floor()
     }
 

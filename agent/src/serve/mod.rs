@@ -3,6 +3,7 @@
 
 mod accept;
 mod connection;
+mod flame;
 mod postgres;
 mod problem;
 mod routes;
@@ -15,6 +16,7 @@ use axum::body::Bytes;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::model::{
+    profile::{Draw, KnowsFormat},
     query::Desk,
     snapshot::{Snapshot, SnapshotHandle},
 };
@@ -42,6 +44,10 @@ pub struct Content {
     pub desk: Desk,
     /// How they are written for `/metrics`; the first way is for who has no preference.
     pub expositions: Arc<[Exposition]>,
+    /// Draws profiles.
+    pub draw: Draw,
+    /// Tells misspelt formats before a profile is taken.
+    pub knows_format: KnowsFormat,
 }
 
 /// What clients may use up.

@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, accept, postgres, problem::Problem};
+use super::{Content, accept, flame, postgres, problem::Problem};
 use crate::model::{
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
@@ -27,6 +27,8 @@ pub const PATHS: &[&str] = &[
     "/-/ready",
     "/api/v1/probes",
     "/api/v1/services",
+    "/api/v1/flame",
+    "/debug/pprof/profile",
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
     "/api/v1/postgres/n_plus_one",
@@ -51,6 +53,8 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/-/ready" => get(ready),
         "/api/v1/probes" => get(probes),
         "/api/v1/services" => get(services),
+        "/api/v1/flame" => get(flame::flame),
+        "/debug/pprof/profile" => get(flame::pprof),
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
@@ -113,6 +117,8 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
 
 /// Runs a request in a task of its own, so that a panic ends the request and not the agent, and ends it in time.
 async fn contain(request: Request, next: Next, timeout: Duration) -> Response {
+    let takes_profile = ["/api/v1/flame", "/debug/pprof/profile"].contains(&request.uri().path());
+    let timeout = if takes_profile { flame::PATIENCE } else { timeout };
     let mut work = JoinSet::new();
     work.spawn(next.run(request));
     match tokio::time::timeout(timeout, work.join_next()).await {

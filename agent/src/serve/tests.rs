@@ -9,11 +9,13 @@ use tokio::{
 use super::*;
 use crate::model::{
     probe::{ProbeState, ProbeStatus},
+    profile::Draw,
     query::{
-        QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
+        Desk, QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
         TraceRefused, desk,
     },
-    snapshot::{ServiceInfo, ServiceKind, handle_and_publisher},
+    sample::ProfileRefused,
+    snapshot::{ServiceInfo, ServiceKind, SnapshotHandle, handle_and_publisher},
 };
 
 const BOUNDS: Bounds = Bounds { connections: 8, timeout: Duration::from_secs(5) };
@@ -22,6 +24,11 @@ const BOUNDS: Bounds = Bounds { connections: 8, timeout: Duration::from_secs(5) 
 struct Stage {
     address: SocketAddr,
     server: Server,
+}
+
+fn content(snapshots: SnapshotHandle, desk: Desk, expositions: Arc<[Exposition]>) -> Content {
+    let draw: Draw = Arc::new(|_, _| Err("not here".into()));
+    Content { snapshots, desk, expositions, draw, knows_format: |_| Ok(()) }
 }
 
 fn snapshot() -> Snapshot {
@@ -130,6 +137,7 @@ fn answering() -> crate::model::query::Desk {
                     let repeats = Repeats { threshold: 10, repeats: vec![repeat()], ..Repeats::default() };
                     drop(answer.send(repeats));
                 }
+                Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),
                 Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
                 }
@@ -160,7 +168,7 @@ async fn stage_with(bounds: Bounds, render: Render) -> Stage {
     let address = bound.address();
     let media_types = ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"];
     let expositions = media_types.map(|media_type| Exposition { media_type, render: Arc::clone(&render) });
-    let content = Content { snapshots, desk: answering(), expositions: expositions.into() };
+    let content = content(snapshots, answering(), expositions.into());
     Stage { address, server: bound.serve(content, bounds) }
 }
 
@@ -270,7 +278,7 @@ async fn ready_is_503_until_the_first_snapshot() {
     let (snapshots, publisher) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, desk: desk().0, expositions: [].into() };
+    let content = content(snapshots, desk().0, [].into());
     let stage = Stage { address, server: bound.serve(content, BOUNDS) };
     assert_eq!(stage.get_json("/-/ready").await.0, 503);
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200);
@@ -298,7 +306,7 @@ async fn a_pipeline_that_does_not_answer_is_a_503_in_time() {
     let (snapshots, _silent) = handle_and_publisher();
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
-    let content = Content { snapshots, desk: desk().0, expositions: [].into() };
+    let content = content(snapshots, desk().0, [].into());
     let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS });
     assert_eq!(Stage { address, server }.get_json("/metrics").await.0, 503);
 }

@@ -289,6 +289,12 @@ impl Wire {
         }
     }
 
+    /// The request that is being answered, if any.
+    #[inline(always)]
+    pub fn serving(&self) -> Option<&Cycle> {
+        if self.cycle_count == 0 { None } else { Some(&self.cycles[self.cycle_first as usize % CYCLES]) }
+    }
+
     /// Whether a request is under way.
     pub fn is_active(&self) -> bool {
         self.cycle_count > 0 || self.cycles_untracked > 0

@@ -1,27 +1,29 @@
 //! `steth trace`: what happens, one line each, from a running agent or without one.
 
-mod agent;
 mod print;
 
 use std::{
-    io,
     net::SocketAddr,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
 
-use agent::Agent;
 use clap::{Args, Subcommand, ValueEnum};
 use print::Printer;
 use steth_probes::cell;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
-use super::{Failure, Outcome, configuration, terminal};
+use super::{
+    Failure, Outcome,
+    agent::{Agent, encoded},
+    configuration,
+    signals::Stop,
+    terminal,
+};
 use crate::{
     config::{
         Config,
@@ -224,31 +226,6 @@ impl Role {
         match self {
             Self::Client => cell::Role::Client,
             Self::Server => cell::Role::Server,
-        }
-    }
-}
-
-/// Text as it stands in the query of a URL.
-fn encoded(text: &str) -> String {
-    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// The signals that end a trace.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn listen() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
         }
     }
 }

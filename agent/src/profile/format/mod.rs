@@ -18,6 +18,8 @@ use std::{
     str::FromStr,
 };
 
+pub use text::utc;
+
 use crate::model::profile::Profile;
 
 /// How a profile is written down.

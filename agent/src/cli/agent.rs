@@ -1,4 +1,4 @@
-//! A running agent that is asked to trace. Knows HTTP, not what is traced.
+//! A running agent that is asked for something. Knows HTTP, not what is asked for.
 
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
@@ -22,7 +22,7 @@ pub struct Agent {
     address: SocketAddr,
 }
 
-/// A trace that has begun.
+/// An answer that has begun.
 pub struct Answer {
     body: Incoming,
     address: SocketAddr,
@@ -36,7 +36,7 @@ impl Agent {
         Some(Self { stream, address })
     }
 
-    /// Asks for a trace.
+    /// Asks for what stands at a path.
     pub async fn ask(self, path: &str) -> Result<Answer, Failure> {
         let Self { stream, address } = self;
         let failed = |error| no_answer(address, &error);
@@ -59,7 +59,18 @@ impl Agent {
 }
 
 impl Answer {
-    /// Hands on the pieces until the trace ends.
+    /// The whole of it.
+    pub async fn whole(mut self) -> Result<Vec<u8>, Failure> {
+        let mut whole = Vec::new();
+        let failed = |error| no_answer(self.address, &error);
+        while let Some(piece) = next(&mut self.body).await.transpose().map_err(failed)? {
+            whole.extend(piece);
+        }
+        self.connection.abort();
+        Ok(whole)
+    }
+
+    /// Hands on the pieces until it ends.
     pub async fn hand_on(mut self, lines: mpsc::Sender<Vec<u8>>) -> Outcome {
         while let Some(piece) =
             next(&mut self.body).await.transpose().map_err(|error| no_answer(self.address, &error))?
@@ -78,13 +89,13 @@ fn no_answer(address: SocketAddr, error: &hyper::Error) -> Failure {
     Failure::failed(format!("no whole answer from the agent at {address}: {error}"))
 }
 
-/// What the agent said instead of a trace.
+/// What the agent said instead of what was asked for.
 fn refused(address: SocketAddr, status: StatusCode, body: &[u8]) -> Failure {
     let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let said = |field: &str| problem.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     match (said("error"), said("hint")) {
         (error, _) if error.is_empty() => Failure::failed(format!(
-            "what listens at {address} is no agent that can trace (status {status}); --agent names another, --alone does without"
+            "what listens at {address} is no agent that can do this (status {status}); --agent names another, --alone does without"
         )),
         (error, hint) => Failure::failed(format!("the agent at {address} refuses: {error}; {hint}")),
     }
@@ -100,6 +111,12 @@ async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
             Err(error) => return Some(Err(error)),
         }
     }
+}
+
+/// Text as it stands in the query of a URL.
+pub fn encoded(text: &str) -> String {
+    let keep = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// The body of a GET.

@@ -1,0 +1,347 @@
+//! `steth flame`: where CPU time and waiting time go, as a picture or for other tools; from a running agent or without one.
+
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use clap::Args;
+use tokio::sync::oneshot;
+
+use super::{
+    Failure, Outcome,
+    agent::{Agent, encoded},
+    configuration,
+    signals::Stop,
+    terminal,
+};
+use crate::{
+    config::{
+        Config,
+        value::{parse_duration, show_duration},
+    },
+    model::{
+        profile::{Drawing, Kind, Profile},
+        sample::{ProfileRefused, ProfileRequest, Whose},
+    },
+    pipeline,
+};
+
+/// What `steth flame` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  steth flame -p 4711                                one process, ten seconds of CPU time
+  steth flame --service postgres:15/main --wall      a service, running and waiting
+  steth flame --all -d 30s -o host.html              the whole host, in a page with search, zoom and more
+  steth flame --query 1f0c2a94b6d3e875 --wall        only while this Postgres statement was being served
+  steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
+  steth flame -p 4711 -o - | less                    folded stacks
+  steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
+
+A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
+early and writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
+pub struct Arguments {
+    /// This process; may be given several times
+    #[arg(short, long, value_name = "PID")]
+    pid: Vec<u32>,
+    /// This service; may be given several times
+    #[arg(long, value_name = "NAME")]
+    service: Vec<String>,
+    /// All processes
+    #[arg(long, conflicts_with_all = ["pid", "service"])]
+    all: bool,
+    /// How long
+    #[arg(short, long, value_name = "10s", value_parser = parse_duration, default_value = "10s")]
+    duration: Duration,
+    /// How often each CPU is looked at in a second
+    #[arg(short = 'F', long, value_name = "HERTZ", default_value_t = 99)]
+    frequency: u32,
+    /// Time spent waiting, in place of time on a CPU
+    #[arg(long, conflicts_with = "wall")]
+    off_cpu: bool,
+    /// Both
+    #[arg(long)]
+    wall: bool,
+    /// Only while a Postgres statement with this fingerprint was being served
+    #[arg(long, value_name = "FINGERPRINT")]
+    query: Option<String>,
+    /// Only while Postgres requests were being served that took at least this long
+    #[arg(long, value_name = "100ms", value_parser = parse_duration)]
+    slow: Option<Duration>,
+    /// Where to: .svg, .html, .folded, .pb.gz or .json says what; `-` is stdout [default: an SVG named after target and time]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What to write, whatever the file is called: svg, html, folded, pprof or firefox
+    #[arg(long, value_name = "NAME")]
+    format: Option<String>,
+    /// Callers above what they call
+    #[arg(long)]
+    icicle: bool,
+    /// From the inside out: what ran or waited at the bottom
+    #[arg(long)]
+    reversed: bool,
+    /// Where the agent listens [default: `listen` of the configuration]
+    #[arg(long, value_name = "ADDR", conflicts_with = "alone")]
+    agent: Option<SocketAddr>,
+    /// Load the kernel programs, whether an agent runs or not
+    #[arg(long)]
+    alone: bool,
+    /// Configuration file [default: /etc/steth/steth.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Beyond its length, a profile takes this long at most until it is drawn.
+const GRACE: Duration = Duration::from_secs(60);
+/// How often progress is shown.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+/// Takes a profile and writes it.
+///
+/// # Errors
+/// When the target does not exist, when no program can run that takes samples, or the file cannot be written.
+pub fn flame(arguments: &Arguments) -> Outcome {
+    if arguments.pid.is_empty()
+        && arguments.service.is_empty()
+        && !arguments.all
+        && arguments.query.is_none()
+        && arguments.slow.is_none()
+    {
+        return Err(Failure::usage("whose profile? Give -p PID, --service NAME, --query, --slow or --all; see --help"));
+    }
+    let format = arguments.format().map_err(Failure::usage)?;
+    let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
+    let drawn = runtime.block_on(arguments.take(config, &format));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    arguments.write(&format, &drawn?)
+}
+
+impl Arguments {
+    fn format(&self) -> Result<String, String> {
+        match (&self.format, &self.output) {
+            (Some(name), _) => pipeline::format_named(name),
+            (None, Some(path)) if path.as_os_str() == "-" => Ok("folded".into()),
+            (None, Some(path)) => pipeline::format_of_file(path),
+            (None, None) => Ok("svg".into()),
+        }
+    }
+
+    const fn kind(&self) -> Kind {
+        match (self.off_cpu, self.wall) {
+            (true, _) => Kind::OffCpu,
+            (_, true) => Kind::Wall,
+            _ => Kind::Cpu,
+        }
+    }
+
+    async fn take(&self, config: Config, format: &str) -> Result<Vec<u8>, Failure> {
+        let mut stop = Stop::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
+        let address = self.agent.unwrap_or(config.listen);
+        let agent = if self.alone { None } else { Agent::connect(address).await };
+        let enough = Arc::new(AtomicBool::new(false));
+        let mut through_agent = false;
+        let work = match agent {
+            Some(agent) => {
+                through_agent = true;
+                let path = self.path(format);
+                tokio::spawn(async move { agent.ask(&path).await?.whole().await })
+            }
+            None if self.agent.is_some() => {
+                return Err(Failure::failed(format!(
+                    "no agent answers at {address}; without --agent the kernel programs are loaded for the profile"
+                )));
+            }
+            None => {
+                let (answer, answered) = oneshot::channel();
+                let (begun, begins) = oneshot::channel();
+                let request = self.request(Arc::clone(&enough), begun, answer);
+                let seconds = show_duration(self.duration);
+                tokio::spawn(async move {
+                    if begins.await.is_ok() && !std::io::stderr().is_terminal() {
+                        terminal::talk(&format!("taking samples for {seconds}"));
+                    }
+                });
+                let drawing = self.drawing(format);
+                tokio::spawn(async move {
+                    let taken = pipeline::profile(config, request).await;
+                    let profile = match (answered.await, taken) {
+                        (Ok(profile), _) => profile.map_err(refused)?,
+                        (Err(_), Err(error)) => return Err(Failure::missing(error)),
+                        (Err(_), Ok(())) => return Err(Failure::failed("the profile was lost")),
+                    };
+                    draw(&profile, &drawing)
+                })
+            }
+        };
+        let progress = Progress::begin(self.duration);
+        let deadline = Instant::now() + self.duration + GRACE;
+        let mut tick = tokio::time::interval(PROGRESS);
+        let mut work = work;
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    progress.end();
+                    return done.unwrap_or_else(|error| Err(Failure::failed(error)));
+                }
+                () = stop.wait(), if !enough.load(Ordering::Relaxed) => {
+                    if through_agent {
+                        progress.end();
+                        work.abort();
+                        return Err(Failure::failed("ended before the profile was finished; nothing is written"));
+                    }
+                    enough.store(true, Ordering::Relaxed);
+                }
+                _ = tick.tick() => {
+                    progress.show();
+                    if Instant::now() > deadline {
+                        return Err(Failure::failed("the profile does not get finished"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        enough: Arc<AtomicBool>,
+        begun: oneshot::Sender<()>,
+        answer: oneshot::Sender<Result<Arc<Profile>, ProfileRefused>>,
+    ) -> ProfileRequest {
+        ProfileRequest {
+            whose: Whose { pids: self.pid.clone(), services: self.service.clone() },
+            kind: self.kind(),
+            length: self.duration,
+            hertz: self.frequency,
+            query: self.query.clone(),
+            slow: self.slow,
+            enough,
+            begun: Some(begun),
+            answer,
+        }
+    }
+
+    fn drawing(&self, format: &str) -> Drawing {
+        Drawing { format: format.into(), icicle: self.icicle, reversed: self.reversed }
+    }
+
+    /// The same as a request to the agent.
+    fn path(&self, format: &str) -> String {
+        let mut path = format!("/api/v1/flame?seconds={}&format={format}", self.duration.as_secs_f64());
+        let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", encoded(value)));
+        let numbers: Vec<String> = self.pid.iter().map(u32::to_string).collect();
+        if !numbers.is_empty() {
+            add("pid", &numbers.join(","));
+        }
+        for service in &self.service {
+            add("service", service);
+        }
+        add("kind", self.kind().name());
+        add("frequency", &self.frequency.to_string());
+        if let Some(query) = &self.query {
+            add("query", query);
+        }
+        if let Some(slow) = self.slow {
+            add("slow", &show_duration(slow));
+        }
+        if self.icicle {
+            add("icicle", "true");
+        }
+        if self.reversed {
+            add("reversed", "true");
+        }
+        path
+    }
+
+    fn write(&self, format: &str, drawn: &[u8]) -> Outcome {
+        if self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+            let mut out = std::io::stdout().lock();
+            return match out.write_all(drawn).and_then(|()| out.flush()) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(Failure::failed(format!("cannot write to stdout: {error}")))
+                }
+                _ => Ok(()),
+            };
+        }
+        let path = self.output.clone().unwrap_or_else(|| self.default_path(format));
+        fs::write(&path, drawn)
+            .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+        terminal::result(&format!("{}\n", path.display()))
+    }
+
+    /// Named after the target and the time.
+    fn default_path(&self, format: &str) -> PathBuf {
+        let pids = self.pid.iter().map(u32::to_string);
+        let target: Vec<String> = pids.chain(self.service.iter().cloned()).chain(self.query.clone()).collect();
+        let target = if target.is_empty() { "all".into() } else { target.join("-") };
+        let safe: String =
+            target.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        let safe: String = safe.chars().take(80).collect();
+        PathBuf::from(format!("flame-{safe}-{}{}", pipeline::stamp(SystemTime::now()), pipeline::ending(format)))
+    }
+}
+
+fn refused(refused: ProfileRefused) -> Failure {
+    match refused {
+        ProfileRefused::Impossible(_) | ProfileRefused::Kernel(_) => {
+            Failure::missing(format!("{refused}; steth doctor says more"))
+        }
+        ProfileRefused::OutOfRange(_) => Failure::usage(refused),
+        ProfileRefused::NoProcess(_) | ProfileRefused::TooMany(_) => Failure::failed(refused),
+    }
+}
+
+fn draw(profile: &Profile, drawing: &Drawing) -> Result<Vec<u8>, Failure> {
+    for note in &profile.notes {
+        terminal::talk(note);
+    }
+    pipeline::draw(profile, drawing).map(|drawn| drawn.bytes).map_err(Failure::failed)
+}
+
+/// A bar on a terminal; nothing elsewhere.
+struct Progress {
+    began: Instant,
+    length: Duration,
+    shown: bool,
+}
+
+impl Progress {
+    fn begin(length: Duration) -> Self {
+        Self { began: Instant::now(), length, shown: std::io::stderr().is_terminal() }
+    }
+
+    fn show(&self) {
+        const WIDTH: usize = 30;
+        if !self.shown {
+            return;
+        }
+        let passed = self.began.elapsed().min(self.length);
+        let filled = (passed.as_secs_f64() / self.length.as_secs_f64() * WIDTH as f64) as usize;
+        let what = if passed == self.length { "finding names" } else { "sampling" };
+        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(WIDTH.saturating_sub(filled)));
+        let _ = write!(
+            std::io::stderr(),
+            "\r{what} [{bar}] {:.0} of {:.0} s \x1b[K",
+            passed.as_secs_f64(),
+            self.length.as_secs_f64()
+        );
+    }
+
+    fn end(&self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The programs that take samples: their clocks, their hooks, and the maps that steer them. All of it comes and goes while
+//! the agent runs.
+
+use std::io;
+
+use aya::{
+    Btf,
+    maps::{MapData, RingBuf},
+    programs::{
+        BtfTracePoint, Iter, PerfEvent, Program, ProgramError,
+        perf_event::{PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent},
+        tp_btf::BtfTracePointLink,
+    },
+    util::online_cpus,
+};
+use steth_probes::{
+    catalog::{PROFILE_PROBES, ProfileProbe},
+    profile::{Sampling, Target, UnwindFile},
+    tls::CodeFile,
+};
+
+use super::{
+    load::{Kernel, LoadError, refusal, run, table},
+    tables::Table,
+};
+use crate::model::probe::ProbeState;
+
+/// The programs that look at waits, in the order in which they are attached.
+const WAITS: [&str; 2] = ["profile_return", "profile_switch"];
+
+/// The one that asks for unwind tables.
+const FILES: &str = "profile_files";
+/// The one that tells of threads which wait while it ends.
+const STILL: &str = "profile_still";
+
+/// Which clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The one that always runs.
+    Always,
+    /// The one for whoever asks.
+    Demand,
+}
+
+impl Clock {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Always => "profile_always",
+            Self::Demand => "profile_demand",
+        }
+    }
+}
+
+/// What is attached for sampling; dropping it detaches.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    always: Vec<PerfEventLink>,
+    demand: Vec<PerfEventLink>,
+    waits: Vec<BtfTracePointLink>,
+}
+
+/// Steers the programs that take samples.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Table,
+    targets: Table,
+    files: Table,
+    rows: Table,
+    pages: Table,
+    told: Vec<Target>,
+}
+
+impl Kernel {
+    /// What steers sampling, and the ring of samples. To be called once.
+    ///
+    /// # Errors
+    /// If a map is missing, or the ring cannot be mapped.
+    pub fn sampler(&mut self) -> Result<(Sampler, RingBuf<MapData>), LoadError> {
+        let table = |name| table(&self.ebpf, name, 1);
+        let sampler = Sampler {
+            sampling: table("SAMPLING")?,
+            targets: table("TARGETS")?,
+            files: table("UNWIND_FILES")?,
+            rows: table("UNWIND_ROWS")?,
+            pages: table("UNWIND_PAGES")?,
+            told: Vec::new(),
+        };
+        Ok((sampler, self.ring("SAMPLES")?))
+    }
+
+    /// Why no profile of time on a CPU, or of waiting time, can be taken, if so.
+    pub fn cannot_sample(&self, waits: bool) -> Option<String> {
+        let of_kind = |probe: &ProfileProbe| WAITS.contains(&probe.name) == waits;
+        self.profile_probes.iter().filter(|(probe, _)| of_kind(probe)).find_map(|(probe, state)| match state {
+            ProbeState::Off => Some("they are switched off (`probes.profiles`)".to_owned()),
+            ProbeState::Unavailable { reason } => Some(format!("{}: {reason}", probe.name)),
+            _ => None,
+        })
+    }
+
+    /// Loads what takes samples, without letting it run. What the kernel refuses is said by [`Kernel::statuses`].
+    pub(super) fn load_sampling(&mut self, btf: &Btf) {
+        for probe in PROFILE_PROBES {
+            let loaded = match probe.tracepoint {
+                Some(tracepoint) => self.program::<BtfTracePoint>(probe.name).and_then(|it| it.load(tracepoint, btf)),
+                None => self.program::<PerfEvent>(probe.name).and_then(PerfEvent::load),
+            };
+            let loaded = loaded.and_then(|()| match probe.name {
+                "profile_switch" => self.program::<Iter>(STILL)?.load("task", btf),
+                "profile_demand" => self.program::<Iter>(FILES)?.load("task_vma", btf),
+                _ => Ok(()),
+            });
+            let state = match loaded {
+                Ok(()) => ProbeState::Ready,
+                Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
+            };
+            self.profile_probes.push((probe, state));
+        }
+    }
+
+    /// Lets a clock tick this often in a second, on each CPU.
+    ///
+    /// # Errors
+    /// If the verifier refused the program, or the kernel refuses the clock.
+    pub fn start_clock(&mut self, clock: Clock, hertz: u32) -> Result<(), ProgramError> {
+        self.stop_clock(clock);
+        let program: &mut PerfEvent = self.program(clock.program())?;
+        let mut links = Vec::new();
+        for cpu in online_cpus().map_err(|(_, error)| error)? {
+            let link = program.attach(
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                PerfEventScope::AllProcessesOneCpu { cpu },
+                SamplePolicy::Frequency(hertz.into()),
+                false,
+            )?;
+            links.push(program.take_link(link)?);
+        }
+        *self.links(clock) = links;
+        self.set_state(&[clock.program()], &ProbeState::Attached);
+        Ok(())
+    }
+
+    /// Stops a clock.
+    pub fn stop_clock(&mut self, clock: Clock) {
+        if !std::mem::take(self.links(clock)).is_empty() {
+            self.set_state(&[clock.program()], &ProbeState::Ready);
+        }
+    }
+
+    fn links(&mut self, clock: Clock) -> &mut Vec<PerfEventLink> {
+        match clock {
+            Clock::Always => &mut self.running.always,
+            Clock::Demand => &mut self.running.demand,
+        }
+    }
+
+    /// Begins to look at threads that wait.
+    ///
+    /// # Errors
+    /// If the verifier refused a program.
+    pub fn start_waits(&mut self) -> Result<(), ProgramError> {
+        let mut links = Vec::new();
+        for name in WAITS {
+            let program: &mut BtfTracePoint = self.program(name)?;
+            let link = program.attach()?;
+            links.push(program.take_link(link)?);
+        }
+        self.running.waits = links;
+        self.set_state(&WAITS, &ProbeState::Attached);
+        Ok(())
+    }
+
+    /// Has the files told that wanted processes run and that have no unwind table yet.
+    ///
+    /// # Errors
+    /// If the kernel refuses to go through its mappings.
+    pub fn tell_files(&mut self) -> Result<(), ProgramError> {
+        run(self.program::<Iter>(FILES)?)
+    }
+
+    /// Has those told that wait still.
+    ///
+    /// # Errors
+    /// If the kernel refuses to go through its threads.
+    pub fn tell_waiting(&mut self) -> Result<(), ProgramError> {
+        run(self.program::<Iter>(STILL)?)
+    }
+
+    /// Ends that.
+    pub fn stop_waits(&mut self) {
+        if !std::mem::take(&mut self.running.waits).is_empty() {
+            self.set_state(&WAITS, &ProbeState::Ready);
+        }
+    }
+
+    fn set_state(&mut self, names: &[&str], state: &ProbeState) {
+        for (probe, old) in &mut self.profile_probes {
+            if names.contains(&probe.name) {
+                *old = state.clone();
+            }
+        }
+    }
+
+    fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, ProgramError>
+    where
+        &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
+        self.ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+    }
+}
+
+impl Sampler {
+    /// Says what is sampled, and whose.
+    ///
+    /// # Errors
+    /// If the kernel refuses: more targets than there is room for.
+    pub fn set(&mut self, sampling: &Sampling, targets: &[(Target, u32)]) -> io::Result<()> {
+        for (target, kinds) in targets {
+            self.targets.put(target, kinds)?;
+        }
+        for old in std::mem::take(&mut self.told) {
+            if !targets.iter().any(|(target, _)| *target == old) {
+                self.targets.remove(&old)?;
+            }
+        }
+        self.told = targets.iter().map(|(target, _)| *target).collect();
+        self.sampling.put(&0u32, sampling)
+    }
+
+    /// Says what is known of a file of code.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_file(&self, code: &CodeFile, file: &UnwindFile) -> io::Result<()> {
+        self.files.put(code, file)
+    }
+
+    /// What is known of a file was wrong or took too much room.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget_file(&self, code: &CodeFile) -> io::Result<()> {
+        self.files.remove(code)?;
+        Ok(())
+    }
+
+    /// Writes rows of an unwind table.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write_rows(&self, first: u32, rows: &[u64]) -> io::Result<()> {
+        self.rows.put_range(first, rows)
+    }
+
+    /// Writes the pages of one.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn write_pages(&self, first: u32, pages: &[u32]) -> io::Result<()> {
+        self.pages.put_range(first, pages)
+    }
+
+    /// When each file was last used, in clock ticks of the walker; for deciding which one has to go.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn files(&mut self) -> io::Result<Vec<(CodeFile, UnwindFile)>> {
+        let mut files = Vec::new();
+        self.files.visit(u32::MAX, |key, value| {
+            files.extend(steth_probes::record::read(key).zip(steth_probes::record::read(value)));
+        })?;
+        Ok(files)
+    }
+}

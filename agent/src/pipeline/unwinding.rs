@@ -1,0 +1,343 @@
+//! Unwind tables for the files that samples were taken in: made on a thread of its own, put into the kernel's maps as far as
+//! there is room. Also walks, from outside, the stacks of threads that sleep through the end of a profile.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
+
+use steth_probes::{
+    profile::{UnwindFile, VDSO},
+    tls::CodeFile,
+    unwind::{MAX_SLOT, Table},
+};
+
+use crate::{
+    kernel::sampling::Sampler,
+    model::sample::{NoTable, Sample},
+    profile::{
+        code::{Code, CodeTable},
+        mappings::{Backing, Mappings},
+        room::Room,
+        unwind::{FileTable, Identity, cache::Cache, elf, host},
+    },
+};
+
+/// Where debug files are installed.
+const DEBUG_FOLDER: &str = "/usr/lib/debug";
+/// Tables on disk.
+const CACHE_BYTES: u64 = 64 << 20;
+/// Tables that may wait to be made; further files stay without one until they are met again.
+const WAITING: usize = 256;
+/// Threads of which stacks are walked from outside.
+const MOST_STILL: usize = 10_000;
+
+/// What the thread is asked for.
+enum Work {
+    Build { told: NoTable, code: Option<Arc<Code>> },
+    Walk(Vec<Sample>),
+}
+
+/// What it has done.
+enum Done {
+    Built { told: NoTable, table: Option<Arc<FileTable>> },
+    Walked(Vec<Sample>, Vec<(u32, Arc<Code>)>),
+}
+
+/// A table in the kernel's maps, and who uses it.
+#[derive(Debug)]
+struct Placed {
+    table: Table,
+    files: Vec<CodeFile>,
+}
+
+/// Tables and who makes them.
+pub struct Unwinding {
+    work: mpsc::SyncSender<Work>,
+    done: mpsc::Receiver<Done>,
+    codes: Arc<Mutex<CodeTable>>,
+    rows: Room,
+    pages: Room,
+    placed: HashMap<Identity, Placed>,
+    /// Work that was asked for and is not done.
+    under_way: usize,
+}
+
+/// What became of work.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Files by their slots; none for one that cannot be opened.
+    pub files: Vec<(u32, Option<Arc<Code>>)>,
+    /// Samples of threads that wait still, with their stacks.
+    pub walked: Vec<Sample>,
+}
+
+impl Unwinding {
+    /// Starts the thread. There is room for this many rows.
+    ///
+    /// # Errors
+    /// If no thread can be made.
+    pub fn start(rows: u32, codes: Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> io::Result<Self> {
+        let (work, asked) = mpsc::sync_channel(WAITING);
+        let (tell, done) = mpsc::channel();
+        let worker = Worker { cache: cache.and_then(open_cache), codes: Arc::clone(&codes), known: HashMap::new() };
+        thread::Builder::new().name("steth-unwind".into()).spawn(move || worker.run(&asked, &tell))?;
+        Ok(Self {
+            work,
+            done,
+            codes,
+            rows: Room::new(rows),
+            pages: Room::new(rows / 8),
+            placed: HashMap::new(),
+            under_way: 0,
+        })
+    }
+
+    /// Opens the files that were met, while their processes live, and asks for their tables.
+    pub fn met(&mut self, told: Vec<NoTable>, sampler: &Sampler, news: &mut News) {
+        let mut processes: HashMap<u32, Option<Mappings>> = HashMap::new();
+        for told in told {
+            let mappings = processes
+                .entry(told.pid)
+                .or_insert_with(|| Mappings::read(Path::new("/proc"), told.pid, &self.codes).ok());
+            let area = mappings.as_ref().and_then(|mappings| mappings.area(told.start));
+            let code = match area.map(|area| &area.backing) {
+                Some(Backing::File(code)) => Some(Arc::clone(code)),
+                _ if told.file.device == VDSO => None,
+                // Another process may show it; it then has another slot.
+                _ => {
+                    let _ = sampler.forget_file(&told.file);
+                    news.files.push((told.slot, None));
+                    continue;
+                }
+            };
+            news.files.push((told.slot, code.clone()));
+            match self.work.try_send(Work::Build { told, code }) {
+                Ok(()) => self.under_way += 1,
+                Err(_) => _ = sampler.forget_file(&told.file),
+            }
+        }
+    }
+
+    /// Asks for the stacks of threads that wait still, whose registers the samples have.
+    pub fn walk(&mut self, mut still: Vec<Sample>) {
+        still.truncate(MOST_STILL);
+        if !still.is_empty() && self.work.try_send(Work::Walk(still)).is_ok() {
+            self.under_way += 1;
+        }
+    }
+
+    /// Whether something is under way.
+    pub fn is_busy(&self) -> bool {
+        self.under_way > 0
+    }
+
+    /// Takes over what is done.
+    pub fn take(&mut self, sampler: &mut Sampler, news: &mut News) {
+        while let Ok(done) = self.done.try_recv() {
+            self.under_way -= 1;
+            match done {
+                Done::Built { told, table } => {
+                    if let Some(table) = table
+                        && let Err(error) = self.place(sampler, &told, &table)
+                    {
+                        tracing::warn!("an unwind table finds no room: {error}");
+                    }
+                }
+                Done::Walked(samples, files) => {
+                    news.walked.extend(samples);
+                    news.files.extend(files.into_iter().map(|(slot, code)| (slot, Some(code))));
+                }
+            }
+        }
+    }
+
+    /// Puts a table into the kernel's maps.
+    fn place(&mut self, sampler: &mut Sampler, told: &NoTable, file: &FileTable) -> io::Result<()> {
+        if file.rows.is_empty() {
+            return Ok(());
+        }
+        let table = match self.placed.get_mut(&file.identity) {
+            Some(placed) => {
+                if !placed.files.contains(&told.file) {
+                    placed.files.push(told.file);
+                }
+                placed.table
+            }
+            None => {
+                let (rows, pages) = (file.rows.len() as u32, file.pages.len() as u32);
+                let (rows_at, pages_at) = self.make_room(sampler, rows, pages)?;
+                let raw: Vec<u64> = file.rows.iter().map(|row| row.0).collect();
+                sampler.write_rows(rows_at, &raw)?;
+                sampler.write_pages(pages_at, &file.pages)?;
+                let table = file.placed(pages_at, rows_at);
+                self.placed.insert(file.identity.clone(), Placed { table, files: vec![told.file] });
+                table
+            }
+        };
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let used_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        sampler.set_file(&told.file, &UnwindFile { used_ns, table, slot: told.slot, _pad: 0 })
+    }
+
+    /// Room for a table; who was not used longest gives way.
+    fn make_room(&mut self, sampler: &mut Sampler, rows: u32, pages: u32) -> io::Result<(u32, u32)> {
+        let mut oldest_first = None;
+        loop {
+            if let Some(rows_at) = self.rows.take(rows) {
+                if let Some(pages_at) = self.pages.take(pages) {
+                    return Ok((rows_at, pages_at));
+                }
+                self.rows.give(rows_at, rows);
+            }
+            let queue = match &mut oldest_first {
+                Some(queue) => queue,
+                none => none.insert(self.by_age(sampler)?),
+            };
+            let Some(identity) = queue.pop() else {
+                return Err(io::Error::other(format!("it has {rows} rows; see `profile.memory`")));
+            };
+            if let Some(old) = self.placed.remove(&identity) {
+                for file in &old.files {
+                    sampler.forget_file(file)?;
+                }
+                self.rows.give(old.table.rows_at, old.table.row_count);
+                self.pages.give(old.table.pages_at, old.table.page_count + 1);
+            }
+        }
+    }
+
+    /// The tables that are there, the one that was not used longest last.
+    fn by_age(&self, sampler: &mut Sampler) -> io::Result<Vec<Identity>> {
+        let used: HashMap<CodeFile, u64> =
+            sampler.files()?.into_iter().map(|(code, file)| (code, file.used_ns)).collect();
+        let last_use = |placed: &Placed| placed.files.iter().filter_map(|file| used.get(file)).copied().max();
+        let mut ages: Vec<_> =
+            self.placed.iter().map(|(identity, placed)| (last_use(placed), identity.clone())).collect();
+        ages.sort_by(|(a, _), (b, _)| b.cmp(a));
+        Ok(ages.into_iter().map(|(_, identity)| identity).collect())
+    }
+}
+
+fn open_cache(folder: PathBuf) -> Option<Cache> {
+    match Cache::open(&folder, CACHE_BYTES) {
+        Ok(cache) => Some(cache),
+        Err(error) => {
+            tracing::info!("unwind tables are not kept in {}: {error}", folder.display());
+            None
+        }
+    }
+}
+
+/// What runs on the thread.
+struct Worker {
+    cache: Option<Cache>,
+    codes: Arc<Mutex<CodeTable>>,
+    /// Of the walk under way.
+    known: HashMap<u64, Option<Arc<FileTable>>>,
+}
+
+impl Worker {
+    fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>) {
+        while let Ok(work) = asked.recv() {
+            let done = match work {
+                Work::Build { told, code } => {
+                    let table = match &code {
+                        Some(code) => self.table(code),
+                        None => vdso(told.pid, told.start),
+                    };
+                    Done::Built { told, table: table.map(Arc::new) }
+                }
+                Work::Walk(samples) => {
+                    let (samples, files) = self.walk(samples);
+                    self.known.clear();
+                    Done::Walked(samples, files)
+                }
+            };
+            if tell.send(done).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn table(&self, code: &Code) -> Option<FileTable> {
+        let made = || -> Result<FileTable, elf::Unfit> {
+            let file = elf::CodeFile::of(code.file()?.try_clone()?)?;
+            if let Some(table) = self.cache.as_ref().and_then(|cache| cache.get(file.identity())) {
+                return Ok(table);
+            }
+            let path = code.place().root.join(code.place().path.strip_prefix("/").unwrap_or(&code.place().path));
+            let table = file.table(Some(&path), Path::new(DEBUG_FOLDER))?;
+            if let Some(cache) = &self.cache
+                && let Err(error) = cache.put(&table)
+            {
+                tracing::debug!("an unwind table is not kept: {error}");
+            }
+            Ok(table)
+        };
+        made().inspect_err(|error| tracing::debug!("{} has no unwind table: {error}", code.name())).ok()
+    }
+
+    fn walk(&mut self, mut samples: Vec<Sample>) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
+        let mut files: HashMap<u64, (u32, Arc<Code>)> = HashMap::new();
+        samples.sort_by_key(|sample| sample.pid);
+        let mut process: Option<(u32, Vec<host::Code>)> = None;
+        for sample in &mut samples {
+            if process.as_ref().is_none_or(|(pid, _)| *pid != sample.pid) {
+                process = self.process(sample.pid, &mut files).map(|code| (sample.pid, code));
+            }
+            let registers = std::mem::take(&mut sample.user);
+            // Each with a memory of its own: what one read of it may have changed when the next is looked at.
+            if let (Some((pid, code)), [ip, sp, bp]) = (&process, &*registers)
+                && *pid == sample.pid
+                && let Ok(memory) = &mut host::ProcessMemory::open(Path::new("/proc"), sample.pid)
+            {
+                let registers = host::Registers { ip: *ip, sp: *sp, bp: Some(*bp) };
+                let (frames, stop) = host::walk(registers, code, memory);
+                sample.user = frames.into_iter().map(|frame| frame.0).collect();
+                sample.stop = Some(stop);
+            }
+        }
+        (samples, files.into_values().collect())
+    }
+
+    fn process(&mut self, pid: u32, files: &mut HashMap<u64, (u32, Arc<Code>)>) -> Option<Vec<host::Code>> {
+        let mappings = Mappings::read(Path::new("/proc"), pid, &self.codes).ok()?;
+        let mut all = Vec::new();
+        for area in mappings.areas() {
+            let (content, slot, table) = match &area.backing {
+                Backing::File(code) => {
+                    // From the other end than the kernel, which gives out slots from 1 on.
+                    let next = MAX_SLOT - files.len() as u32;
+                    let slot = files.entry(code.number()).or_insert_with(|| (next, Arc::clone(code))).0;
+                    if !self.known.contains_key(&code.number()) {
+                        let table = self.table(code).map(Arc::new);
+                        self.known.insert(code.number(), table);
+                    }
+                    let name = PathBuf::from(&**code.name());
+                    let content = host::Content::File { path: name.clone(), name };
+                    (content, slot, self.known.get(&code.number()).cloned().flatten())
+                }
+                Backing::Vdso => {
+                    let table = vdso(pid, area.start).map(Arc::new);
+                    (host::Content::Vdso, steth_probes::unwind::VDSO_SLOT, table)
+                }
+                Backing::Closed(_) | Backing::Memory => (host::Content::Anonymous, 0, None),
+            };
+            let region = host::Region { start: area.start, end: area.end, file_offset: area.offset, content };
+            all.push(host::Code::new(&region, slot, table));
+        }
+        Some(all)
+    }
+}
+
+/// The table of the page of code that the kernel maps into each process.
+fn vdso(pid: u32, start: u64) -> Option<FileTable> {
+    let regions = host::regions(Path::new("/proc"), pid).ok()?;
+    let region = regions.iter().find(|region| region.start == start && region.content == host::Content::Vdso)?;
+    let bytes = host::ProcessMemory::open(Path::new("/proc"), pid).ok()?.region(region).ok()?;
+    elf::table_of_bytes(&bytes).ok()
+}

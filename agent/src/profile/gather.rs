@@ -1,0 +1,181 @@
+//! From samples to stacks with weights: puts the parts of a wait together, and adds up what is the same. Knows addresses, not
+//! names.
+
+use std::collections::HashMap;
+
+use steth_probes::{profile::SampleKind, unwind::Stop};
+
+use crate::model::{
+    profile::State,
+    sample::{Request, Sample},
+};
+
+/// Different stacks that one profile holds; what comes beyond is counted under [`Stack::is_rest`].
+const MOST_STACKS: usize = 200_000;
+/// Threads whose waits are only told in part so far.
+const MOST_PENDING: usize = 65_536;
+
+/// One finished sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Which stack.
+    pub stack: Stack,
+    /// What it weighs.
+    pub ns: u64,
+    /// The Postgres request that the thread was busy with.
+    pub request: Option<Request>,
+}
+
+/// A stack by its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Stack {
+    /// Whether the thread ran or waited.
+    pub state: State,
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Its name.
+    pub thread: [u8; 16],
+    /// Number of its service.
+    pub service: u32,
+    /// Frames of the kernel, the innermost first.
+    pub kernel: Box<[u64]>,
+    /// Frames of the process, the innermost first.
+    pub user: Box<[u64]>,
+    /// Why there are no more.
+    pub stop: Option<Stop>,
+}
+
+impl Stack {
+    /// Stands for all stacks that there was no room for.
+    fn rest(state: State) -> Self {
+        let none: Box<[u64]> = Box::default();
+        Self { state, pid: 0, tid: 0, thread: [0; 16], service: 0, kernel: none.clone(), user: none, stop: None }
+    }
+
+    /// Whether it stands for those that there was no room for.
+    pub fn is_rest(&self) -> bool {
+        self.pid == 0 && self.kernel.is_empty() && self.user.is_empty()
+    }
+
+    fn of(sample: &Sample, state: State) -> Self {
+        Self {
+            state,
+            pid: sample.pid,
+            tid: sample.tid,
+            thread: sample.thread,
+            service: sample.service,
+            kernel: sample.kernel.clone(),
+            user: sample.user.clone(),
+            stop: sample.stop,
+        }
+    }
+}
+
+/// Puts the parts of waits together.
+#[derive(Debug, Default)]
+pub struct Joiner {
+    /// Waits in a system call that has not returned yet, by thread.
+    in_call: HashMap<u32, Vec<Sample>>,
+    /// Threads that left outside of a call, and are not back yet.
+    left: HashMap<u32, Sample>,
+}
+
+impl Joiner {
+    /// Takes a record; hands over what is finished by it.
+    pub fn take(&mut self, sample: Sample, finished: &mut Vec<Taken>) {
+        match sample.kind {
+            SampleKind::Always | SampleKind::Demand => finished.push(on_cpu(&sample)),
+            SampleKind::WaitInCall => {
+                if self.in_call.len() >= MOST_PENDING {
+                    self.flush(finished);
+                }
+                self.in_call.entry(sample.tid).or_default().push(sample);
+            }
+            SampleKind::CallReturns => {
+                for wait in self.in_call.remove(&sample.tid).unwrap_or_default() {
+                    finished.push(joined(wait.weight_ns, &wait, &sample));
+                }
+            }
+            SampleKind::Leaves => {
+                if self.left.len() >= MOST_PENDING {
+                    self.left.clear();
+                }
+                self.left.insert(sample.tid, sample);
+            }
+            SampleKind::Back => {
+                let left = self.left.remove(&sample.tid);
+                finished.push(joined(sample.weight_ns, &sample, left.as_ref().unwrap_or(&sample)));
+            }
+            SampleKind::WaitBefore | SampleKind::Still => finished.push(joined(sample.weight_ns, &sample, &sample)),
+            SampleKind::NoTable => {}
+        }
+    }
+
+    /// Hands over waits whose system call did not return: the process' part of their stacks is missing.
+    pub fn flush(&mut self, finished: &mut Vec<Taken>) {
+        for wait in self.in_call.drain().flat_map(|(_, waits)| waits) {
+            finished.push(joined(wait.weight_ns, &wait, &wait));
+        }
+    }
+}
+
+fn on_cpu(sample: &Sample) -> Taken {
+    Taken { stack: Stack::of(sample, State::OnCpu), ns: sample.weight_ns, request: sample.request }
+}
+
+/// The kernel's part and the request are the wait's, the process' part is that of whoever told it.
+fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
+    let stack = Stack { user: own.user.clone(), stop: own.stop, ..Stack::of(wait, State::OffCpu) };
+    Taken { stack, ns, request: wait.request.or(own.request) }
+}
+
+/// Stacks and what they weigh.
+#[derive(Clone, Debug, Default)]
+pub struct Gathered {
+    stacks: HashMap<(Stack, Option<Request>), Weight>,
+}
+
+/// What a stack weighs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Time.
+    pub ns: u64,
+    /// Samples.
+    pub samples: u64,
+}
+
+impl Gathered {
+    /// Adds a sample. `by_request` keeps those of different requests apart, and not only those of different statements.
+    pub fn add(&mut self, taken: Taken, by_request: bool) {
+        let request = taken.request.map(|request| match by_request {
+            true => request,
+            false => Request { connection: 0, begun_ns: 0, ..request },
+        });
+        let state = taken.stack.state;
+        let key = (taken.stack, request);
+        let weight = if self.stacks.len() < MOST_STACKS || self.stacks.contains_key(&key) {
+            self.stacks.entry(key).or_default()
+        } else {
+            self.stacks.entry((Stack::rest(state), None)).or_default()
+        };
+        weight.ns += taken.ns;
+        weight.samples += 1;
+    }
+
+    /// Keeps only stacks of requests that are wanted.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&Request) -> bool) {
+        self.stacks.retain(|(_, request), _| request.as_ref().is_some_and(&mut wanted));
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Stack, Option<&Request>, Weight)> {
+        self.stacks.iter().map(|((stack, request), weight)| (stack, request.as_ref(), *weight))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.stacks.is_empty()
+    }
+}

@@ -1,0 +1,223 @@
+//! Profiles: what is sampled, and the records that a sample crosses in. Stacks are walked by [`crate::unwind`].
+
+use crate::{cell::kinds, message::Header, record::record, tls::CodeFile, unwind};
+
+/// Frames of the kernel that a sample holds at most: half of what `kernel.perf_event_max_stack` allows.
+pub const KERNEL_FRAMES: usize = 64;
+/// Frames of a sample, with those of the process itself.
+pub const FRAMES: usize = unwind::DEPTH as usize + KERNEL_FRAMES;
+/// Ways of the largest node in the kernel's tree of mappings, less the last: `MAPLE_RANGE64_SLOTS` - 1.
+pub const TREE_PIVOTS: usize = 15;
+/// Stands for the device of the page of code that the kernel maps into each process.
+pub const VDSO: u64 = u64::MAX;
+
+kinds! {
+    /// What a record of the ring of samples tells.
+    pub enum SampleKind {
+        /// A stack on a CPU, taken by the clock that always runs.
+        Always = 1,
+        /// A stack on a CPU, taken by the clock that runs on demand.
+        Demand = 2,
+        /// A wait has ended. The thread's own stack follows when its system call returns.
+        WaitInCall = 3,
+        /// The stack of the thread whose wait was told last.
+        CallReturns = 4,
+        /// A thread is about to leave its CPU, and is in no system call. How long follows.
+        Leaves = 5,
+        /// How long a thread was away that had been told to leave.
+        Back = 6,
+        /// A wait has ended, and nothing more follows: it had begun before samples were taken.
+        WaitBefore = 7,
+        /// Code is run from a file without an unwind table.
+        NoTable = 8,
+        /// A thread waits while sampling ends; the frames of the process are its registers RIP, RSP and RBP.
+        Still = 9,
+    }
+}
+
+impl SampleKind {
+    /// As a bit of [`Sampling::all`] and of what [`Target`]s lead to.
+    pub const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+
+    /// Off-CPU time: the bit of all its kinds.
+    pub const WAITS: u32 = Self::WaitInCall.bit();
+}
+
+/// Which waits of a thread are told, and what each weighs: one in each interval of waiting time, that which goes on at a moment
+/// drawn by lot. So many short waits weigh what they last, whatever the order they come in.
+///
+/// `waited` and `point` are how far the thread has got in the interval under way, and its moment; `draw` gives any number.
+/// Returns what the wait of `ns` weighs, a multiple of the interval; 0 if it is not told.
+#[inline(always)]
+pub fn weigh(ns: u64, interval: u64, waited: &mut u64, point: &mut u64, mut draw: impl FnMut() -> u64) -> u64 {
+    let end = waited.wrapping_add(ns);
+    let Some(passed) = end.checked_div(interval) else { return 0 };
+    let mut told = (*waited <= *point && end > *point) as u64;
+    if passed != 0 {
+        let rest = end.wrapping_sub(passed.wrapping_mul(interval));
+        *point = draw().checked_rem(interval).unwrap_or(0);
+        told = told.wrapping_add(passed - 1).wrapping_add((rest > *point) as u64);
+        *waited = rest;
+    } else {
+        *waited = end;
+    }
+    told.wrapping_mul(interval)
+}
+
+record! {
+    /// What is sampled. Written by the agent.
+    pub struct Sampling {
+        /// Since when off-CPU time is looked at, by the monotonic clock; waits that began before count from here. Changes
+        /// with whatever else changes.
+        pub epoch_ns: u64,
+        /// Off-CPU time of a thread that a stack is told for.
+        pub interval_ns: u64,
+        /// Time that a sample of the clock which always runs stands for.
+        pub always_ns: u64,
+        /// Time that one of the clock on demand stands for.
+        pub demand_ns: u64,
+        /// Of which kinds samples of all processes are taken: bits of [`SampleKind::bit`].
+        pub all: u32,
+        /// Of which kinds any are taken.
+        pub any: u32,
+    }
+}
+
+record! {
+    /// Whose samples are taken, if not everybody's. Leads to a `u32` of [`SampleKind::bit`]s.
+    #[derive(PartialEq, Eq, Hash)]
+    pub struct Target {
+        /// [`TARGET_PROCESS`] or [`TARGET_SERVICE`].
+        pub what: u32,
+        /// The process' or service's number.
+        pub number: u32,
+    }
+}
+
+/// A process.
+pub const TARGET_PROCESS: u32 = 1;
+/// A service.
+pub const TARGET_SERVICE: u32 = 2;
+
+record! {
+    /// A stack. The frames follow: those of the kernel as addresses, then those of the process, each as
+    /// [`crate::unwind::FrameWord`]; in both the innermost comes first.
+    pub struct Sample {
+        /// Head; its kind is a [`SampleKind`], its text the frames.
+        pub header: Header,
+        /// What it weighs: time in nanoseconds. 0 for the kinds that follow from or are followed by another one.
+        pub weight_ns: u64,
+        /// The Postgres connection of the request that the thread served or waited for; 0 if none.
+        pub connection: u64,
+        /// When that request began, by the monotonic clock.
+        pub request_ns: u64,
+        /// The thread's name, zero-filled.
+        pub thread: [u8; 16],
+        /// The process.
+        pub pid: u32,
+        /// The thread.
+        pub tid: u32,
+        /// Its service.
+        pub service: u32,
+        /// The statement of the request.
+        pub statement: u32,
+        /// Frames of the kernel.
+        pub kernel_frames: u16,
+        /// Frames of the process.
+        pub user_frames: u16,
+        /// Why the walk ended: a [`crate::unwind::Stop`].
+        pub stop: u8,
+        /// A [`crate::cell::Role`]: at which end of the connection the thread is.
+        pub role: u8,
+        /// Spare.
+        pub _pad: [u8; 2],
+        /// Time that the walk took, in nanoseconds.
+        pub walk_ns: u32,
+        /// System call that the thread is in, or [`NO_CALL`].
+        pub call: u32,
+    }
+}
+
+/// Stands for a system call's number: the thread is in none.
+pub const NO_CALL: u32 = u32::MAX;
+
+record! {
+    /// What the kernel programs know of a file of code.
+    pub struct UnwindFile {
+        /// When a walk last came by, by the monotonic clock.
+        pub used_ns: u64,
+        /// Its table; without pages as long as there is none.
+        pub table: unwind::Table,
+        /// What stands for it in frames; given out in the kernel.
+        pub slot: u32,
+        /// Spare.
+        pub _pad: u32,
+    }
+}
+
+record! {
+    /// Code is run from a file that has no unwind table yet.
+    pub struct NoTable {
+        /// Head.
+        pub header: Header,
+        /// The file.
+        pub file: CodeFile,
+        /// Where the code lies in the process.
+        pub start: u64,
+        /// Where it ends.
+        pub end: u64,
+        /// Where in the file that begins, in bytes.
+        pub offset: u64,
+        /// The process.
+        pub pid: u32,
+        /// What stands for the file in frames.
+        pub slot: u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::weigh;
+
+    /// Numbers by lot, the same in each run.
+    fn lot(seed: &mut u64) -> u64 {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        *seed >> 11
+    }
+
+    #[test]
+    fn each_kind_of_wait_weighs_what_it_lasts_in_any_order() {
+        // Far shorter than the interval, longer, and of a common length with it.
+        let waits = [6_000, 17_000, 100, 1_900, 10_000, 25_000];
+        let (mut waited, mut point, mut seed) = (0, 3_000, 88_172_645_463_325_252);
+        let mut weights = [0; 6];
+        let rounds = 40_000;
+        for _ in 0..rounds {
+            for (weight, ns) in weights.iter_mut().zip(waits) {
+                *weight += weigh(ns, 10_000, &mut waited, &mut point, || lot(&mut seed));
+            }
+        }
+        for (weight, ns) in weights.into_iter().zip(waits) {
+            let mean = weight as f64 / f64::from(rounds);
+            let off = (mean - ns as f64).abs();
+            assert!(off < 100.0 + ns as f64 / 100.0, "{ns} weighs {mean}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_together_weigh_what_they_last(waits in prop::collection::vec(0u64..100_000, 1..200), mut seed: u64) {
+            seed |= 1;
+            let (mut waited, mut point) = (0, 5_000);
+            let told: u64 =
+                waits.iter().map(|ns| weigh(*ns, 10_000, &mut waited, &mut point, || lot(&mut seed))).sum();
+            prop_assert!(told.abs_diff(waits.iter().sum()) <= 10_000);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Profiles against what programs know of themselves: which part of their time went where, and that stacks are whole.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use steth_tests::{
+    agent::{Agent, Options},
+    flame::{Flame, Folded, Line, flame},
+    need_postgres,
+    pgwire::Session,
+    postgres::Postgres,
+    programs::{LIBRARY, Program, TWO_PATHS, WAITS, said_number},
+    wait,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+/// Without frame pointers; the most that the compiler does.
+const BARE: &[&str] = &["-O2", "-fomit-frame-pointer", "-g"];
+const FRAMED: &[&str] = &["-O2", "-fno-omit-frame-pointer", "-g"];
+
+/// The parts that the program says its paths took, of all, and those that the profile has.
+fn compare(folded: &Folded, said: &str) -> String {
+    let all = said_number(said, "all").unwrap() as f64;
+    let mut told = String::new();
+    for (key, frame) in [("left", "left5"), ("right", "right5"), ("down", "down"), ("handler", "handler_works")] {
+        let truth = said_number(said, key).unwrap() as f64 / all;
+        let share = folded.share(frame);
+        told += &format!("{key}: {truth:.3} of its time, {share:.3} of the profile\n");
+        assert!((truth - share).abs() < 0.03, "{told}");
+    }
+    told
+}
+
+/// Of the whole run of a program, and what it said.
+fn profile_of(program: &Program, arguments: &[&str], options: &[&str]) -> (Folded, String) {
+    let mut process = program.start(arguments).unwrap();
+    let child = arguments.contains(&"fork").then(|| {
+        let pid = |line: &str| line.strip_prefix("pid=").map(str::to_owned);
+        process.wait_for_line("its child", SOON, pid).unwrap()
+    });
+    process.wait_for_line("that it is ready", SOON, |line| line.contains("ready").then_some(())).unwrap();
+    let pid = child.unwrap_or_else(|| process.id().to_string());
+    let flame = Flame::begin(&[&["-p", &pid, "-d", "60s"], options].concat()).unwrap();
+    process.say("go").unwrap();
+    process.wait(SOON).unwrap();
+    (flame.end(true).unwrap(), process.log())
+}
+
+#[test]
+fn shares_are_right_and_stacks_whole_with_and_without_frame_pointers() {
+    for flags in [BARE, FRAMED] {
+        let program = Program::build_with("paths", TWO_PATHS, flags).unwrap();
+        for arguments in [&["3", "1"][..], &["3", "1", "signal"], &["3", "1", "fork"], &["3", "12"]] {
+            let (folded, said) = profile_of(&program, arguments, &["-F", "997"]);
+            let told = compare(&folded, &said);
+            let whole = folded.whole();
+            assert!(whole >= 0.995, "{flags:?} {arguments:?}: {whole} of the stacks are whole\n{told}");
+            let deep = folded.only(|line| line.frames.iter().any(|frame| frame == "down"));
+            let full = deep.only(|line| line.frames.iter().filter(|frame| *frame == "down").count() >= 200);
+            // What is taken on the way down and up has fewer.
+            assert!(full.ns() * 10 >= deep.ns() * 9, "{flags:?} {arguments:?}: deep stacks are cut");
+        }
+    }
+}
+
+#[test]
+fn a_library_that_is_opened_later_is_followed() {
+    let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();
+    let source = program.folder().join("library.c");
+    let library = program.folder().join("libthrough.so");
+    std::fs::write(&source, LIBRARY).unwrap();
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-fomit-frame-pointer", "-shared", "-fPIC", "-o"]).args([&library, &source]);
+    assert!(gcc.status().unwrap().success());
+    let (folded, said) = profile_of(&program, &["3", "1", "library", library.to_str().unwrap()], &["-F", "997"]);
+    let told = compare(&folded, &said);
+    let through = folded.share("through_library");
+    assert!((through - folded.share("left9")).abs() < 0.01, "{through}\n{told}");
+    assert!(folded.whole() >= 0.995);
+}
+
+#[test]
+fn waits_weigh_what_they_last_also_on_the_move() {
+    let program = Program::build_with("waits", WAITS, BARE).unwrap();
+    let (folded, said) = profile_of(&program, &["4"], &["--off-cpu", "-F", "997"]);
+    let is_of_main =
+        |line: &Line| line.frames.iter().any(|it| it == "main") && !line.frames.iter().any(|it| it == "getchar");
+    let main = folded.only(is_of_main);
+    let number = |key: &str| said_number(&said, key).unwrap() as f64;
+    let truth = number("wall") - number("cpu");
+    let told: String = ["sleeps", "naps", "reads_pipe", "takes_lock", "works"]
+        .map(|key| format!("{key}: {:.3} s, profile {:.3} s\n", number(key) / 1e9, main.with(key) as f64 / 1e9))
+        .concat();
+    let missing = (truth - main.ns() as f64) / truth;
+    let told = format!("{told}all: {:.3} s, profile {:.3} s", truth / 1e9, main.ns() as f64 / 1e9);
+    // Before the program was told to begin it waited for that.
+    assert!(missing.abs() < 0.02, "{told}");
+    for key in ["sleeps", "naps", "reads_pipe", "takes_lock"] {
+        let (truth, share) = (number(key) / truth, main.share(key));
+        assert!((truth - share).abs() < 0.03, "{key}: {truth:.3}, profile {share:.3}\n{told}");
+    }
+    assert!(main.whole() >= 0.995, "{told}");
+}
+
+#[test]
+fn who_sleeps_through_the_whole_profile_is_in_it() {
+    let mut sleeper = steth_tests::process::command("sleep", None);
+    sleeper.arg("100");
+    let process = steth_tests::process::Process::start("sleep", sleeper).unwrap();
+    let flame = Flame::begin(&["-p", &process.id().to_string(), "-d", "1s", "--wall"]).unwrap();
+    let begun = Instant::now();
+    let folded = flame.end(false).unwrap();
+    // From the samples' end to that of the program names are found.
+    let (waited, most) = (folded.ns() as f64 / 1e9, begun.elapsed().as_secs_f64() + 0.1);
+    assert!((0.98..most).contains(&waited), "{waited} s: {folded:#?}");
+    assert!(folded.0.iter().all(|line| line.frames.iter().any(|it| it == "__libc_start_call_main")), "{folded:#?}");
+}
+
+/// The name of the server's service, as the agent tells it, and the fingerprint of a statement with this text.
+fn server(agent: &Agent, database: &str, text: &str) -> (String, String) {
+    let path = format!("/api/v1/postgres/queries?role=server&database={database}&limit=100");
+    let found = wait::poll(&format!("a statement with {text}"), SOON, || {
+        let answer = agent.get_json(&path)?;
+        let all = answer["queries"].as_array().unwrap();
+        let has_text = |it: &&Value| it["statement"].as_str().is_some_and(|statement| statement.contains(text));
+        Ok(all.iter().find(has_text).cloned())
+    });
+    let found = found.unwrap();
+    (found["service"].as_str().unwrap().into(), found["query"].as_str().unwrap().into())
+}
+
+/// Two sessions that ask one thing each, again and again, until this is dropped.
+struct Load(Arc<AtomicBool>, Vec<JoinHandle<()>>);
+
+impl Load {
+    fn begin(postgres: &Postgres, database: &str, statements: &[&'static str]) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let work = |statement: &'static str| {
+            let (mut session, over) = (Session::open(postgres, database).unwrap(), Arc::clone(&over));
+            session.query(statement).unwrap();
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    session.query(statement).unwrap();
+                }
+            })
+        };
+        let threads = statements.iter().map(|statement| work(statement)).collect();
+        Self(over, threads)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+const HASHES: &str = "select sum(length(md5(i::text))) from generate_series(1, 20000) i";
+const SORTS: &str = "select count(*) from (select i from generate_series(1, 20000) i order by random()) sorted";
+
+#[test]
+fn the_stacks_of_a_database_are_whole_and_each_query_has_its_own() {
+    need_postgres!();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let load = Load::begin(&postgres, &database, &[HASHES, SORTS]);
+    let (service, hashes) = server(&agent, &database, "md5");
+    let (_, sorts) = server(&agent, &database, "random");
+    let through = ["--agent", agent.address()];
+    for kind in [&[][..], &["--off-cpu"]] {
+        let folded = flame(&[&through[..], &["--service", &service, "-d", "2s", "-F", "499"], kind].concat()).unwrap();
+        let whole = folded.whole();
+        assert!(folded.ns() > 0 && whole >= 0.995, "{kind:?}: {whole}");
+    }
+    let is_hash = |frame: &String| frame.contains("md5");
+    let is_sort = |frame: &String| frame.contains("tuplesort") || frame.contains("drandom");
+    for (query, own, other) in [
+        (&hashes, &is_hash as &dyn Fn(&String) -> bool, &is_sort as &dyn Fn(&String) -> bool),
+        (&sorts, &is_sort, &is_hash),
+    ] {
+        let folded = flame(&[&through[..], &["--query", query, "-d", "2s", "-F", "499"]].concat()).unwrap();
+        let own = folded.only(|line| line.frames.iter().any(own)).ns() as f64 / folded.ns() as f64;
+        let other = folded.only(|line| line.frames.iter().any(other)).ns() as f64 / folded.ns() as f64;
+        assert!(own > 0.3 && other < 0.05, "{query}: {own} its own, {other} the other's");
+    }
+    drop(load);
+}
+
+#[test]
+fn the_profile_of_slow_requests_holds_no_others() {
+    need_postgres!();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let slow = "select sum(length(md5(i::text))) from generate_series(1, 400000) i";
+    let load = Load::begin(&postgres, &database, &[slow, "select count(*) from generate_series(1, 2000)"]);
+    let through = ["--agent", agent.address(), "-d", "3s", "-F", "997"];
+    let (_, query) = server(&agent, &database, "md5");
+    let slow = flame(&[&through[..], &["--slow", "100ms"]].concat()).unwrap();
+    let own = flame(&[&through[..], &["--query", &query]].concat()).unwrap();
+    drop(load);
+    let hashing = |folded: &Folded| {
+        let hashes = folded.only(|line| line.frames.iter().any(|frame| frame.contains("md5")));
+        hashes.ns() as f64 / folded.ns() as f64
+    };
+    // Samples of the other statement, which never hashes and runs as long, would halve its share.
+    let (slow, own) = (hashing(&slow), hashing(&own));
+    assert!(own > 0.3 && (slow - own).abs() < 0.05, "{slow} of the slow requests hash, {own} of that statement");
+}
