@@ -16,6 +16,7 @@ use framehop::{
 };
 use object::{Object as _, ObjectSection as _};
 use steth::profile::unwind::{
+    Gap,
     elf::{CodeFile, table_of_bytes},
     host::{self, Code, Content, Memory as _, ProcessMemory, Region, Registers},
 };
@@ -234,4 +235,31 @@ fn stacks_within_the_dynamic_linkers_resolver_end_there_and_say_so() {
 fn is_trap(traced: &Traced) -> bool {
     let mut memory = ProcessMemory::open(Path::new("/proc"), traced.0.id()).unwrap();
     memory.word(traced.registers().ip - 1).is_some_and(|word| word & 0xff == 0xcc)
+}
+
+#[test]
+fn a_file_without_unwind_information_has_that_of_its_debug_file() {
+    steth_tests::need_program!("gcc", "objcopy", "strip");
+    let folder = tempfile::tempdir().unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(
+            Command::new(program).args(arguments).current_dir(folder.path()).status().unwrap().success(),
+            "{program}"
+        );
+    };
+    std::fs::write(folder.path().join("a.c"), "int g(int); int f(int a) { return g(a + 1) + 1; }").unwrap();
+    let no_tables = ["-fno-asynchronous-unwind-tables", "-fno-unwind-tables"];
+    run("gcc", &[&["-O2", "-g", "-shared", "-nostdlib", "-fPIC", "a.c", "-o", "a.so"], &no_tables[..]].concat());
+    let table = || {
+        let path = folder.path().join("a.so");
+        CodeFile::open(&path).unwrap().table(Some(&path), &folder.path().join("none")).unwrap()
+    };
+    let whole = table();
+    assert!(whole.rows.len() > 3, "{whole:?}");
+    run("objcopy", &["--only-keep-debug", "a.so", "a.debug"]);
+    run("strip", &["--strip-all", "a.so"]);
+    let stripped = table();
+    assert_eq!((stripped.rows.len(), stripped.gaps.as_slice()), (0, [Gap::Nothing].as_slice()));
+    run("objcopy", &["--add-gnu-debuglink=a.debug", "a.so"]);
+    assert_eq!(table(), whole);
 }
