@@ -85,7 +85,7 @@ impl CodeFile {
     pub fn of(file: File) -> Result<Self, Unfit> {
         let (identity, code) = {
             let cache = ReadCache::new(&file);
-            let image = Image::of(Bounded(&cache))?;
+            let image = Image::of_program(Bounded(&cache))?;
             let identity = match image.build_id() {
                 Some(build_id) => Identity::BuildId(build_id),
                 None => hash(&image.code, |at, bytes| file.read_exact_at(bytes, at))?,
@@ -112,7 +112,7 @@ impl CodeFile {
     /// If its headers have become unreadable since.
     pub fn table(&self, path: Option<&Path>, debug_folder: &Path) -> Result<FileTable, Unfit> {
         let cache = ReadCache::new(&self.file);
-        let image = Image::of(Bounded(&cache))?;
+        let image = Image::of_program(Bounded(&cache))?;
         let mut rows = Rows::new();
         let mut unread = image.add_to(&mut rows);
         if unread == Some(Gap::Nothing) {
@@ -131,7 +131,7 @@ impl CodeFile {
 /// # Errors
 /// See [`Unfit`].
 pub fn table_of_bytes(bytes: &[u8]) -> Result<FileTable, Unfit> {
-    let image = Image::of(bytes)?;
+    let image = Image::of_program(bytes)?;
     let identity = match image.build_id() {
         Some(build_id) => Identity::BuildId(build_id),
         None => hash(&image.code, |at, part| {
@@ -169,11 +169,14 @@ impl<'data, R: ReadRef<'data>> Image<'data, R> {
         let code = segments
             .iter()
             .filter(|segment| segment.p_type(ENDIAN) == elf::PT_LOAD && segment.p_flags(ENDIAN) & elf::PF_X != 0);
-        let code: Vec<_> = code.take(MAX_RANGES).map(range).filter(|range| range.size > 0).collect();
-        if code.is_empty() {
-            return Err(Unfit::NoCode);
-        }
+        let code = code.take(MAX_RANGES).map(range).collect();
         Ok(Self { data, segments, sections, code })
+    }
+
+    /// The headers of a file that can be run; a debug file's say where its program's code is and have none.
+    fn of_program(data: R) -> Result<Self, Unfit> {
+        let image = Self::of(data)?;
+        if image.code.iter().all(|range| range.size == 0) { Err(Unfit::NoCode) } else { Ok(image) }
     }
 
     fn build_id(&self) -> Option<Vec<u8>> {

@@ -33,6 +33,8 @@ pub struct Registers {
     pub sp: u64,
     /// RBP, where that is known.
     pub bp: Option<u64>,
+    /// Registers 0 to 15 as DWARF numbers them, where they are known; some hand-written code is left by them.
+    pub others: Option<[u64; 16]>,
 }
 
 /// Registers of a thread that waits in the kernel, as `/proc/PID/task/TID/syscall` tells them. RBP is not there: frames whose
@@ -46,7 +48,7 @@ pub fn waiting_thread(proc: &Path, pid: u32, tid: u32) -> io::Result<Registers> 
     let mut words = text.split_whitespace().rev();
     let mut number = || u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok();
     match (number(), number()) {
-        (Some(ip), Some(sp)) => Ok(Registers { ip, sp, bp: None }),
+        (Some(ip), Some(sp)) => Ok(Registers { ip, sp, bp: None, others: None }),
         _ => Err(io::Error::new(io::ErrorKind::WouldBlock, "the thread is running")),
     }
 }
@@ -226,7 +228,7 @@ impl Code {
 pub fn walk(registers: Registers, code: &[Code], memory: &mut impl Memory) -> (Vec<FrameWord>, Stop) {
     let mut walk = Walk::zeroed();
     walk.begin(registers.ip, registers.sp, registers.bp);
-    let mut world = Host { code, memory, table: None };
+    let mut world = Host { code, memory, others: registers.others, table: None };
     let mut frames = Vec::with_capacity(DEPTH as usize);
     loop {
         let outcome = walk.step(&mut world);
@@ -243,6 +245,7 @@ pub fn walk(registers: Registers, code: &[Code], memory: &mut impl Memory) -> (V
 struct Host<'code, M> {
     code: &'code [Code],
     memory: &'code mut M,
+    others: Option<[u64; 16]>,
     table: Option<&'code FileTable>,
 }
 
@@ -251,8 +254,8 @@ impl<M: Memory> World for Host<'_, M> {
         self.memory.word(address)
     }
 
-    fn register(&mut self, _: u32) -> Option<u64> {
-        None
+    fn register(&mut self, number: u32) -> Option<u64> {
+        self.others?.get(number as usize).copied()
     }
 
     fn page(&mut self, index: u32) -> Option<u32> {

@@ -380,7 +380,7 @@ fn a_waiting_thread_is_walked_from_what_the_kernel_tells_of_it() {
     assert!(frames.len() >= 2, "{frames:?}");
     assert!([Stop::End, Stop::FramePointerLost].contains(&stop), "{stop:?}: {frames:?}");
     assert_eq!(host::waiting_thread(proc, pid, u32::MAX).unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    let nowhere = Registers { ip: 16, sp: 16, bp: None };
+    let nowhere = Registers { ip: 16, sp: 16, bp: None, others: None };
     assert_eq!(host::walk(nowhere, &code, &mut ProcessMemory::open(proc, pid).unwrap()).1, Stop::NotCode);
 }
 
