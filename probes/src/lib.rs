@@ -10,6 +10,7 @@ pub mod limits;
 pub mod message;
 pub mod offsets;
 pub mod postgres;
+pub mod python;
 pub mod record;
 pub mod shape;
 pub mod socket;

@@ -2,4 +2,5 @@
 
 pub mod code;
 pub mod mappings;
+pub mod python;
 pub mod symbols;
