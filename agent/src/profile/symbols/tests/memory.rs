@@ -26,7 +26,7 @@ fn what_was_not_asked_for_longest_is_forgotten_first() {
 fn files_are_let_go_when_the_budget_is_used_up() {
     let built = build(&["-g"]);
     let range = function(&built.program, "outermost");
-    let limits = Limits { loaded_bytes: 100_000, names_bytes: 10_000, ..Limits::default() };
+    let limits = Limits { loaded_bytes: 150_000, names_bytes: 10_000, ..Limits::default() };
     let mut resolver = Resolver::new(limits, table());
     let held: Vec<u64> = (0..20)
         .map(|_| {
@@ -34,7 +34,7 @@ fn files_are_let_go_when_the_budget_is_used_up() {
             resolver.held_bytes()
         })
         .collect();
-    assert!(held.iter().all(|held| *held < 120_000), "{held:?}");
+    assert!(held.iter().all(|held| *held < 170_000), "{held:?}");
     assert!(held[0] > 10_000, "{held:?}");
 }
 
