@@ -11,6 +11,7 @@ pub mod message;
 pub mod offsets;
 pub mod postgres;
 pub mod profile;
+pub mod python;
 pub mod record;
 pub mod shape;
 pub mod socket;

@@ -7,7 +7,7 @@ use object::{
     LittleEndian as LE,
     elf::{
         ELFCLASS64, ELFDATA2LSB, ELFMAG, FileHeader64, NT_GNU_BUILD_ID, PF_X, PT_LOAD, ProgramHeader64, SHF_COMPRESSED,
-        SHT_NOBITS, SectionHeader64,
+        SHN_UNDEF, SHT_NOBITS, SectionHeader64, Sym64,
     },
     pod,
 };
@@ -17,6 +17,8 @@ use thiserror::Error;
 const HEADERS: u64 = 100_000;
 /// Bytes of sections' names that are looked at.
 const NAME_BYTES: u64 = 1 << 20;
+/// Bytes of a table of symbols that is searched for one.
+const SYMBOL_BYTES: u64 = 64 << 20;
 /// Bytes of a note that are looked at.
 const NOTE_BYTES: u64 = 4096;
 
@@ -152,6 +154,15 @@ impl<'f> Elf<'f> {
         })
     }
 
+    /// The address, as the file's symbols count them, of what is mapped to be executed at an offset.
+    pub fn address_of(&self, offset: u64) -> Option<u64> {
+        // A mapping begins on a page, a segment anywhere within it.
+        let code = self.loaded().filter(|segment| segment.is_code);
+        let mut code =
+            code.filter(|segment| (segment.offset & !0xfff..segment.offset + segment.length).contains(&offset));
+        code.next().map(|segment| segment.address.wrapping_sub(segment.offset).wrapping_add(offset))
+    }
+
     /// The bytes of a section, unpacked if need be, up to a limit.
     ///
     /// # Errors
@@ -163,6 +174,22 @@ impl<'f> Elf<'f> {
         }
         let raw = bytes(self.file, at, length)?;
         if section.is_packed() { super::unpack::unpack(&raw, limit) } else { Ok(raw) }
+    }
+
+    /// The address of a symbol, as the file counts addresses, from the table that others link against or the full one.
+    pub fn symbol(&self, name: &str) -> Option<u64> {
+        [".dynsym", ".symtab"].into_iter().find_map(|table| {
+            let section = self.section(table)?;
+            let names = self.data(&self.section_at(section.header.sh_link.get(LE))?, SYMBOL_BYTES).ok()?;
+            let table = self.data(&section, SYMBOL_BYTES).ok()?;
+            let symbols = pod::slice_from_all_bytes::<Sym64<LE>>(&table).ok()?;
+            let found = symbols.iter().find(|symbol| {
+                let at = usize::try_from(symbol.st_name.get(LE)).unwrap_or(usize::MAX);
+                let rest = names.get(at..).and_then(|rest| rest.strip_prefix(name.as_bytes()));
+                symbol.st_shndx.get(LE) != SHN_UNDEF && rest.is_some_and(|rest| rest.first() == Some(&0))
+            });
+            found.map(|symbol| symbol.st_value.get(LE))
+        })
     }
 
     /// The build id in `.note.gnu.build-id`.

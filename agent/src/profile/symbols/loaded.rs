@@ -82,14 +82,15 @@ impl Loaded {
             let start = section.header.sh_addr.get(object::LittleEndian);
             start..start.saturating_add(section.header.sh_size.get(object::LittleEndian))
         });
+        let parts = [Some(&excerpt), shared.as_ref()].into_iter().flatten();
         Ok(Self {
             name,
+            bytes: parts.map(memory).sum(),
             segments: segments(&elf),
             linkage: linkage.collect(),
             reader,
             with_lines: excerpt.has_debug.then(|| source(true)),
             without: source(false),
-            bytes: excerpt.bytes + excerpt.symbols * SYMBOL_BYTES + shared.as_ref().map_or(0, |shared| shared.bytes),
             _excerpts: (excerpt, shared),
         })
     }
@@ -164,6 +165,13 @@ impl Loaded {
         let segment = self.segments.iter().find(|segment| segment.offsets.contains(&offset))?;
         segment.address.checked_add(offset - segment.offsets.start)
     }
+}
+
+/// What an excerpt takes with what the reader makes of it. Of debug information that is some two thirds of its size:
+/// measured with libc's, 10 MB and 16.7 MB resident.
+fn memory(excerpt: &Excerpt) -> u64 {
+    let made = if excerpt.has_debug { excerpt.bytes / 3 * 2 } else { 0 };
+    excerpt.bytes + made + excerpt.symbols * SYMBOL_BYTES
 }
 
 /// A frame of a name alone.

@@ -225,13 +225,15 @@ fn kallsyms(text: &str) -> (TempDir, Resolver) {
 fn kernel_functions_have_names_and_modules() {
     let text = "ffffffff81000000 T _stext\nffffffff81000100 t do_read\nffffffff81000180 d not_code\n\
                 ffffffff81000200 T do_write\nffffffffc0000000 t nft_do_chain\t[nf_tables]\n\
-                ffffffffc0001000 t bpf_prog_6deef7357e7b4530_sys_enter\t[bpf]\n";
+                ffffffffc0001000 t bpf_prog_6deef7357e7b4530_sys_enter\t[bpf]\n\
+                ffffffffc0002000 t bpf_trampoline_6442478611\t[bpf]\n";
     let (_proc, mut resolver) = kallsyms(text);
     let cases = [
         (0xffff_ffff_8100_0000, "_stext", "[kernel]"),
         (0xffff_ffff_8100_01ff, "do_read", "[kernel]"),
         (0xffff_ffff_c000_0010, "nft_do_chain", "[nf_tables]"),
         (0xffff_ffff_c000_1abc, "sys_enter", "[bpf]"),
+        (0xffff_ffff_c000_2001, "bpf trampoline", "[bpf]"),
         (0xffff_ffff_ffff_f000, "[unknown in the kernel]", "[kernel]"),
         (0x1000, "[unknown in the kernel]", "[kernel]"),
     ];

@@ -134,9 +134,12 @@ pub fn remark(function: &str, module: &str) -> Option<&'static str> {
     (Runtime::of_file(Path::new(module)) == Some(*runtime)).then_some(*remark)
 }
 
-/// A kernel function's name as people know it: a BPF program's without the hash before it (`kernel/bpf/core.c`,
-/// `bpf_get_prog_name`).
+/// A kernel function's name as people know it: a BPF program's without the hash before it, a trampoline's without its number
+/// (`bpf_get_prog_name` in `kernel/bpf/core.c`, `bpf_image_ksym_add` in `trampoline.c`).
 pub fn kernel_function(name: &str) -> &str {
+    if name.starts_with("bpf_trampoline_") {
+        return "bpf trampoline";
+    }
     let Some(rest) = name.strip_prefix("bpf_prog_") else { return name };
     let named = rest.split_once('_').filter(|(hash, name)| hash.len() == 16 && !name.is_empty());
     named.map_or("bpf program", |(_, name)| name)

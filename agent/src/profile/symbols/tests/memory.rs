@@ -26,7 +26,7 @@ fn what_was_not_asked_for_longest_is_forgotten_first() {
 fn files_are_let_go_when_the_budget_is_used_up() {
     let built = build(&["-g"]);
     let range = function(&built.program, "outermost");
-    let limits = Limits { loaded_bytes: 100_000, names_bytes: 10_000, ..Limits::default() };
+    let limits = Limits { loaded_bytes: 150_000, names_bytes: 10_000, ..Limits::default() };
     let mut resolver = Resolver::new(limits, table());
     let held: Vec<u64> = (0..20)
         .map(|_| {
@@ -34,7 +34,7 @@ fn files_are_let_go_when_the_budget_is_used_up() {
             resolver.held_bytes()
         })
         .collect();
-    assert!(held.iter().all(|held| *held < 120_000), "{held:?}");
+    assert!(held.iter().all(|held| *held < 170_000), "{held:?}");
     assert!(held[0] > 10_000, "{held:?}");
 }
 
@@ -80,16 +80,16 @@ fn spread(code: &Arc<Code>, count: u64) -> Vec<Location> {
 #[test]
 #[ignore = "a measurement"]
 fn memory_after_many_files() {
-    let files = files(1000);
     let before = resident_kib();
     let mut resolver = resolver();
-    println!("{} files; resident {before} KiB before", files.len());
+    println!("resident {before} KiB before");
     let began = Instant::now();
     let mut most = 0;
-    for (number, code) in files.iter().enumerate() {
-        resolver.resolve(&spread(code, 200));
+    // Opened anew, each is a file that was not seen yet.
+    for (number, code) in (0..3).flat_map(|_| files(1000)).enumerate() {
+        resolver.resolve(&spread(&code, 200));
         most = most.max(resident_kib());
-        if [100, 250, 500, 750, 1000].contains(&(number + 1)) {
+        if number + 1 == 100 || (number + 1) % 500 == 0 {
             let (held, resident) = (resolver.held_bytes() >> 10, resident_kib());
             println!("after {}: resident {resident} KiB, most {most}, counted {held}", number + 1);
         }
