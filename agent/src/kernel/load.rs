@@ -192,7 +192,6 @@ impl Kernel {
             statements: options.statements,
             databases: limits::DATABASES,
         };
-        drop(types); // Some 20 MB, and what comes next takes as much.
         let mut ebpf = EbpfLoader::new()
             .allow_unsupported_maps()
             .override_global("OFFSETS", bytes_of(&offsets), true)
