@@ -184,9 +184,15 @@ pub fn tls_free(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// A thread that is in a call of OpenSSL, or was, moved bytes through a socket.
+/// A thread that is in a call of OpenSSL, or was, moved bytes through a socket. Whether they were plaintext that is to be
+/// walked.
 #[inline(never)]
-pub fn through(call: &Call, sock: Address, connection: &mut Connection, task: &mut TaskState) -> Option<()> {
+pub fn through(call: &Call, sock: Address, connection: &mut Connection, task: &mut TaskState) -> bool {
+    try_through(call, sock, connection, task).unwrap_or(false)
+}
+
+#[inline(always)]
+fn try_through(call: &Call, sock: Address, connection: &mut Connection, task: &mut TaskState) -> Option<bool> {
     let state = TLS_CALLS.get(Known::current())?;
     let writes = state.kind == TlsCallKind::Write as u32;
     let bound = state.ssl == task.ssl && state.sock == sock.0 && state.inode == connection.inode;
@@ -223,7 +229,7 @@ pub fn through(call: &Call, sock: Address, connection: &mut Connection, task: &m
         state.unsent = 0;
         task.ssl = 0;
     }
-    postgres::written_behind_tls(&written, sock, connection)
+    Some(postgres::written_behind_tls(&written, connection))
 }
 
 /// Remembers the socket of an `SSL`.

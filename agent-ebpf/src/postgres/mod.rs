@@ -38,29 +38,36 @@ struct Context {
     entry: *mut WireEntry,
 }
 
-/// A process read from a socket or wrote to it.
+/// A process read from a socket or wrote to it. Whether there is something to [walk](walk_here).
 #[inline(always)]
-pub fn moved(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
-    match Protocol::from_u8(connection.protocol)? {
-        Protocol::Postgres => {}
-        Protocol::Unknown if connection.looks < LOOKS => {}
-        Protocol::PostgresEncrypted => return tls::passed(call, connection),
-        _ => return None,
+pub fn moved(call: &Call, connection: &mut Connection) -> bool {
+    match Protocol::from_u8(connection.protocol) {
+        Some(Protocol::Postgres) => {}
+        Some(Protocol::Unknown) if connection.looks < LOOKS => {}
+        Some(Protocol::PostgresEncrypted) => {
+            tls::passed(call, connection);
+            return false;
+        }
+        _ => return false,
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    set_out(call, scratch, false)?;
-    walk(sock, connection, scratch)
+    set_out_here(call, false)
 }
 
-/// A process wrote plaintext behind TLS, and its record is sent: a program at a system call runs this.
+/// A process wrote plaintext behind TLS, and its record is sent. Whether there is something to [walk](walk_here).
 #[inline(always)]
-pub fn written_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
-    if !is_wanted_behind_tls(connection)? {
-        return None;
-    }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    set_out(call, scratch, true)?;
-    walk(sock, connection, scratch)
+pub fn written_behind_tls(call: &Call, connection: &Connection) -> bool {
+    is_wanted_behind_tls(connection) == Some(true) && set_out_here(call, true)
+}
+
+#[inline(always)]
+fn set_out_here(call: &Call, behind_tls: bool) -> bool {
+    SCRATCH.get_ptr_mut(0).is_some_and(|scratch| set_out(call, scratch, behind_tls).is_some())
+}
+
+/// Walks what a program at a system call has set out to.
+#[inline(always)]
+pub fn walk_here(sock: Address, connection: &mut Connection) -> Option<()> {
+    walk(sock, connection, SCRATCH.get_ptr_mut(0)?)
 }
 
 /// Whether plaintext behind TLS is, or may be, Postgres.

@@ -6,7 +6,7 @@
 //! `push_setup_xol_ops`). So the first instruction that it can emulate is looked for, as far as arguments and stack are
 //! as at the beginning; where there is none, in the function that this one hands its arguments to.
 
-use std::{fs::File, io, path::Path};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
@@ -56,9 +56,10 @@ pub struct Site {
 /// # Errors
 /// If the file cannot be read.
 pub fn sites(path: &Path, wanted: &[Wanted]) -> Result<Vec<Option<Site>>, CodeError> {
-    let cache = ReadCache::new(File::open(path)?);
+    let opened = File::open(path)?;
+    let cache = ReadCache::new(&opened);
     let file = object::File::parse(&cache)?;
-    if file.architecture() != object::Architecture::X86_64 || !names_any(&file, wanted) {
+    if file.architecture() != object::Architecture::X86_64 || !names_any(&opened, &file, wanted)? {
         return Ok(Vec::new());
     }
     let mut addresses: Vec<Option<u64>> = vec![None; wanted.len()];
@@ -93,10 +94,38 @@ fn define<'a>(
 }
 
 /// Whether any of the names stands in a table of names: much faster than going through the symbols.
-fn names_any<'a>(file: &impl object::Object<'a>, wanted: &[Wanted]) -> bool {
-    let tables = file.sections().filter(|section| matches!(section.name_bytes(), Ok(b".dynstr" | b".strtab")));
-    let mut names = tables.filter_map(|section| section.data().ok());
-    names.any(|names| wanted.iter().any(|wanted| memchr::memmem::find(names, wanted.symbol.as_bytes()).is_some()))
+fn names_any<'a>(opened: &File, file: &impl object::Object<'a>, wanted: &[Wanted]) -> io::Result<bool> {
+    for section in file.sections().filter(|section| matches!(section.name_bytes(), Ok(b".dynstr" | b".strtab"))) {
+        if let Some((start, size)) = section.file_range()
+            && names_any_within(opened, start, size, wanted)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Bytes of a table that are held at a time: whole ones take up to 100 MB.
+const PIECE: usize = 64 << 10;
+/// Longer than any name, so that one which lies in two pieces is found.
+const OVERLAP: usize = 32;
+
+fn names_any_within(opened: &File, start: u64, size: u64, wanted: &[Wanted]) -> io::Result<bool> {
+    let mut piece = Vec::with_capacity(PIECE + OVERLAP);
+    let (mut at, end) = (start, start.saturating_add(size));
+    while at < end {
+        let kept = piece.len();
+        let length = (end - at).min(PIECE as u64);
+        piece.resize(kept + length as usize, 0);
+        let Some(room) = piece.get_mut(kept..) else { break };
+        opened.read_exact_at(room, at)?;
+        if wanted.iter().any(|wanted| memchr::memmem::find(&piece, wanted.symbol.as_bytes()).is_some()) {
+            return Ok(true);
+        }
+        piece.drain(..piece.len().saturating_sub(OVERLAP));
+        at += length;
+    }
+    Ok(false)
 }
 
 struct Code<'f, F> {
@@ -342,6 +371,19 @@ mod tests {
         }
         assert!(sites(Path::new("/nowhere"), &[]).is_err());
         assert!(sites(Path::new("/proc/self/status"), &[]).is_err());
+    }
+
+    #[test]
+    fn a_name_is_found_wherever_it_lies_in_a_table() {
+        let wanted = [Wanted { symbol: "SSL_read", counts: false, through: true }];
+        let file = tempfile::tempfile().unwrap();
+        for place in (0..40).map(|back| PIECE - back).chain([0, 3 * PIECE + 5]) {
+            let mut bytes = vec![b'x'; 4 * PIECE];
+            bytes.splice(place..place + 8, *b"SSL_read");
+            file.write_all_at(&bytes, 0).unwrap();
+            assert!(names_any_within(&file, 0, bytes.len() as u64, &wanted).unwrap(), "{place}");
+            assert!(!names_any_within(&file, 0, place as u64 + 7, &wanted).unwrap(), "{place}");
+        }
     }
 
     /// This test's own executable has symbols, and none of OpenSSL's.

@@ -33,13 +33,22 @@ impl Exposition {
 
     /// The sum of all series of this name that have these labels.
     pub fn sum(&self, wanted: &str, labels: &[(&str, &str)]) -> f64 {
-        let has = |line: &str| {
+        self.values(wanted, labels).sum()
+    }
+
+    /// The largest of them; 0 if there is none.
+    pub fn most(&self, wanted: &str, labels: &[(&str, &str)]) -> f64 {
+        self.values(wanted, labels).fold(0.0, f64::max)
+    }
+
+    fn values<'a>(&'a self, wanted: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = f64> + 'a {
+        let has = move |line: &str| {
             labels.iter().all(|(label, value)| {
                 let pair = format!("{label}=\"{value}\"");
                 line.contains(&format!("{{{pair}")) || line.contains(&format!(",{pair}"))
             })
         };
-        self.lines().filter(|line| name(line) == wanted && has(line)).filter_map(value).sum()
+        self.lines().filter(move |line| name(line) == wanted && has(line)).filter_map(value)
     }
 
     fn lines(&self) -> impl Iterator<Item = &str> {
@@ -87,5 +96,7 @@ c_sum 1
         assert_eq!(exposition.sum("a_total", &[("service", "x")]), 7.0);
         assert_eq!(exposition.sum("a_total", &[("syscall", "read"), ("service", "x")]), 3.0);
         assert_eq!(exposition.sum("a", &[]), 0.0);
+        assert_eq!(exposition.most("a_total", &[("service", "x")]), 4.0);
+        assert_eq!(exposition.most("a", &[]), 0.0);
     }
 }

@@ -26,17 +26,15 @@ const PROGRAMS_LEG: Duration = Duration::from_secs(30);
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(10);
 /// What the start leaves to do is not idling.
 const SETTLE: Duration = Duration::from_secs(3);
-/// USER_HZ, in which times are told on every architecture that we run on (proc(5)).
-const TICKS_PER_SECOND: f64 = 100.0;
 const MIB: f64 = (1 << 20) as f64;
 
 pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let agent = Agent::start(&context.steth, "")?;
     interrupt::sleep(SETTLE)?;
 
-    let (started, before) = (Instant::now(), cpu_seconds(agent.id())?);
+    let (started, before) = (Instant::now(), agent.cpu_seconds()?);
     let scrapes = scrape_every_interval(&agent, LEG)?;
-    let cpu_percent = 100.0 * (cpu_seconds(agent.id())? - before) / started.elapsed().as_secs_f64();
+    let cpu_percent = 100.0 * (agent.cpu_seconds()? - before) / started.elapsed().as_secs_f64();
     let resident = memory_mib(agent.id(), "VmRSS")?;
     let most_resident = memory_mib(agent.id(), "VmHWM")?;
     let kernel = bpf::memory(agent.id())?;
@@ -83,16 +81,6 @@ fn scrape_every_interval(agent: &Agent, leg: Duration) -> Result<u32> {
         interrupt::sleep(next.saturating_sub(started.elapsed()))?;
     }
     Ok(scrapes)
-}
-
-/// User and system time of all its threads, ended ones too: fields 14 and 15 of proc(5).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let file = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    // The name may hold blanks and brackets: count from its last bracket.
-    let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
 fn memory_mib(pid: u32, key: &str) -> Result<f64> {

@@ -37,6 +37,13 @@ const TARGETS: &[(&str, f64)] = &[
     ("prepared, 4 clients, TLS", 0.88),
 ];
 
+/// As many queries as two processors give, for so long that the agent's time, told in hundredths of a second, says something.
+const HIGHEST: (&str, Load) =
+    ("prepared, 4 clients", Load { mode: "prepared", way: Way::Unix, clients: 4, seconds: 4 * SECONDS });
+/// More than a window of an agent that nothing is said to.
+const WINDOW: Duration = Duration::from_millis(1200);
+const COUNT: &str = "steth_postgres_query_duration_seconds_count";
+
 /// What was counted is asked for right after a leg.
 const FRESH: &str = "[window]\nlive = \"100ms\"\n";
 const FRESH_AFTER: Duration = Duration::from_millis(200);
@@ -61,6 +68,7 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         }
     }
     programs(context, &postgres, findings)?;
+    highest(context, &postgres, findings)?;
     for (what, ratio, least) in targets {
         findings.target(&what, ratio, "of bare", Bound::AtLeast(least));
     }
@@ -74,7 +82,7 @@ fn traced(context: &Context, postgres: &Postgres, load: Load) -> Result<Vec<f64>
     interrupt::sleep(FRESH_AFTER)?;
     // Both ends are on this host; the server's is as good as the client's.
     let labels = [("role", "server")];
-    let counted = agent.scrape()?.exposition.sum("steth_postgres_query_duration_seconds_count", &labels);
+    let counted = agent.scrape()?.exposition.sum(COUNT, &labels);
     let made = outcome.transactions;
     ensure!(counted >= 0.99 * made as f64, "the agent counted {counted} of {made} queries");
     Ok(vec![outcome.per_second])
@@ -106,5 +114,44 @@ fn programs(context: &Context, postgres: &Postgres, findings: &mut Findings) -> 
          to each run). Both ends of each transaction run on this host, so both are counted."
     ));
     findings.table(&["program", "runs per transaction", "ns per run", "ns per transaction"], &rows);
+    Ok(())
+}
+
+/// What an agent as it is by default needs for itself under this load, and whether it counts every query.
+fn highest(context: &Context, postgres: &Postgres, findings: &mut Findings) -> Result<()> {
+    let (name, load) = HIGHEST;
+    let agent = Agent::start(&context.steth, "")?;
+    let before = agent.cpu_seconds()?;
+    let outcome = postgres.run(load)?;
+    let cpu_seconds = agent.cpu_seconds()? - before;
+    interrupt::sleep(WINDOW)?;
+    let exposition = agent.scrape()?.exposition;
+    let made = outcome.transactions as f64;
+    // pgbench asks some questions of its own before; its script has one statement.
+    let counted = |role| exposition.most(COUNT, &[("role", role)]);
+    let (server, client) = (counted("server"), counted("client"));
+    let lost = exposition.sum("steth_records_lost_total", &[]);
+    let missed = exposition.sum("steth_probe_missed_total", &[]);
+    let cpu_percent = 100.0 * cpu_seconds * 10_000.0 / made;
+
+    findings.paragraph(&format!(
+        "What the agent needs for itself, and whether it counts every query: {name}, once more, for {} s, the agent as \
+         it is by default. Its processor time is its own, user and system, of all threads (/proc/PID/stat).",
+        load.seconds
+    ));
+    let rows = [
+        ("queries that pgbench made", made),
+        ("the same, per second", outcome.per_second),
+        ("of them counted at the server's end", server),
+        ("of them counted at the client's end", client),
+        ("records lost, for any reason", lost),
+        ("runs of kernel programs left out", missed),
+        ("agent, of one core, % for 10,000 queries/s", cpu_percent),
+    ];
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(what, value)| vec![what.to_owned(), figure(value)]).collect();
+    findings.table(&[name, ""], &rows);
+    findings.target("agent for 10,000 queries/s", cpu_percent, "% of one core", Bound::AtMost(5.0));
+    let wrong = (made - server).abs() + (made - client).abs() + lost;
+    findings.target("queries miscounted or lost at the highest rate", wrong, "queries", Bound::AtMost(0.0));
     Ok(())
 }
