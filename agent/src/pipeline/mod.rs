@@ -28,7 +28,7 @@ use crate::{
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
 };
 
-/// Requests in progress may take this long to end; the whole agent ends within 2 s.
+/// Requests in progress may take this long to end; all but the detaching of probes ends within 2 s.
 const STOP_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// How often those who trace are told: the ring holds at least ten times as much.
@@ -78,6 +78,12 @@ pub struct Pipeline {
     snapshots: SnapshotPublisher,
     questions: mpsc::Receiver<Question>,
     taken: Instant,
+}
+
+/// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
+/// until nobody can be in it any more (Linux 6.18, `perf_uprobe_destroy`), one after the other.
+pub struct Attached {
+    _sources: Sources,
 }
 
 /// Finds out what this host allows, without leaving anything behind.
@@ -156,8 +162,9 @@ impl Pipeline {
         &self.examination
     }
 
-    /// Works until a command, or the loss of all who could give one, stops it.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Works until a command, or the loss of all who could give one, stops it. The sinks have ended then; what is
+    /// returned is still attached.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Attached {
         let mut ring = tokio::time::interval(self.config.kernel.ring_interval);
         let mut kept = tokio::time::interval(self.config.window.kept);
         ring.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -189,6 +196,7 @@ impl Pipeline {
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
+        Attached { _sources: self.sources }
     }
 
     fn answer(&mut self, question: Question) {
