@@ -1,6 +1,7 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
 mod clusters;
+mod connections;
 mod probes;
 mod sources;
 mod tls;
@@ -22,7 +23,7 @@ use crate::{
     kernel::LoadError,
     model::{
         probe::{HostAbility, ProbeStatus},
-        query::{Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
+        query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
@@ -215,6 +216,11 @@ impl Pipeline {
                 let at_unix_ms = self.fresh_snapshot().at_unix_ms;
                 let found = self.sources.probes().map(|probes| probes.repeats(&selection)).unwrap_or_default();
                 let _ = answer.send(Repeats { at_unix_ms, ..found });
+            }
+            Question::Connections(selection, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.connections(&selection)).unwrap_or_default();
+                let _ = answer.send(Connections { at_unix_ms, ..found });
             }
             Question::Trace(request) => match self.sources.probes() {
                 Some(probes) => probes.trace(request),

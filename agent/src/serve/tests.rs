@@ -10,8 +10,8 @@ use super::*;
 use crate::model::{
     probe::{ProbeState, ProbeStatus},
     query::{
-        QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
-        TraceRefused, desk,
+        ClientConnections, ConnectionCounts, Connections, QueryRecord, Question, RepeatRecord, Repeats,
+        ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, desk,
     },
     snapshot::{ServiceInfo, ServiceKind, handle_and_publisher},
 };
@@ -115,6 +115,14 @@ fn statements() -> Statements {
     Statements { at_unix_ms: 1, window_seconds: Some(10.0), total_seconds: 0.5, queries: vec![figures] }
 }
 
+fn connections() -> Connections {
+    let counts = ConnectionCounts { active: 1, idle: 2, idle_in_transaction: 1, encrypted_unseen: 0, total: 4 };
+    let (service, server) = ("shop.service".into(), "postgres:15/main".into());
+    let client = ClientConnections { service, pid: Some(7), server, counts, pool_size: Some(10) };
+    let server = ServerConnections { service: "postgres:15/main".into(), counts, max_connections: Some(100) };
+    Connections { at_unix_ms: 1, clients: vec![client], servers: vec![server] }
+}
+
 /// A desk at which everything has an answer; a trace of an empty service is refused.
 fn answering() -> crate::model::query::Desk {
     let (desk, mut questions) = desk();
@@ -130,6 +138,7 @@ fn answering() -> crate::model::query::Desk {
                     let repeats = Repeats { threshold: 10, repeats: vec![repeat()], ..Repeats::default() };
                     drop(answer.send(repeats));
                 }
+                Question::Connections(_, answer) => drop(answer.send(connections())),
                 Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
                 }
