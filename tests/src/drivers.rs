@@ -136,9 +136,15 @@ impl Driver {
         }
     }
 
-    /// Whether its end of an encrypted connection can be read: not where the language itself does TLS.
-    pub fn is_readable(self, transport: Transport) -> bool {
-        !(self == Self::Jdbc && transport == Transport::Tls)
+    /// Why its end of the connection cannot be read, as the agent names it: not where TLS is the language's own, or
+    /// OpenSSL encrypts into memory and something else sends it.
+    pub fn unseen(self, transport: Transport) -> Option<&'static str> {
+        match self {
+            _ if transport != Transport::Tls => None,
+            Self::Asyncpg | Self::NodePostgres | Self::PostgresJs => Some("memory_bio"),
+            Self::Jdbc => Some("no_openssl"),
+            Self::Psql | Self::Pgbench | Self::Psycopg2 | Self::Psycopg3 | Self::TokioPostgres => None,
+        }
     }
 
     /// Fetches its packages unless a run before has, and gives its executable a name of its own.

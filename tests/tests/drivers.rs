@@ -21,10 +21,8 @@ const ROWS: &str = "steth_postgres_rows_total";
 const INFO: &str = "steth_postgres_query_info";
 const ERRORS: &str = "steth_postgres_errors_total";
 const ROLES: [&str; 2] = ["server", "client"];
+const UNSEEN: &str = "steth_postgres_encrypted_unseen_total";
 const UNKNOWN: &str = "unknown";
-
-/// Why the rows over TLS are switched off; `None` runs them.
-const TLS_OFF: Option<&str> = Some("drivers over TLS are not held against PostgreSQL yet");
 
 /// What is known to be wrong, with the reason.
 const KNOWN_GAPS: &[Gap] = &[Gap {
@@ -105,9 +103,6 @@ rows! {
 #[test]
 fn drivers_over_tls() {
     need_postgres!();
-    if let Some(why) = TLS_OFF {
-        skipped!("{why}");
-    }
     need_program!("openssl");
     assert!(rows().any(|(_, row)| row.transport == Transport::Tls));
 }
@@ -156,7 +151,8 @@ fn check(driver: Driver) {
     let mut wrong: Vec<String> = broken.map(|(_, why)| why.clone()).collect();
     for (phase, row) in rows().filter(|(_, row)| row.driver == driver) {
         let what = row.name();
-        let readable = row.driver.is_readable(row.transport);
+        let unseen = row.driver.unseen(row.transport);
+        let readable = unseen.is_none();
         match row.attach {
             Attach::Before => {
                 for role in ROLES.into_iter().filter(|role| readable || *role == "server") {
@@ -179,6 +175,7 @@ fn check(driver: Driver) {
         if readable {
             compare_durations(&what, row, &phase.metrics, &mut wrong);
         }
+        compare_unseen(&what, row, phase, unseen, &mut wrong);
         let (truth, told) = (&row.truth.errors, &row.report.errors);
         if truth != told {
             wrong.push(format!("{what}: the driver was told {told:?} of {truth:?}"));
@@ -302,6 +299,25 @@ fn compare_durations(what: &str, row: &Row, metrics: &Exposition, wrong: &mut Ve
     }
 }
 
+/// A client's end that cannot be read is counted as that, with its reason, and nothing is made up; of all others, and of
+/// the server's ends, nothing is unseen.
+fn compare_unseen(what: &str, row: &Row, phase: &Phase, why: Option<&str>, wrong: &mut Vec<String>) {
+    let unseen = |service: &str| counts(&phase.metrics, UNSEEN, &[("service", service)], "reason");
+    let (client, server) = (unseen(&row.service), unseen(&phase.cluster));
+    // That a connection which is older than the agent is Postgres' is not known; those that cancel are younger.
+    let must_show = why.filter(|_| row.attach == Attach::Before);
+    if client.keys().any(|reason| Some(reason.as_str()) != why) || must_show.is_some_and(|why| of(&client, why) == 0) {
+        wrong.push(format!("{what}: the client's end is unseen for {client:?} instead of {why:?}"));
+    }
+    let statements = counts(&phase.metrics, STATEMENTS, &[("service", row.service.as_str())], "query");
+    if why.is_some() && !statements.is_empty() {
+        wrong.push(format!("{what}: statements of an end that cannot be read: {statements:?}"));
+    }
+    if !server.is_empty() {
+        wrong.push(format!("{what}: the server's end is unseen for {server:?}"));
+    }
+}
+
 /// Counts by the value of a label, those that are none left out.
 fn counts(metrics: &Exposition, name: &str, labels: &[(&str, &str)], by: &str) -> Counts {
     let sums = metrics.sums_by(name, labels, by);
@@ -336,7 +352,7 @@ fn run() -> Result<Matrix> {
         }
     }
     let mut transports = vec![Transport::Tcp, Transport::Unix];
-    if TLS_OFF.is_none() && program_missing("openssl").is_none() {
+    if program_missing("openssl").is_none() {
         postgres.encrypt()?;
         transports.push(Transport::Tls);
     }

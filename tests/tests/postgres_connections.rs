@@ -9,6 +9,7 @@ use steth_tests::{
     pgwire::Session,
     postgres::{HARNESS_DATABASE, Postgres, USER},
     process::Process,
+    wait,
 };
 
 const ROLES: [&str; 2] = ["server", "client"];
@@ -94,6 +95,42 @@ fn the_bounds_of_server_and_pool_stand_beside_the_connections() {
     assert_eq!(metrics.sum("steth_postgres_max_connections", &[("service", &server)]), truth);
     let pools: Vec<_> = metrics.sums_by("steth_postgres_pool_size", &[], "service").into_iter().collect();
     assert_eq!(pools, [("api".to_owned(), 5.0), ("shop.service".to_owned(), 20.0)]);
+}
+
+#[test]
+fn connections_are_shown_by_client_process_and_by_server() {
+    need_postgres!();
+    let own = std::env::current_exe().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+    let sections = format!("[postgres]\npools = {{ \"{own}\" = 7 }}\n");
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let [mut holds, mut waits, mut idles] = [(); 3].map(|()| Session::open(&postgres, &database).unwrap());
+    holds.query("begin").unwrap();
+    holds.query("select pg_advisory_xact_lock(1)").unwrap();
+    idles.query("select 1").unwrap();
+    let path = format!("/api/v1/postgres/connections?database={database}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| waits.query("select pg_advisory_lock(1)").unwrap());
+        let found = wait::poll("one of each", SOON, || {
+            let found = agent.get_json(&path)?;
+            Ok((found["servers"][0]["active"] == 1 && found["clients"][0]["active"] == 1).then_some(found))
+        });
+        holds.query("commit").unwrap();
+        let found = found.unwrap();
+        for list in ["clients", "servers"] {
+            assert_eq!(found[list].as_array().unwrap().len(), 1, "{found}");
+            let counts = ["active", "idle", "idle_in_transaction", "encrypted_unseen", "total"]
+                .map(|state| found[list][0][state].as_u64().unwrap());
+            assert_eq!(counts, [1, 1, 1, 0, 3], "{found}");
+        }
+        let (client, server) = (&found["clients"][0], &found["servers"][0]);
+        assert_eq!((&client["pid"], &client["pool_size"]), (&std::process::id().into(), &7.into()), "{found}");
+        let cluster = format!("postgres:{}/cluster", postgres.folder().file_name().unwrap().to_str().unwrap());
+        assert_eq!((&server["service"], &server["max_connections"]), (&cluster.into(), &100.into()), "{found}");
+    });
+    let other = agent.get_json(&format!("{path}_other")).unwrap();
+    assert_eq!((&other["clients"], &other["servers"]), (&Value::Array(vec![]), &Value::Array(vec![])));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use steth_tests::{
     exposition::{Exposition, Histogram},
     need_bpf, need_program,
     network::{LateListener, free_port},
+    process::Process,
     programs::{ABORT, CONNECT, FULL_BACKLOG, Program, UNREACHABLE, said_number},
 };
 
@@ -24,6 +25,22 @@ fn assert_only(metrics: &Exposition, service: &str, outcome: &str) {
     let all = metrics.sums_by("steth_tcp_connect_duration_seconds_count", &[("service", service)], "outcome");
     let all: Vec<(String, f64)> = all.into_iter().filter(|(_, count)| *count > 0.0).collect();
     assert_eq!(all, [(outcome.to_owned(), 1.0)]);
+}
+
+/// A listener whose backlog is full, so that the kernel drops who calls.
+struct Dropping {
+    program: Program,
+    port: String,
+    _running: Process,
+}
+
+impl Dropping {
+    fn start() -> Self {
+        let program = Program::build("full", FULL_BACKLOG).unwrap();
+        let running = program.start(&[]).unwrap();
+        let port = running.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+        Self { program, port: port.to_string(), _running: running }
+    }
 }
 
 #[test]
@@ -97,11 +114,9 @@ fn a_port_that_drops_is_counted_as_timed_out() {
     need_bpf!();
     need_program!("gcc");
     let agent = Agent::start(&Options::default()).unwrap();
-    let dropping = Program::build("full", FULL_BACKLOG).unwrap();
-    let server = dropping.start(&[]).unwrap();
-    let port = server.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+    let dropping = Dropping::start();
     let program = Program::build("drop", CONNECT).unwrap();
-    let said = program.run(&["127.0.0.1", &port.to_string(), "0", "1"]).unwrap();
+    let said = program.run(&["127.0.0.1", &dropping.port, "0", "1"]).unwrap();
     assert!(said.contains("outcome=ETIMEDOUT"), "{said}");
     let metrics = agent.settled().unwrap();
     assert_only(&metrics, &program.name, "timed_out");
@@ -109,7 +124,7 @@ fn a_port_that_drops_is_counted_as_timed_out() {
     let outside = said_number(&said, "connect_ns").unwrap() as f64 / 1e9;
     // What lies outside is one wake-up of the program.
     assert!((outside * 0.98..=outside).contains(&connect.sum), "{} of {outside}", connect.sum);
-    let overflows = metrics.sum("steth_tcp_listen_overflows_total", &[("service", &dropping.name)]);
+    let overflows = metrics.sum("steth_tcp_listen_overflows_total", &[("service", &dropping.program.name)]);
     assert!(overflows >= 2.0, "{overflows} of at least one SYN and its repetition");
 }
 
@@ -118,11 +133,9 @@ fn a_call_that_the_network_turns_back_is_counted_as_unreachable() {
     need_bpf!();
     need_program!("gcc");
     let agent = Agent::start(&Options::default()).unwrap();
-    let dropping = Program::build("full", FULL_BACKLOG).unwrap();
-    let server = dropping.start(&[]).unwrap();
-    let port = server.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+    let dropping = Dropping::start();
     let program = Program::build("unre", UNREACHABLE).unwrap();
-    assert_eq!(program.run(&[&port.to_string()]).unwrap(), "outcome=EHOSTUNREACH");
+    assert_eq!(program.run(&[&dropping.port]).unwrap(), "outcome=EHOSTUNREACH");
     assert_only(&agent.settled().unwrap(), &program.name, "unreachable");
 }
 
@@ -131,10 +144,8 @@ fn a_call_that_is_given_up_is_counted_as_aborted() {
     need_bpf!();
     need_program!("gcc");
     let agent = Agent::start(&Options::default()).unwrap();
-    let dropping = Program::build("full", FULL_BACKLOG).unwrap();
-    let server = dropping.start(&[]).unwrap();
-    let port = server.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
+    let dropping = Dropping::start();
     let program = Program::build("abrt", ABORT).unwrap();
-    assert_eq!(program.run(&[&port.to_string(), "1"]).unwrap(), "aborted=1");
+    assert_eq!(program.run(&[&dropping.port, "1"]).unwrap(), "aborted=1");
     assert_only(&agent.settled().unwrap(), &program.name, "aborted");
 }

@@ -12,7 +12,7 @@ use std::{
 use steth_tests::{
     agent::{Agent, Options},
     exposition::{Exposition, Labels},
-    need_postgres, need_program,
+    need_bpf, need_postgres, need_program,
     network::free_port,
     pgbench::{Endpoint, Mode, Pgbench},
     postgres::{Postgres, USER},
@@ -188,6 +188,28 @@ fn openssl_is_found_under_any_name_also_when_it_is_loaded_late() {
     for role in ROLES {
         assert_eq!(metrics.sum(COUNT, &[("role", role), ("query", query.as_str())]), 10.0, "{role}");
     }
+}
+
+/// The kernel waits at each probe that it detaches: that the agent takes so long is no reason to cut it off.
+#[test]
+fn an_agent_that_follows_many_copies_of_openssl_ends_well() {
+    need_bpf!();
+    need_program!("openssl");
+    let folder = tempfile::tempdir().unwrap();
+    let copies: Vec<_> = (0..4).map(|n| folder.path().join(format!("copy-{n}.so")).display().to_string()).collect();
+    for copy in &copies {
+        std::fs::copy("/usr/lib/x86_64-linux-gnu/libssl.so.3", copy).unwrap();
+    }
+    let mut user = process::command("sh", None);
+    user.env("LD_PRELOAD", copies.join(":")).args(["-c", "echo loaded; read line"]);
+    let user = Process::start("sh", user).unwrap();
+    user.wait_for_line("loaded", SOON, |line| (line == "loaded").then_some(())).unwrap();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let log = agent.log();
+    for n in 0..copies.len() {
+        assert!(log.contains(&format!("follows OpenSSL in {}/copy-{n}.so", folder.path().display())), "{log}");
+    }
+    assert!(agent.stop().unwrap().success());
 }
 
 #[test]

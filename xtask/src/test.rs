@@ -3,8 +3,9 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -56,15 +57,41 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 session.check("generated pages", || docs::check(binary));
             }
             if all || arguments.integration {
-                let mut cargo = cargo_test(&["--package", "steth-tests"]);
-                cargo.env("STETH_BIN", binary);
-                // They share one kernel, and most of them count all that happens on it.
-                with_filter(&mut cargo, filter).arg("--test-threads=1");
-                session.tests("integration tests", &mut cargo);
+                session.integration_tests(binary, filter);
             }
         });
     }
     session.finish(filter)
+}
+
+/// They hold the agent's clock against that of others, so they need a CPU whenever they want one.
+const ALONE: &[&str] = &["drivers"];
+
+/// A built program with integration tests.
+struct Program {
+    name: String,
+    path: PathBuf,
+}
+
+/// Builds the programs with integration tests.
+fn programs() -> Result<Vec<Program>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--package", "steth-tests", "--no-run", "--message-format=json-render-diagnostics"]);
+    let mut programs = Vec::new();
+    let built = stream(&mut cargo, |line| programs.extend(program(line)))?;
+    if !built {
+        bail!("they do not build: see above");
+    }
+    Ok(programs)
+}
+
+/// The test program that a message of cargo's tells of.
+fn program(message: &str) -> Option<Program> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+        return None;
+    }
+    Some(Program { name: message["target"]["name"].as_str()?.to_owned(), path: message["executable"].as_str()?.into() })
 }
 
 /// Output of passed tests is shown too: only there does a test say that it was skipped.
@@ -109,6 +136,10 @@ impl Session {
             println!("{line}");
             reader.line(line);
         });
+        self.result(name, ended, reader);
+    }
+
+    fn result(&mut self, name: &str, ended: Result<bool>, reader: Reader) {
         let Reader { count, failed_names, runs, .. } = reader;
         self.count.add(count);
         self.failures.extend(failed_names.into_iter().map(|test| format!("{name}: {test}")));
@@ -119,6 +150,49 @@ impl Session {
             Ok(true) if runs == 0 => self.fail(format!("{name}: no test program reported a result")),
             Ok(_) => {}
         }
+    }
+
+    /// Two programs at a time: they mostly wait, for the kernel to take programs in and for figures to show.
+    fn integration_tests(&mut self, binary: &Path, filter: Option<&str>) {
+        eprintln!("== integration tests");
+        let programs = match programs() {
+            Ok(programs) => programs,
+            Err(error) => return self.fail(format!("integration tests: {error:#}")),
+        };
+        let (alone, together): (Vec<_>, Vec<_>) =
+            programs.into_iter().partition(|program| ALONE.contains(&program.name.as_str()));
+        for (programs, at_a_time) in [(together, 2), (alone, 1)] {
+            let queue = Mutex::new(programs.into_iter());
+            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let session = Mutex::new(&mut *self);
+            std::thread::scope(|scope| {
+                for _ in 0..at_a_time {
+                    scope.spawn(|| {
+                        while let Some(program) = next() {
+                            let mut command = Command::new(&program.path);
+                            command.current_dir(workspace::root().join("tests")).env("STETH_BIN", binary);
+                            // Within a program they are made to run one after the other.
+                            command.args(filter).args(["--show-output", "--test-threads=1"]);
+                            command.stdin(Stdio::null());
+                            let mut output = String::new();
+                            let ended = stream(&mut command, |line| {
+                                output.push_str(line);
+                                output.push('\n');
+                            });
+                            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                            println!("     Running {}\n{output}", program.name);
+                            session.program(&program.name, ended, &output);
+                        }
+                    });
+                }
+            });
+        }
+    }
+
+    fn program(&mut self, name: &str, ended: Result<bool>, output: &str) {
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| reader.line(line));
+        self.result(name, ended, reader);
     }
 
     fn fail(&mut self, failure: String) {
@@ -261,6 +335,18 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 7 filtered out; 
         let reader = read(OUTPUT);
         assert_eq!(reader.count, Count { passed: 1, failed: 1, skipped: 2 });
         assert_eq!(reader.failed_names, ["c"]);
+    }
+
+    #[test]
+    fn cargo_says_where_test_programs_are() {
+        let said = |test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"name":"tcp"}},"profile":{{"test":{test}}},"executable":"/a/tcp-1"}}"#
+            )
+        };
+        let program = super::program(&said(true)).unwrap();
+        assert_eq!((program.name.as_str(), program.path), ("tcp", PathBuf::from("/a/tcp-1")));
+        assert!(super::program(&said(false)).is_none() && super::program("warning: no JSON").is_none());
     }
 
     #[test]

@@ -107,4 +107,9 @@ impl Totals {
         self.connections = reading.connections;
         self.malformed += reading.malformed;
     }
+
+    /// The sockets that were open at the last reading.
+    pub fn open_connections(&self) -> &[ConnectionSeen] {
+        &self.connections
+    }
 }

@@ -91,7 +91,8 @@ impl Names {
         }
     }
 
-    pub(super) fn database(&self, number: u32) -> &str {
+    /// A database's name, or that it is unknown.
+    pub fn database(&self, number: u32) -> &str {
         match self.databases.get(&number) {
             Some(name) => name,
             None => UNKNOWN,

@@ -1,6 +1,14 @@
 //! `steth run`: the agent, from start to signal.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use clap::Args;
 use tokio::{
@@ -42,7 +50,8 @@ pub struct Arguments {
 
 /// After the pipeline has ended, what still blocks may take this long.
 const END_PATIENCE: Duration = Duration::from_millis(500);
-/// The agent ends this soon after a signal, come what may, such as a file system that does not answer.
+/// What the agent does itself ends this soon after a signal, come what may, such as a file system that does not answer.
+/// How long the kernel takes to detach comes on top: it takes that at a forced end, too.
 const END_AT_ONCE: Duration = Duration::from_millis(1_900);
 
 /// Runs the agent until a signal ends it.
@@ -69,7 +78,8 @@ fn serve_until_signal(runtime: &Runtime, arguments: &Arguments, config: Config, 
         let signals =
             Signals::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
         let (orders, commands) = mpsc::channel(1);
-        tokio::spawn(signals.obey(orders, arguments.clone(), config.clone(), logging));
+        let ended = Arc::new(AtomicBool::new(false));
+        tokio::spawn(signals.obey(orders, arguments.clone(), config.clone(), logging, Arc::clone(&ended)));
 
         let format = config.log.format;
         let pipeline = pipeline::start(config).await.map_err(|error| match error {
@@ -78,7 +88,9 @@ fn serve_until_signal(runtime: &Runtime, arguments: &Arguments, config: Config, 
         })?;
         warn_of_what_is_lost(pipeline.examination());
         say_ready(&pipeline, format);
-        pipeline.run(commands).await;
+        let attached = pipeline.run(commands).await;
+        ended.store(true, Ordering::Relaxed);
+        drop(attached);
         tracing::info!("ended");
         Ok(())
     })
@@ -121,7 +133,14 @@ impl Signals {
     }
 
     /// Makes signals commands until one ends the agent.
-    async fn obey(mut self, orders: mpsc::Sender<Command>, arguments: Arguments, mut config: Config, logging: Logging) {
+    async fn obey(
+        mut self,
+        orders: mpsc::Sender<Command>,
+        arguments: Arguments,
+        mut config: Config,
+        logging: Logging,
+        ended: Arc<AtomicBool>,
+    ) {
         loop {
             let name = tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",
@@ -136,7 +155,7 @@ impl Signals {
                 }
             };
             tracing::info!("{name}: ending");
-            std::thread::spawn(end_at_once_if_need_be);
+            std::thread::spawn(move || end_at_once_if_need_be(&ended));
             let _ = orders.send(Command::Stop).await;
             return;
         }
@@ -144,8 +163,11 @@ impl Signals {
 }
 
 /// On a thread of its own: whatever blocks, it is not this.
-fn end_at_once_if_need_be() {
+fn end_at_once_if_need_be(ended: &AtomicBool) {
     std::thread::sleep(END_AT_ONCE);
+    if ended.load(Ordering::Relaxed) {
+        return;
+    }
     tracing::error!(
         "the agent did not end in {} ms; it is cut off, and the kernel detaches its probes",
         END_AT_ONCE.as_millis()

@@ -39,7 +39,7 @@ pub use kernel_services::KernelServices;
 pub use postgres_settings::max_connections;
 pub use processes::Processes;
 pub use services::ProcServices;
-pub use sockets::unix_inodes;
+pub use sockets::{socket_holders, unix_inodes};
 
 use self::files::Files;
 use crate::model::{metric::Metric, snapshot::Series};

@@ -304,6 +304,60 @@ pub struct Repeats {
     pub repeats: Vec<RepeatRecord>,
 }
 
+/// How many connections there are, by what they are doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConnectionCounts {
+    /// A cycle is under way.
+    pub active: u64,
+    /// Nothing is.
+    pub idle: u64,
+    /// Nothing is, but a transaction is open.
+    pub idle_in_transaction: u64,
+    /// Encrypted: it is not known what they are doing.
+    pub encrypted_unseen: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// The connections of one client process to one server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClientConnections {
+    /// Service of the process.
+    pub service: String,
+    /// The process, of several that share a connection the one with the lowest number; `None` if none was found.
+    pub pid: Option<u32>,
+    /// The server, as peers are named; empty on unix sockets.
+    pub server: String,
+    /// How many.
+    #[serde(flatten)]
+    pub counts: ConnectionCounts,
+    /// The size that is configured for the service's pool, if any.
+    pub pool_size: Option<usize>,
+}
+
+/// The connections of one server on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerConnections {
+    /// Its service.
+    pub service: String,
+    /// How many.
+    #[serde(flatten)]
+    pub counts: ConnectionCounts,
+    /// Its own setting, if it could be read.
+    pub max_connections: Option<u32>,
+}
+
+/// The open Postgres connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Connections {
+    /// When they were read, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// By client process and server, those with the most first.
+    pub clients: Vec<ClientConnections>,
+    /// By server, all of those on this host.
+    pub servers: Vec<ServerConnections>,
+}
+
 /// A question to the pipeline.
 #[derive(Debug)]
 pub enum Question {
@@ -313,6 +367,8 @@ pub enum Question {
     Slow(Filter, usize, oneshot::Sender<SlowQueries>),
     /// Which statements came again and again? Of this service, role and database; at most so many.
     Repeats(Selection, oneshot::Sender<Repeats>),
+    /// Which connections are open? Of this service and database; at most so many client processes.
+    Connections(Selection, oneshot::Sender<Connections>),
     /// What happens now?
     Trace(TraceRequest),
     /// Where does the time go?

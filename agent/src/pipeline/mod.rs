@@ -1,6 +1,7 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
 mod clusters;
+mod connections;
 mod drawing;
 mod probes;
 mod profiles;
@@ -26,14 +27,14 @@ use crate::{
     kernel::LoadError,
     model::{
         probe::{HostAbility, ProbeStatus},
-        query::{Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
+        query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
 };
 
-/// Requests in progress may take this long to end; the whole agent ends within 2 s.
+/// Requests in progress may take this long to end; all but the detaching of probes ends within 2 s.
 const STOP_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// How often those who trace are told: the ring holds at least ten times as much.
@@ -86,6 +87,12 @@ pub struct Pipeline {
     snapshots: SnapshotPublisher,
     questions: mpsc::Receiver<Question>,
     taken: Instant,
+}
+
+/// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
+/// until nobody can be in it any more (Linux 6.18, `perf_uprobe_destroy`), one after the other.
+pub struct Attached {
+    _sources: Sources,
 }
 
 /// Finds out what this host allows, without leaving anything behind.
@@ -198,8 +205,9 @@ impl Pipeline {
         &self.examination
     }
 
-    /// Works until a command, or the loss of all who could give one, stops it.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Works until a command, or the loss of all who could give one, stops it. The sinks have ended then; what is
+    /// returned is still attached.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Attached {
         let mut ring = tokio::time::interval(self.config.kernel.ring_interval);
         let mut kept = tokio::time::interval(self.config.window.kept);
         ring.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -236,6 +244,7 @@ impl Pipeline {
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
+        Attached { _sources: self.sources }
     }
 
     fn answer(&mut self, question: Question) {
@@ -254,6 +263,11 @@ impl Pipeline {
                 let at_unix_ms = self.fresh_snapshot().at_unix_ms;
                 let found = self.sources.probes().map(|probes| probes.repeats(&selection)).unwrap_or_default();
                 let _ = answer.send(Repeats { at_unix_ms, ..found });
+            }
+            Question::Connections(selection, answer) => {
+                let at_unix_ms = self.fresh_snapshot().at_unix_ms;
+                let found = self.sources.probes().map(|probes| probes.connections(&selection)).unwrap_or_default();
+                let _ = answer.send(Connections { at_unix_ms, ..found });
             }
             Question::Trace(request) => match self.sources.probes() {
                 Some(probes) => probes.trace(request),

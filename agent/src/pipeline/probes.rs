@@ -15,6 +15,7 @@ use steth_probes::{
 
 use super::{
     clusters::Clusters,
+    connections::{self, Bounds},
     profiles::Profiles,
     tls::TlsFiles,
     trace::{self, Told},
@@ -29,7 +30,7 @@ use crate::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
-        query::{Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
+        query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         sample::{ProfileRefused, ProfileRequest},
         snapshot::Series,
     },
@@ -200,6 +201,14 @@ impl Probes {
     pub fn repeats(&mut self, selection: &Selection) -> Repeats {
         self.drain();
         self.told.repeats(&self.names, selection)
+    }
+
+    /// The open Postgres connections, as of the last reading. Whose they are is looked up in all processes' open files.
+    pub fn connections(&self, selection: &Selection) -> Connections {
+        let found = connections::selected(self.totals.open_connections(), &self.names, selection);
+        let holders = host::socket_holders(PROC.as_ref(), &connections::client_inodes(&found));
+        let bounds = Bounds { servers: self.servers(), pools: &self.pools };
+        connections::grouped(&found, &self.names, &holders, &bounds, selection.limit)
     }
 
     /// Someone wants to be told of cycles.
@@ -441,15 +450,15 @@ impl Probes {
         named.map_or_else(|| peer.shown(), str::to_owned)
     }
 
+    /// How many connections each server allows. A cluster that was started again has another number and the same name.
+    fn servers(&self) -> BTreeMap<&str, u32> {
+        let servers = self.postmasters.iter();
+        servers.filter_map(|(service, (_, most))| Some((self.names.service_name(*service)?, (*most)?))).collect()
+    }
+
     /// How many connections there may be: by each server's own setting, and by what is configured for pools.
     fn bounds(&self, series: &mut Vec<Series>) {
-        // A cluster that was started again has another number and the same name.
-        let servers: BTreeMap<&str, u32> = self
-            .postmasters
-            .iter()
-            .filter_map(|(service, (_, most))| Some((self.names.service_name(*service)?, (*most)?)))
-            .collect();
-        for (service, most) in servers {
+        for (service, most) in self.servers() {
             series.push(Series::number(&catalog::POSTGRES_MAX_CONNECTIONS, vec![service.into()], most.into()));
         }
         for (service, size) in &self.pools {

@@ -295,7 +295,7 @@ impl Worker {
                 && *pid == sample.pid
                 && let Ok(memory) = &mut host::ProcessMemory::open(Path::new("/proc"), sample.pid)
             {
-                let registers = host::Registers { ip: *ip, sp: *sp, bp: Some(*bp) };
+                let registers = host::Registers { ip: *ip, sp: *sp, bp: Some(*bp), others: None };
                 let (frames, stop) = host::walk(registers, code, memory);
                 sample.user = frames.into_iter().map(|frame| frame.0).collect();
                 sample.stop = Some(stop);

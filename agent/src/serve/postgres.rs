@@ -74,6 +74,13 @@ pub async fn n_plus_one(State(content): State<Content>, parameters: Parameters) 
     json(&content.desk.ask(|answer| Question::Repeats(selection, answer)).await?)
 }
 
+/// `/api/v1/postgres/connections`
+pub async fn connections(State(content): State<Content>, parameters: Parameters) -> Result<Response, Problem> {
+    let typed = typed(parameters)?;
+    let selection = typed.selection()?;
+    json(&content.desk.ask(|answer| Question::Connections(selection, answer)).await?)
+}
+
 /// `/api/v1/postgres/trace`: one JSON object a line, as it happens, until the duration is over or the client hangs up.
 pub async fn trace(State(content): State<Content>, parameters: Parameters) -> Result<Response, Problem> {
     let typed = typed(parameters)?;

@@ -32,6 +32,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
     "/api/v1/postgres/n_plus_one",
+    "/api/v1/postgres/connections",
     "/api/v1/postgres/trace",
 ];
 
@@ -58,6 +59,7 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
+        "/api/v1/postgres/connections" => get(postgres::connections),
         "/api/v1/postgres/trace" => get(postgres::trace),
         // A test asks for each of PATHS and would find this one missing.
         _ => MethodRouter::new(),

@@ -11,8 +11,8 @@ use crate::model::{
     probe::{ProbeState, ProbeStatus},
     profile::Draw,
     query::{
-        Desk, QueryRecord, Question, RepeatRecord, Repeats, SlowQueries, StatementFigures, Statements, TraceLine,
-        TraceRefused, desk,
+        ClientConnections, ConnectionCounts, Connections, Desk, QueryRecord, Question, RepeatRecord, Repeats,
+        ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, desk,
     },
     sample::ProfileRefused,
     snapshot::{ServiceInfo, ServiceKind, SnapshotHandle, handle_and_publisher},
@@ -122,6 +122,14 @@ fn statements() -> Statements {
     Statements { at_unix_ms: 1, window_seconds: Some(10.0), total_seconds: 0.5, queries: vec![figures] }
 }
 
+fn connections() -> Connections {
+    let counts = ConnectionCounts { active: 1, idle: 2, idle_in_transaction: 1, encrypted_unseen: 0, total: 4 };
+    let (service, server) = ("shop.service".into(), "postgres:15/main".into());
+    let client = ClientConnections { service, pid: Some(7), server, counts, pool_size: Some(10) };
+    let server = ServerConnections { service: "postgres:15/main".into(), counts, max_connections: Some(100) };
+    Connections { at_unix_ms: 1, clients: vec![client], servers: vec![server] }
+}
+
 /// A desk at which everything has an answer; a trace of an empty service is refused.
 fn answering() -> crate::model::query::Desk {
     let (desk, mut questions) = desk();
@@ -138,6 +146,7 @@ fn answering() -> crate::model::query::Desk {
                     drop(answer.send(repeats));
                 }
                 Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),
+                Question::Connections(_, answer) => drop(answer.send(connections())),
                 Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
                 }
