@@ -46,7 +46,7 @@ pub const LEAST_RING_BYTES: u32 = 4096;
 /// Files of code whose unwind tables are at hand.
 pub const UNWIND_FILES: u32 = 4096;
 /// Rows of unwind tables, of all files together; each takes eight bytes. By their measured sizes on Debian 12: PostgreSQL, the C
-/// library, Python and OpenSSL take 84,000 together.
+/// library, Python and OpenSSL have 210,000 together.
 pub const UNWIND_ROWS: u32 = 1 << 20;
 /// Processes and services whose samples are taken at one time, if not everybody's.
 pub const TARGETS: u32 = 4096;

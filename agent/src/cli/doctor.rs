@@ -38,7 +38,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let examination = pipeline::examine(&config);
-    let budget_bytes = config.kernel.memory_bytes;
+    let of_profiles = if config.probes.profiles { config.profile.memory_bytes } else { 0 };
+    let budget_bytes = config.kernel.memory_bytes + of_profiles;
     terminal::result(&match arguments.json {
         true => lines(&examination, budget_bytes),
         false => table(&examination, budget_bytes, Paint::stdout()),
@@ -88,7 +89,7 @@ fn table(examination: &Examination, budget_bytes: u64, paint: Paint) -> String {
 
     let _ = writeln!(
         out,
-        "\nKernel memory: {} of {} (kernel.memory)",
+        "\nKernel memory: {} of {} (kernel.memory and profile.memory)",
         mebibytes(examination.kernel_memory_bytes),
         mebibytes(budget_bytes)
     );
@@ -199,7 +200,7 @@ Probes
   off          sockets    tp_btf/sock_send_length   1.00 MiB
                lost: everything about sockets
 
-Kernel memory: 4.00 MiB of 32.00 MiB (kernel.memory)
+Kernel memory: 4.00 MiB of 32.00 MiB (kernel.memory and profile.memory)
 ";
         assert_eq!(table(&examination(), 32 << 20, Paint(false)), expected);
     }

@@ -83,7 +83,7 @@ pub const KEYS: &[Key] = &[
     ),
     key("postgres.pools", Shape::Sizes(1..=100_000, |c| &mut c.postgres.pools), Change::Reload),
     key("profile.hertz", Shape::Count(0..=199, |c| &mut c.profile.hertz), Change::Restart),
-    key("profile.memory", Shape::Size(256 << 10..=1 << 30, |c| &mut c.profile.memory_bytes), Change::Restart),
+    key("profile.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.profile.memory_bytes), Change::Restart),
     key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
     key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),
     key("limits.queries", Shape::Count(16..=100_000, |c| &mut c.limits.queries), Change::Restart),

@@ -137,7 +137,7 @@ pub struct Postgres {
 pub struct Profile {
     /// How often in a second, on each CPU, the clock ticks that always runs; 0 for never.
     pub hertz: usize,
-    /// Budget for unwind tables in the kernel.
+    /// Budget for unwind tables and samples in the kernel.
     pub memory_bytes: u64,
 }
 
@@ -248,7 +248,7 @@ impl Default for Config {
                 n_plus_one_gap: Duration::from_millis(50),
                 pools: BTreeMap::new(),
             },
-            profile: Profile { hertz: 19, memory_bytes: 8 << 20 },
+            profile: Profile { hertz: 19, memory_bytes: 12 << 20 },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

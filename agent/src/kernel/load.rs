@@ -27,7 +27,7 @@ use super::{
     lacks::Lacks,
     missed::runs_missed,
     sampling::Running,
-    sizes::{Ends, Sizes, Wanted},
+    sizes::{self, Ends, Sizes, Wanted},
     tables::Table,
     tls::{Attached, Library, Looked},
 };
@@ -58,8 +58,8 @@ pub struct Options {
     pub peers: u32,
     /// Statements that are told apart.
     pub statements: u32,
-    /// Rows of unwind tables that there is room for.
-    pub unwind_rows: u32,
+    /// Bytes that unwind tables and all else of profiles may take, beside those of the others.
+    pub profile_memory_bytes: u64,
     /// Which Postgres cycles are told one by one from the start.
     pub watch: Watch,
 }
@@ -180,6 +180,7 @@ impl Kernel {
             databases: limits::DATABASES,
         };
         let profile = features.contains(&Feature::Profiles);
+        let unwind_rows = sizes::unwind_rows(options.profile_memory_bytes, possible_cpus() as u64);
         let mut ebpf = EbpfLoader::new()
             .allow_unsupported_maps()
             .override_global("OFFSETS", bytes_of(&offsets), true)
@@ -199,8 +200,8 @@ impl Kernel {
             .map_max_entries("RECORDS", options.ring_bytes)
             .map_max_entries("TRACE", options.ring_bytes)
             .map_max_entries("SAMPLES", if profile { limits::SAMPLES_BYTES } else { limits::LEAST_RING_BYTES })
-            .map_max_entries("UNWIND_ROWS", if profile { options.unwind_rows } else { 1 })
-            .map_max_entries("UNWIND_PAGES", if profile { options.unwind_rows / 8 } else { 1 })
+            .map_max_entries("UNWIND_ROWS", if profile { unwind_rows } else { 1 })
+            .map_max_entries("UNWIND_PAGES", if profile { unwind_rows / 8 } else { 1 })
             .map_max_entries("UNWIND_FILES", if profile { limits::UNWIND_FILES } else { 1 })
             .load(OBJECT)?;
         // Before anything runs: of zeros, each cycle would be slow.
@@ -223,7 +224,7 @@ impl Kernel {
             settings,
             profile_probes: Vec::new(),
             running: Running::default(),
-            unwind_rows: if profile { options.unwind_rows } else { 1 },
+            unwind_rows: if profile { unwind_rows } else { 1 },
             ring_memory_bytes: BTreeMap::new(),
         };
         let refused = match options.features.contains(&Feature::Profiles) {

@@ -8,6 +8,7 @@ use steth_probes::{
     identity::{ServiceEntry, ServiceKey, ServiceRow},
     limits,
     postgres::{Backends, WireEntry},
+    profile::{Target, UnwindFile},
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket},
     watch::ServiceWatch,
@@ -25,6 +26,12 @@ const PREPARED_KEY: usize = 16;
 const RING_EXTRA_BYTES: u64 = 20 << 10;
 /// Work space of the walker, for each CPU.
 const WORK_SPACE_BYTES: u64 = 24 << 10;
+/// Where samples are put together, for each CPU.
+const PROFILE_SPACE_BYTES: u64 = 16 << 10;
+/// Programs that take samples.
+const PROFILE_PROGRAM_BYTES: u64 = 128 << 10;
+/// Rows of unwind tables that there is always room for.
+const LEAST_ROWS: u32 = 4096;
 /// Programs, tasks' state, and what the kernel keeps for each map.
 const REST_BYTES: u64 = 512 << 10;
 
@@ -114,6 +121,20 @@ const fn ssl_bytes() -> u64 {
 
 const fn prepared_bytes() -> u64 {
     hash_bytes(PREPARED_KEY, 4)
+}
+
+/// Rows of unwind tables that there is room for, with all that profiles take beside them within so many bytes.
+pub fn unwind_rows(memory_bytes: u64, cpus: u64) -> u32 {
+    let fixed = u64::from(limits::SAMPLES_BYTES)
+        + RING_EXTRA_BYTES
+        + map_bytes(limits::UNWIND_FILES, hash_bytes(size_of::<CodeFile>(), size_of::<UnwindFile>()))
+        + map_bytes(limits::TARGETS, hash_bytes(size_of::<Target>(), 8))
+        + cpus * PROFILE_SPACE_BYTES
+        + PROFILE_PROGRAM_BYTES;
+    // For each eight rows there is room for one entry of a page, which takes as much as one of them.
+    let row_bytes = size_of::<u64>() as u64;
+    let rows = memory_bytes.saturating_sub(fixed) / (row_bytes + row_bytes / 8);
+    u32::try_from(rows / 8 * 8).unwrap_or(u32::MAX).max(LEAST_ROWS)
 }
 
 /// A whole hash map.

@@ -96,7 +96,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         services: count(config.limits.services as u64),
         peers: count(config.limits.peers as u64),
         statements: count(config.limits.queries as u64),
-        unwind_rows: count(config.profile.memory_bytes / 8),
+        profile_memory_bytes: config.profile.memory_bytes,
         watch: trace::watch(config),
     })
 }
