@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -25,13 +24,13 @@ use thiserror::Error;
 use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
-    missed::runs_missed,
+    report::{memory_of, reason, refusal},
     sampling::Running,
     sizes::{self, Ends, Sizes, Wanted},
     tables::Table,
     tls::{Attached, Library, Looked},
 };
-use crate::model::probe::{ProbeState, ProbeStatus};
+use crate::model::probe::ProbeState;
 
 /// The program that the agent runs for each listener.
 const LISTENER_DROPS: &str = "listener_drops";
@@ -88,17 +87,17 @@ pub enum LoadError {
 #[derive(Debug)]
 pub struct Kernel {
     pub(super) ebpf: Ebpf,
-    probes: Vec<(&'static Probe, ProbeState)>,
+    pub(super) probes: Vec<(&'static Probe, ProbeState)>,
     /// What is lost of probes that do only part of their work.
-    lost: BTreeMap<&'static str, String>,
-    library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
-    library: Library,
+    pub(super) lost: BTreeMap<&'static str, String>,
+    pub(super) library_probes: Vec<(&'static LibraryProbe, ProbeState)>,
+    pub(super) library: Library,
     settings: Settings,
     pub(super) profile_probes: Vec<(&'static ProfileProbe, ProbeState)>,
     pub(super) running: Running,
     unwind_rows: u32,
     /// Of the rings, once they are given away; they never change.
-    ring_memory_bytes: BTreeMap<String, u64>,
+    pub(super) ring_memory_bytes: BTreeMap<String, u64>,
 }
 
 /// The maps that user space reads.
@@ -344,53 +343,6 @@ impl Kernel {
         self.library.leave(&mut self.ebpf, attached);
     }
 
-    /// What became of each probe, with its cost so far.
-    pub fn statuses(&self) -> Vec<ProbeStatus> {
-        let probes = self.probes.iter().map(|(probe, state)| {
-            let lost = match state {
-                ProbeState::Partial { .. } => self.lost.get(probe.name).map_or("", String::as_str),
-                _ => probe.lost,
-            };
-            self.status(probe.name, hook(probe), state, lost)
-        });
-        let library = self.library_probes.iter().map(|(probe, state)| {
-            let state = match state {
-                ProbeState::Attached => self.library.state(),
-                other => other.clone(),
-            };
-            self.status(probe.name, library_hook(probe), &state, probe.lost)
-        });
-        let profiles = self
-            .profile_probes
-            .iter()
-            .map(|(probe, state)| self.status(probe.name, probe.hook.into(), state, probe.lost));
-        probes.chain(library).chain(profiles).collect()
-    }
-
-    fn status(&self, name: &str, hook: String, state: &ProbeState, lost: &str) -> ProbeStatus {
-        let program = self.ebpf.program(name);
-        let info = program.and_then(|program| program.info().ok());
-        ProbeStatus {
-            name: name.into(),
-            hook,
-            state: state.clone(),
-            lost: lost.into(),
-            memory_bytes: info.as_ref().and_then(|info| info.memory_locked().ok()).unwrap_or(0).into(),
-            runs: info.as_ref().map_or(0, |info| info.run_count()),
-            run_ns: info.as_ref().map_or(0, |info| info.run_time().as_nanos().try_into().unwrap_or(u64::MAX)),
-            missed: program
-                .and_then(|program| program.fd().ok())
-                .and_then(|fd| runs_missed(fd.as_fd()).ok())
-                .unwrap_or(0),
-        }
-    }
-
-    /// Memory that each map takes, by its name, as the kernel accounts it.
-    pub fn map_memory(&self) -> BTreeMap<String, u64> {
-        let maps = self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?)));
-        maps.chain(self.ring_memory_bytes.clone()).collect()
-    }
-
     /// Room for rows of unwind tables.
     pub fn unwind_rows(&self) -> u32 {
         self.unwind_rows
@@ -410,20 +362,6 @@ pub(super) fn run(program: &mut Iter) -> Result<(), ProgramError> {
     // The program writes nothing; reading runs it.
     io::copy(&mut file, &mut io::sink())?;
     Ok(())
-}
-
-/// What users call the hook.
-pub fn hook(probe: &Probe) -> String {
-    format!("tp_btf/{}", probe.tracepoint)
-}
-
-/// As [`hook`], for a probe in user space.
-pub fn library_hook(probe: &LibraryProbe) -> String {
-    let kind = if probe.at_return { "uretprobe" } else { "uprobe" };
-    match probe.functions {
-        [one] => format!("{kind}/{one}"),
-        several => format!("{kind}/{},…", several.first().unwrap_or(&"")),
-    }
 }
 
 /// Loads a probe of OpenSSL; where it is attached is found out later.
@@ -468,37 +406,12 @@ fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramEr
     Ok(())
 }
 
-fn reason(error: &ProgramError, probe: &Probe) -> String {
-    match error {
-        ProgramError::Btf(_) => {
-            format!("this kernel has no tracepoint {} (Linux {})", probe.tracepoint, probe.since)
-        }
-        other => refusal(other),
-    }
-}
-
-pub(super) fn refusal(error: &ProgramError) -> String {
-    match error {
-        // The last line says what was refused; the rest is the verifier's whole walk.
-        ProgramError::LoadError { io_error, verifier_log } => {
-            let log = verifier_log.to_string();
-            let told = |line: &&str| {
-                !line.is_empty()
-                    && !["processed", "stack depth", "verification time"].iter().any(|no| line.starts_with(no))
-            };
-            let words = log.lines().rev().find(told);
-            format!("the verifier refused it: {io_error}: {}", words.unwrap_or_default())
-        }
-        other => other.to_string(),
-    }
-}
-
 pub(super) fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {
     let map = ebpf.map(name).ok_or(LoadError::NoMap(name))?;
     Ok(Table::new(map_data(map).ok_or(LoadError::NoMap(name))?, copies)?)
 }
 
-fn map_data(map: &Map) -> Option<&MapData> {
+pub(super) fn map_data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
@@ -509,13 +422,6 @@ fn map_data(map: &Map) -> Option<&MapData> {
         | Map::Unsupported(data) => Some(data),
         _ => None,
     }
-}
-
-/// The kernel tells a map's memory only in its descriptor's information file.
-fn memory_of(map: &MapData) -> Option<u64> {
-    use std::os::fd::{AsFd as _, AsRawFd as _};
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
 }
 
 fn possible_cpus() -> usize {

@@ -6,6 +6,7 @@ pub mod functions;
 mod lacks;
 pub mod load;
 mod missed;
+pub mod report;
 pub mod sampling;
 mod sizes;
 pub mod tables;

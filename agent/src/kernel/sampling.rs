@@ -20,7 +20,8 @@ use steth_probes::{
 };
 
 use super::{
-    load::{Kernel, LoadError, refusal, run, table},
+    load::{Kernel, LoadError, run, table},
+    report::refusal,
     tables::Table,
 };
 use crate::model::probe::ProbeState;

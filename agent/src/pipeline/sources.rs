@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::Config,
     host::{self, Family, Problem, ProcServices, Processes},
-    kernel::{LoadError, ability::ability, load},
+    kernel::{LoadError, ability::ability, report},
     model::{
         catalog::steth::{AGENT_CPU, AGENT_RESIDENT, BUILD_INFO},
         probe::{ProbeState, ProbeStatus},
@@ -165,8 +165,8 @@ fn unavailable(reason: &str) -> Vec<ProbeStatus> {
         run_ns: 0,
         missed: 0,
     };
-    let probes = PROBES.iter().map(|probe| status(probe.name, load::hook(probe), probe.lost));
-    let library = LIBRARY_PROBES.iter().map(|probe| status(probe.name, load::library_hook(probe), probe.lost));
+    let probes = PROBES.iter().map(|probe| status(probe.name, report::hook(probe), probe.lost));
+    let library = LIBRARY_PROBES.iter().map(|probe| status(probe.name, report::library_hook(probe), probe.lost));
     let profiles = PROFILE_PROBES.iter().map(|probe| status(probe.name, probe.hook.into(), probe.lost));
     probes.chain(library).chain(profiles).collect()
 }
