@@ -9,6 +9,7 @@ use aya_ebpf::{
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss, Share},
     histogram::{BUCKETS, Histogram, bucket_of},
+    profile::SLOT_NUMBER,
     socket::PASS_NUMBER,
 };
 
@@ -33,7 +34,8 @@ pub enum Numbers {
     CountersOfTcp = 9,
     CountersOfPostgres = 10,
     CountersCommon = 11,
-    UnwindFiles = 13,
+    /// Set back by the agent: slots of files of code.
+    UnwindFiles = SLOT_NUMBER,
     /// Given out by the agent: the current pass over all open files.
     Pass = PASS_NUMBER,
 }

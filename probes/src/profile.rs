@@ -11,6 +11,12 @@ pub const TREE_PIVOTS: usize = 15;
 /// Stands for the device of the page of code that the kernel maps into each process.
 pub const VDSO: u64 = u64::MAX;
 
+/// Numbers that the kernel programs give files of code as their slots, from 1 on; the agent, for stacks that it walks itself,
+/// takes those above. When most are given out it lets the kernel begin anew.
+pub const KERNEL_SLOTS: u32 = 0x8000;
+/// Index of the last slot among the numbers that are given out.
+pub const SLOT_NUMBER: u32 = 13;
+
 kinds! {
     /// What a record of the ring of samples tells.
     pub enum SampleKind {

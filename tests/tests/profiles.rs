@@ -202,11 +202,11 @@ fn the_profile_of_slow_requests_holds_no_others() {
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
     let agent = Agent::start(&Options::default()).unwrap();
-    let slow = "select sum(length(md5(i::text))) from generate_series(1, 400000) i";
+    let slow = "select sum(length(md5(i::text))) from generate_series(1, 2000000) i";
     let load = Load::begin(&postgres, &database, &[slow, "select count(*) from generate_series(1, 2000)"]);
-    let through = ["--agent", agent.address(), "-d", "3s", "-F", "997"];
+    let through = ["--agent", agent.address(), "-d", "5s", "-F", "997"];
     let (_, query) = server(&agent, &database, "md5");
-    let slow = flame(&[&through[..], &["--slow", "100ms"]].concat()).unwrap();
+    let slow = flame(&[&through[..], &["--slow", "400ms"]].concat()).unwrap();
     let own = flame(&[&through[..], &["--query", &query]].concat()).unwrap();
     drop(load);
     let hashing = |folded: &Folded| {

@@ -289,7 +289,8 @@ pub extern "C" fn profile_files(ctx: *const TaskMapping) -> i32 {
 fn meet(task: Known, mapping: Known) -> Option<()> {
     let sampling = SAMPLING.get(0)?;
     let state = stamp(task)?;
-    if !is_wanted(sampling, sampling.any, task, state.service) {
+    // Not for the clock that always runs: of everybody that would be too much at a time.
+    if !is_wanted(sampling, SampleKind::Demand.bit() | SampleKind::WAITS, task, state.service) {
         return None;
     }
     let space = PROFILE_SPACES.get_ptr_mut(OF_PASSES)?;

@@ -7,9 +7,9 @@ use aya_ebpf::{
 use steth_probes::{
     cell::Loss,
     message::Header,
-    profile::{NoTable, SampleKind, TREE_PIVOTS, UnwindFile, VDSO},
+    profile::{KERNEL_SLOTS, NoTable, SampleKind, TREE_PIVOTS, UnwindFile, VDSO},
     tls::CodeFile,
-    unwind::{self, MAX_SLOT, Mapping, MappingKind, Row, Table, VDSO_SLOT, pt_regs_index},
+    unwind::{self, Mapping, MappingKind, Row, Table, VDSO_SLOT, pt_regs_index},
 };
 
 use super::mappings::{self, Stretch};
@@ -84,7 +84,7 @@ impl World {
         let slot = if stretch.file.device == VDSO {
             VDSO_SLOT
         } else {
-            let Some(slot) = next_number(Numbers::UnwindFiles, 1, MAX_SLOT) else {
+            let Some(slot) = next_number(Numbers::UnwindFiles, 1, KERNEL_SLOTS) else {
                 lost(Loss::UnwindFilesFull);
                 return 0;
             };

@@ -15,7 +15,8 @@ use aya::{
 };
 use steth_probes::{
     catalog::{PROFILE_PROBES, ProfileProbe},
-    profile::{Sampling, Target, UnwindFile},
+    profile::{SLOT_NUMBER, Sampling, Target, UnwindFile},
+    record::read,
     tls::CodeFile,
 };
 
@@ -66,6 +67,7 @@ pub struct Sampler {
     sampling: Table,
     targets: Table,
     files: Table,
+    numbers: Table,
     rows: Table,
     pages: Table,
     told: Vec<Target>,
@@ -82,6 +84,7 @@ impl Kernel {
             sampling: table("SAMPLING")?,
             targets: table("TARGETS")?,
             files: table("UNWIND_FILES")?,
+            numbers: table("NUMBERS")?,
             rows: table("UNWIND_ROWS")?,
             pages: table("UNWIND_PAGES")?,
             told: Vec::new(),
@@ -245,6 +248,27 @@ impl Sampler {
         Ok(())
     }
 
+    /// Slots that are given out to files of code, out of [`steth_probes::profile::KERNEL_SLOTS`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn slots(&mut self) -> io::Result<u32> {
+        let mut given = 0;
+        self.numbers.visit_range(SLOT_NUMBER..SLOT_NUMBER + 1, |_, value| given = read(value).unwrap_or(given))?;
+        Ok(given)
+    }
+
+    /// Forgets all files of code, so that their slots may be given out anew.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget_files(&mut self) -> io::Result<()> {
+        for (code, _) in self.files()? {
+            self.forget_file(&code)?;
+        }
+        self.numbers.put(&SLOT_NUMBER, &0u32)
+    }
+
     /// Writes rows of an unwind table.
     ///
     /// # Errors
@@ -268,7 +292,7 @@ impl Sampler {
     pub fn files(&mut self) -> io::Result<Vec<(CodeFile, UnwindFile)>> {
         let mut files = Vec::new();
         self.files.visit(u32::MAX, |key, value| {
-            files.extend(steth_probes::record::read(key).zip(steth_probes::record::read(value)));
+            files.extend(read(key).zip(read(value)));
         })?;
         Ok(files)
     }

@@ -42,8 +42,10 @@ pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 pub const MOST_HERTZ: u32 = 999;
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
-/// How long the start of a profile waits for unwind tables.
-const TABLE_PATIENCE: Duration = Duration::from_millis(250);
+/// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
+const TABLE_PATIENCE: Duration = Duration::from_secs(2);
+/// The same for a profile of all processes, some of which may have large files that hardly run.
+const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(250);
 /// How long the stacks of threads that wait still are waited for.
 const WALK_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,6 +75,10 @@ struct Session {
     gathered: Gathered,
     /// Postgres requests that were slow enough.
     slow: HashSet<(u64, u64)>,
+    /// Set while unwind tables are waited for, so that the first samples have whole stacks.
+    preparing: Option<Instant>,
+    /// From when to when its samples are, by the monotonic clock.
+    span_ns: (u64, u64),
     /// Set when its time is over and only stacks of threads that wait still are missing.
     closing: Option<Instant>,
 }
@@ -101,11 +107,17 @@ impl Session {
                 pids.contains(&taken.stack.pid) || service().is_some_and(|name| services.iter().any(|it| it == name))
             }
         };
-        of_kind && whose && (!self.is_of_requests() || taken.request.is_some())
+        let (from_ns, to_ns) = self.span_ns;
+        (from_ns..=to_ns).contains(&taken.at_ns)
+            && of_kind
+            && whose
+            && (!self.is_of_requests() || taken.request.is_some())
     }
 
     fn is_over(&self, now: Instant) -> bool {
-        now >= self.until || self.request.answer.is_closed() || self.request.enough.load(Ordering::Relaxed)
+        (self.preparing.is_none() && now >= self.until)
+            || self.request.answer.is_closed()
+            || self.request.enough.load(Ordering::Relaxed)
     }
 
     /// Whether only samples taken while a request was being served are wanted.
@@ -155,6 +167,7 @@ impl Profiles {
             return;
         }
         let until = Instant::now() + request.length;
+        let patience = if request.whose == Whose::default() { TABLES_OF_ALL_PATIENCE } else { TABLE_PATIENCE };
         let session = Session {
             request,
             began: SystemTime::now(),
@@ -162,19 +175,13 @@ impl Profiles {
             lasted: Duration::ZERO,
             gathered: Gathered::default(),
             slow: HashSet::new(),
+            preparing: Some(Instant::now() + patience),
+            span_ns: (u64::MAX, 0),
             closing: None,
         };
         self.sessions.push(session);
-        let steered = self.steer(kernel, names);
-        if let Some(session) = self.sessions.last_mut() {
-            // From here on samples are taken.
-            session.began = SystemTime::now();
-            session.until = Instant::now() + session.request.length;
-            if let Some(begun) = session.request.begun.take() {
-                let _ = begun.send(());
-            }
-        }
-        if let Err(error) = steered {
+        let prepared = self.steer(kernel, names).and_then(|()| kernel.tell_files().map_err(|error| error.to_string()));
+        if let Err(error) = prepared {
             if let Some(session) = self.sessions.pop() {
                 let _ = session.request.answer.send(Err(ProfileRefused::Kernel(error)));
             }
@@ -206,8 +213,9 @@ impl Profiles {
     /// Tells the kernel what all who wait want together.
     fn steer(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
         let taking = || self.sessions.iter().filter(|session| session.closing.is_none());
-        let hertz = taking().filter(|it| it.has(SampleKind::Demand)).map(|it| it.request.hertz).max().unwrap_or(0);
-        let waits = taking().any(|session| session.has(SampleKind::Back));
+        let ready = || taking().filter(|session| session.preparing.is_none());
+        let hertz = ready().filter(|it| it.has(SampleKind::Demand)).map(|it| it.request.hertz).max().unwrap_or(0);
+        let waits = ready().any(|session| session.has(SampleKind::Back));
         let (mut all, mut targets) = (0, HashMap::<Target, u32>::new());
         for session in taking() {
             let mut bits = 0;
@@ -247,11 +255,6 @@ impl Profiles {
             self.sampler.set(&sampling, &targets).map_err(|error| error.to_string())?;
             (self.sampling, self.targets) = (sampling, targets);
         }
-        let begins = (hertz != 0 && self.hertz == 0) || (waits && !self.waits);
-        if changed && begins {
-            kernel.tell_files().map_err(|error| error.to_string())?;
-            self.await_tables(names);
-        }
         if hertz != self.hertz {
             if hertz == 0 {
                 kernel.stop_clock(Clock::Demand);
@@ -274,14 +277,34 @@ impl Profiles {
         Ok(())
     }
 
-    /// Gives unwind tables some time, so that the first samples have whole stacks.
-    fn await_tables(&mut self, names: &Names) {
-        let late = Instant::now() + TABLE_PATIENCE;
-        self.drain(names);
-        while self.unwinding.is_busy() && Instant::now() < late {
-            std::thread::sleep(Duration::from_millis(2));
-            self.drain(names);
+    /// Lets profiles begin whose unwind tables are there.
+    fn begin_prepared(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
+        let (now, settled) = (Instant::now(), !self.unwinding.is_busy());
+        let is_ready = |session: &Session| session.preparing.is_some_and(|late| settled || now >= late);
+        if !self.sessions.iter().any(is_ready) {
+            return Ok(());
         }
+        if self.waits {
+            // What is waited for since before is the others'.
+            kernel.tell_waiting().map_err(|error| error.to_string())?;
+        }
+        let ready: Vec<bool> = self.sessions.iter().map(is_ready).collect();
+        for (session, ready) in self.sessions.iter_mut().zip(&ready) {
+            if *ready {
+                session.preparing = None;
+            }
+        }
+        self.steer(kernel, names)?;
+        let begun_ns = monotonic_ns();
+        for (session, _) in self.sessions.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
+            session.began = SystemTime::now();
+            session.until = Instant::now() + session.request.length;
+            session.span_ns = (begun_ns, u64::MAX);
+            if let Some(begun) = session.request.begun.take() {
+                let _ = begun.send(());
+            }
+        }
+        Ok(())
     }
 
     /// A Postgres request has ended that took this long.
@@ -313,13 +336,17 @@ impl Profiles {
             for (session, due) in self.sessions.iter_mut().zip(due) {
                 if due {
                     session.closing = Some(now + WALK_PATIENCE);
+                    session.span_ns.1 = monotonic_ns();
                     session.lasted = session.began.elapsed().unwrap_or_default();
                 }
             }
         }
-        if !self.sessions.is_empty()
-            && let Err(error) = self.steer(kernel, names)
-        {
+        if let Err(error) = self.begin_prepared(kernel, names) {
+            for session in self.sessions.extract_if(.., |session| session.span_ns.0 == u64::MAX) {
+                let _ = session.request.answer.send(Err(ProfileRefused::Kernel(error.clone())));
+            }
+        }
+        if let Err(error) = self.steer(kernel, names) {
             tracing::warn!("cannot steer sampling: {error}");
         }
         let ready =

@@ -22,6 +22,8 @@ pub struct Taken {
     pub stack: Stack,
     /// What it weighs.
     pub ns: u64,
+    /// When, by the monotonic clock.
+    pub at_ns: u64,
     /// The Postgres request that the thread was busy with.
     pub request: Option<Request>,
 }
@@ -122,13 +124,13 @@ impl Joiner {
 }
 
 fn on_cpu(sample: &Sample) -> Taken {
-    Taken { stack: Stack::of(sample, State::OnCpu), ns: sample.weight_ns, request: sample.request }
+    Taken { stack: Stack::of(sample, State::OnCpu), ns: sample.weight_ns, at_ns: sample.at_ns, request: sample.request }
 }
 
 /// The kernel's part and the request are the wait's, the process' part is that of whoever told it.
 fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
     let stack = Stack { user: own.user.clone(), stop: own.stop, ..Stack::of(wait, State::OffCpu) };
-    Taken { stack, ns, request: wait.request.or(own.request) }
+    Taken { stack, ns, at_ns: wait.at_ns, request: wait.request.or(own.request) }
 }
 
 /// Stacks and what they weigh.
