@@ -12,3 +12,4 @@ pub mod pipeline;
 pub mod postgres;
 pub mod profile;
 pub mod serve;
+pub mod store;

@@ -31,6 +31,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// Another lock than one of its own.
     pub lock: Option<PathBuf>,
+    /// Another folder for profiles of the past than one of its own.
+    pub profiles: Option<PathBuf>,
 }
 
 /// A running agent; killed when dropped.
@@ -221,6 +223,8 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     }
     let mut command = process::command(program, options.user.as_ref());
     without_settings(&mut command);
+    // The sections may have one of profiles.
+    command.env("STETH_PROFILE_FOLDER", options.profiles.clone().unwrap_or_else(|| folder.path().join("profiles")));
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))

@@ -79,7 +79,11 @@ pub fn flame(arguments: &[&str]) -> Result<Folded> {
 }
 
 impl Folded {
-    fn read(text: &str) -> Result<Self> {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// If a line is none.
+    pub fn read(text: &str) -> Result<Self> {
         let line = |line: &str| {
             let (frames, ns) = line.rsplit_once(' ').with_context(|| format!("no weight: {line}"))?;
             Ok(Line { frames: frames.split(';').map(str::to_owned).collect(), ns: ns.parse()? })

@@ -80,6 +80,15 @@ fn every_command_runs() {
         let words: Vec<&str> = command.split_whitespace().collect();
         match &words[..] {
             ["cargo", "xtask", arguments @ ..] => assert_known_to_xtask(arguments),
+            ["steth", "flame", "--from", arguments @ .., "-o", file] => {
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join(file);
+                let whole = [&["flame", "--agent", agent.address(), "--from"], arguments].concat();
+                let (code, _, said) = steth(&[&whole[..], &["-o", file.to_str().unwrap()]].concat()).unwrap();
+                // This agent has not been there at any hour that a reader may ask for.
+                let has_none = code == Some(1) && said.contains("no profile is kept of ");
+                assert!(has_none || (code == Some(0) && file.exists()), "{command}: {code:?} {said}");
+            }
             ["steth", arguments @ ..] => {
                 let (code, result, said) = steth(arguments).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");

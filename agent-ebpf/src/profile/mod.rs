@@ -289,8 +289,9 @@ pub extern "C" fn profile_files(ctx: *const TaskMapping) -> i32 {
 fn meet(task: Known, mapping: Known) -> Option<()> {
     let sampling = SAMPLING.get(0)?;
     let state = stamp(task)?;
-    // Not for the clock that always runs: of everybody that would be too much at a time.
-    if !is_wanted(sampling, SampleKind::Demand.bit() | SampleKind::WAITS, task, state.service) {
+    // The clock that always runs meets files as their code is run: to go through those of the whole host costs seconds.
+    let asked = sampling.any & !SampleKind::Always.bit();
+    if !is_wanted(sampling, asked, task, state.service) {
         return None;
     }
     let space = PROFILE_SPACES.get_ptr_mut(OF_PASSES)?;

@@ -26,6 +26,8 @@ pub struct Agent {
 pub struct Answer {
     body: Incoming,
     address: SocketAddr,
+    /// What a reader of the answer must know.
+    pub notes: Vec<String>,
     connection: JoinHandle<hyper::Result<()>>,
 }
 
@@ -46,6 +48,8 @@ impl Agent {
             Request::get(path).header(header::HOST, address.to_string()).body(Empty).map_err(Failure::failed)?;
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
+        let notes = answer.headers().get_all("steth-note").iter();
+        let notes = notes.map(|note| String::from_utf8_lossy(note.as_bytes()).into_owned()).collect();
         let mut body = answer.into_body();
         if status != StatusCode::OK {
             let mut whole = Vec::new();
@@ -54,7 +58,7 @@ impl Agent {
             }
             return Err(refused(address, status, &whole));
         }
-        Ok(Answer { body, address, connection })
+        Ok(Answer { body, address, notes, connection })
     }
 }
 

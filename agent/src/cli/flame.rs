@@ -17,8 +17,8 @@ use tokio::sync::oneshot;
 
 use super::{
     Failure, Outcome,
-    agent::{Agent, encoded},
-    configuration,
+    agent::{Agent, Answer, encoded},
+    configuration, past,
     signals::Stop,
     terminal,
 };
@@ -45,6 +45,8 @@ Examples:
   steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
   steth flame -p 4711 -o - | less                    folded stacks
   steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
+  steth flame --from 03:10 --to 03:15                what the host was doing then, as an agent has kept it
+  steth flame --from -10m --against -30m..-10m       what it does now that it did not before
 
 A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
 early and writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
@@ -76,6 +78,8 @@ pub struct Arguments {
     /// Only while Postgres requests were being served that took at least this long
     #[arg(long, value_name = "100ms", value_parser = parse_duration)]
     slow: Option<Duration>,
+    #[command(flatten)]
+    past: past::Time,
     /// Where to: .svg, .html, .folded, .pb.gz or .json says what; `-` is stdout [default: an SVG named after target and time]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -109,6 +113,9 @@ const PROGRESS: Duration = Duration::from_millis(200);
 /// # Errors
 /// When the target does not exist, when no program can run that takes samples, or the file cannot be written.
 pub fn flame(arguments: &Arguments) -> Outcome {
+    if arguments.past.is_wanted() {
+        return arguments.of_the_past();
+    }
     if arguments.pid.is_empty()
         && arguments.service.is_empty()
         && !arguments.all
@@ -139,6 +146,19 @@ impl Arguments {
         }
     }
 
+    fn of_the_past(&self) -> Outcome {
+        let format = self.format().map_err(Failure::usage)?;
+        let config = configuration(self.config.as_deref(), vec![]).map_err(Failure::usage)?;
+        let asked = past::Asked {
+            config,
+            agent: self.agent,
+            alone: self.alone,
+            services: self.service.clone(),
+            drawing: self.drawing(&format),
+        };
+        self.write(&format, &self.past.take(asked)?)
+    }
+
     const fn kind(&self) -> Kind {
         match (self.off_cpu, self.wall) {
             (true, _) => Kind::OffCpu,
@@ -157,7 +177,7 @@ impl Arguments {
             Some(agent) => {
                 through_agent = true;
                 let path = self.path(format);
-                tokio::spawn(async move { agent.ask(&path).await?.whole().await })
+                tokio::spawn(async move { told(agent.ask(&path).await?).await })
             }
             None if self.agent.is_some() => {
                 return Err(Failure::failed(format!(
@@ -182,7 +202,7 @@ impl Arguments {
                         (Err(_), Err(error)) => return Err(Failure::missing(error)),
                         (Err(_), Ok(())) => return Err(Failure::failed("the profile was lost")),
                     };
-                    draw(&profile, &drawing)
+                    draw(&profile, None, &drawing)
                 })
             }
         };
@@ -293,21 +313,30 @@ impl Arguments {
     }
 }
 
-fn refused(refused: ProfileRefused) -> Failure {
+pub(super) fn refused(refused: ProfileRefused) -> Failure {
     match refused {
         ProfileRefused::Impossible(_) | ProfileRefused::Kernel(_) => {
             Failure::missing(format!("{refused}; steth doctor says more"))
         }
         ProfileRefused::OutOfRange(_) => Failure::usage(refused),
-        ProfileRefused::NoProcess(_) | ProfileRefused::TooMany(_) => Failure::failed(refused),
+        ProfileRefused::NoProcess(_) | ProfileRefused::NoPast(_) | ProfileRefused::TooMany(_) => {
+            Failure::failed(refused)
+        }
     }
 }
 
-fn draw(profile: &Profile, drawing: &Drawing) -> Result<Vec<u8>, Failure> {
-    for note in &profile.notes {
-        terminal::talk(note);
+/// The whole answer of an agent; says its notes.
+pub(super) async fn told(answer: Answer) -> Result<Vec<u8>, Failure> {
+    answer.notes.iter().for_each(|note| terminal::talk(note));
+    answer.whole().await
+}
+
+pub(super) fn draw(profile: &Profile, baseline: Option<&Profile>, drawing: &Drawing) -> Result<Vec<u8>, Failure> {
+    profile.notes.iter().for_each(|note| terminal::talk(note));
+    for note in baseline.into_iter().flat_map(|it| &it.notes) {
+        terminal::talk(&format!("compared with a profile that {note}"));
     }
-    pipeline::draw(profile, drawing).map(|drawn| drawn.bytes).map_err(Failure::failed)
+    pipeline::draw(profile, baseline, drawing).map(|drawn| drawn.bytes).map_err(Failure::failed)
 }
 
 /// A bar on a terminal; nothing elsewhere.

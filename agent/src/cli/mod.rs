@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod flame;
 mod instance;
 mod logging;
+mod past;
 pub mod run;
 mod signals;
 mod terminal;

@@ -3,6 +3,7 @@
 
 pub mod complaint;
 pub mod keys;
+pub mod moment;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,12 @@ pub struct Profile {
     pub hertz: usize,
     /// Budget for unwind tables and samples in the kernel.
     pub memory_bytes: u64,
+    /// How much time one piece of the profiles of the past covers.
+    pub piece: Duration,
+    /// Where the pieces are kept.
+    pub folder: PathBuf,
+    /// Budget for the pieces.
+    pub kept_bytes: u64,
 }
 
 /// `[limits]`
@@ -248,7 +255,13 @@ impl Default for Config {
                 n_plus_one_gap: Duration::from_millis(50),
                 pools: BTreeMap::new(),
             },
-            profile: Profile { hertz: 19, memory_bytes: 12 << 20 },
+            profile: Profile {
+                hertz: 19,
+                memory_bytes: 12 << 20,
+                piece: Duration::from_secs(600),
+                folder: "/var/lib/steth/profiles".into(),
+                kept_bytes: 256 << 20,
+            },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -5,8 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// Stacks seen in one stretch of time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// What was looked at, for people: `postgres (PID 4711)`, `service nginx`, `all processes`.
     pub target: String,
@@ -46,14 +48,14 @@ pub struct Drawn {
     pub bytes: Vec<u8>,
 }
 
-/// Draws profiles; an error is for people.
-pub type Draw = Arc<dyn Fn(&Profile, &Drawing) -> Result<Drawn, String> + Send + Sync>;
+/// Draws a profile, or how it differs from an earlier one; an error is for people.
+pub type Draw = Arc<dyn Fn(&Profile, Option<&Profile>, &Drawing) -> Result<Drawn, String> + Send + Sync>;
 
 /// Whether there is a format of that name; if not, which there are.
 pub type KnowsFormat = fn(&str) -> Result<(), String>;
 
 /// What a profile shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// Time on a CPU.
     Cpu,
@@ -78,7 +80,7 @@ impl Kind {
 }
 
 /// One line of a stack as people see it. A function that the compiler put into another has a frame of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Frame {
     /// The function's name, demangled; of a [`Origin::Note`] the note.
     pub function: Arc<str>,
@@ -95,7 +97,7 @@ pub struct Frame {
 }
 
 /// What kind of code a frame is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Origin {
     /// A process' own code.
     User,
@@ -110,7 +112,7 @@ pub enum Origin {
 }
 
 /// One stack, of one thread.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stack {
     /// Indices into [`Profile::frames`], the outermost caller first.
     pub frames: Vec<u32>,
@@ -133,7 +135,7 @@ pub struct Stack {
 }
 
 /// What a thread was doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
     /// On a CPU.
     OnCpu,

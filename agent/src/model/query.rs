@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
-use super::sample::ProfileRequest;
+use super::sample::{PastRequest, ProfileRequest};
 
 /// One query cycle. Its statement has no literals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -373,6 +373,8 @@ pub enum Question {
     Trace(TraceRequest),
     /// Where does the time go?
     Profile(ProfileRequest),
+    /// Where did it go?
+    Past(PastRequest),
 }
 
 /// Someone who wants to be told of each cycle.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use steth_probes::{cell::Role, profile::SampleKind, tls::CodeFile, unwind::Stop};
@@ -109,6 +109,44 @@ pub struct ProfileRequest {
     pub answer: oneshot::Sender<Result<Arc<Profile>, ProfileRefused>>,
 }
 
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period {
+    /// Its first moment.
+    pub from: SystemTime,
+    /// The first moment after it.
+    pub to: SystemTime,
+}
+
+impl Period {
+    /// Whether the two have a moment in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.from < other.to && other.from < self.to
+    }
+}
+
+/// A profile of the past that someone asks for.
+#[derive(Debug)]
+pub struct PastRequest {
+    /// Of which time.
+    pub period: Period,
+    /// An earlier one to compare it with.
+    pub against: Option<Period>,
+    /// Only of these services; empty: of all.
+    pub services: Vec<String>,
+    /// The profile, or why there is none.
+    pub answer: oneshot::Sender<Result<Past, ProfileRefused>>,
+}
+
+/// A profile of the past.
+#[derive(Debug)]
+pub struct Past {
+    /// What was asked for.
+    pub profile: Profile,
+    /// What it is to be compared with.
+    pub against: Option<Profile>,
+}
+
 /// Why there is no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileRefused {
@@ -124,6 +162,9 @@ pub enum ProfileRefused {
     /// Longer, or more often, than is allowed.
     #[error("{0}")]
     OutOfRange(String),
+    /// Nothing is kept of that time.
+    #[error("{0}")]
+    NoPast(String),
     /// The kernel refused.
     #[error("the kernel refused: {0}")]
     Kernel(String),

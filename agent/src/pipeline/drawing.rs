@@ -7,14 +7,14 @@ use crate::{
     profile::format::{Format, Options, UnknownFormat, utc},
 };
 
-/// Draws a profile.
+/// Draws a profile, or how it differs from an earlier one.
 ///
 /// # Errors
-/// For an unknown format, with those that there are.
-pub fn draw(profile: &Profile, drawing: &Drawing) -> Result<Drawn, String> {
+/// For an unknown format, with those that there are, and for one that cannot show a difference.
+pub fn draw(profile: &Profile, baseline: Option<&Profile>, drawing: &Drawing) -> Result<Drawn, String> {
     let format: Format = drawing.format.parse().map_err(|error: UnknownFormat| error.to_string())?;
     let mut bytes = Vec::new();
-    let options = Options { baseline: None, icicle: drawing.icicle, reversed: drawing.reversed };
+    let options = Options { baseline, icicle: drawing.icicle, reversed: drawing.reversed };
     format.write(profile, &options, &mut bytes).map_err(|error| error.to_string())?;
     Ok(Drawn { media_type: format.content_type(), bytes })
 }

@@ -3,8 +3,10 @@
 mod clusters;
 mod connections;
 mod drawing;
+mod past;
 mod probes;
 mod profiles;
+mod session;
 mod sources;
 mod tls;
 mod trace;
@@ -28,7 +30,7 @@ use crate::{
     model::{
         probe::{HostAbility, ProbeStatus},
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
-        sample::{ProfileRefused, ProfileRequest},
+        sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
@@ -97,7 +99,9 @@ pub struct Attached {
 
 /// Finds out what this host allows, without leaving anything behind.
 pub fn examine(config: &Config) -> Examination {
-    Sources::open(config).1
+    let mut config = config.clone();
+    config.profile.hertz = 0;
+    Sources::open(&config).1
 }
 
 /// Binds, opens the sources, takes the first snapshot, starts the sinks.
@@ -153,6 +157,7 @@ pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), Load
     config.probes.tcp = true;
     config.probes.sockets = true;
     config.probes.postgres = true;
+    config.profile.hertz = 0;
     let mut probes = Probes::new(probes::load(&config)?, &config)?;
     // Names for what was there before.
     drop(probes.read());
@@ -192,6 +197,11 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
         probes.sample();
     }
     Ok(())
+}
+
+/// Answers with a profile of the past without an agent, from the files that one has left. Takes its time.
+pub fn past(config: &Config, request: PastRequest) {
+    past::answer(&past::pieces(config), request);
 }
 
 impl Pipeline {
@@ -241,9 +251,15 @@ impl Pipeline {
                 },
             }
         }
+        let late = Instant::now() + STOP_PATIENCE;
+        // Names are found while the server ends.
+        let keeper = self.sources.probes().and_then(Probes::end_pieces);
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
+        if let Some(keeper) = keeper {
+            keeper.finish(late);
+        }
         Attached { _sources: self.sources }
     }
 
@@ -273,6 +289,16 @@ impl Pipeline {
                 Some(probes) => probes.trace(request),
                 None => drop(request.answer.send(Err(TraceRefused::NoProbes))),
             },
+            Question::Past(request) => {
+                let left = match self.sources.probes() {
+                    Some(probes) => probes.past(request),
+                    None => Some(request),
+                };
+                if let Some(request) = left {
+                    let pieces = past::pieces(&self.config);
+                    tokio::task::spawn_blocking(move || past::answer(&pieces, request));
+                }
+            }
             Question::Profile(request) => match self.sources.probes() {
                 Some(probes) => probes.profile(request),
                 None => {

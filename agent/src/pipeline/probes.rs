@@ -16,6 +16,7 @@ use steth_probes::{
 use super::{
     clusters::Clusters,
     connections::{self, Bounds},
+    past::Keeper,
     profiles::Profiles,
     tls::TlsFiles,
     trace::{self, Told},
@@ -31,7 +32,7 @@ use crate::{
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
-        sample::{ProfileRefused, ProfileRequest},
+        sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::Series,
     },
     postgres,
@@ -278,6 +279,26 @@ impl Probes {
         self.watch_slow();
     }
 
+    /// Takes samples of the clock that always runs.
+    pub fn gather(&mut self) {
+        if let Ok(profiles) = &mut self.profiles {
+            profiles.gather(&self.names);
+        }
+    }
+
+    /// Someone wants a profile of the past. Gives the request back if only files can tell.
+    pub fn past(&mut self, request: PastRequest) -> Option<PastRequest> {
+        match &mut self.profiles {
+            Ok(profiles) => profiles.past(request, &self.names),
+            Err(_) => Some(request),
+        }
+    }
+
+    /// The last piece of a profile ends here. Returns who writes it.
+    pub fn end_pieces(&mut self) -> Option<Keeper> {
+        self.profiles.as_mut().ok()?.end_pieces(&self.names)
+    }
+
     /// Has the kernel tell of as many cycles as profiles of slow requests need.
     fn watch_slow(&mut self) {
         let slow = self.profiles.as_ref().ok().and_then(Profiles::slow);
@@ -492,6 +513,8 @@ impl Probes {
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
         series.push(lost("trace", "malformed", self.traces.malformed()));
+        let lost_pieces = self.profiles.as_ref().map_or(0, Profiles::lost_pieces);
+        series.push(lost("pieces", "not_written", lost_pieces));
     }
 }
 

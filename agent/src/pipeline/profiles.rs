@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -13,7 +13,11 @@ use steth_probes::{
     unwind::VDSO_SLOT,
 };
 
-use super::unwinding::{News, Unwinding};
+use super::{
+    past::{Always, Keeper},
+    session::{Session, names_in, title},
+    unwinding::{News, Unwinding},
+};
 use crate::{
     aggregate::Names,
     config::Config,
@@ -24,12 +28,12 @@ use crate::{
     },
     model::{
         profile::Kind,
-        sample::{ProfileRefused, ProfileRequest, Request, Told, Whose},
+        sample::{PastRequest, ProfileRefused, ProfileRequest, Request, Told, Whose},
     },
     profile::{
-        build::{Files, Recipe, Title},
+        build::{Files, Recipe},
         code::CodeTable,
-        gather::{Gathered, Joiner, Taken},
+        gather::{Gathered, Joiner},
         symbols::{Limits, Symbolizer},
     },
 };
@@ -58,72 +62,14 @@ pub struct Profiles {
     files: Files,
     joiner: Joiner,
     sessions: Vec<Session>,
+    /// The piece under way, of what the clock takes that always runs.
+    always: Option<Always>,
     /// What the kernel was told.
     sampling: Sampling,
     targets: Vec<(Target, u32)>,
     /// Hertz of the clock on demand; 0 while it stands.
     hertz: u32,
     waits: bool,
-}
-
-/// A profile that is being taken.
-struct Session {
-    request: ProfileRequest,
-    began: SystemTime,
-    until: Instant,
-    lasted: Duration,
-    gathered: Gathered,
-    /// Postgres requests that were slow enough.
-    slow: HashSet<(u64, u64)>,
-    /// Set while unwind tables are waited for, so that the first samples have whole stacks.
-    preparing: Option<Instant>,
-    /// From when to when its samples are, by the monotonic clock.
-    span_ns: (u64, u64),
-    /// Set when its time is over and only stacks of threads that wait still are missing.
-    closing: Option<Instant>,
-}
-
-impl Session {
-    fn has(&self, kind: SampleKind) -> bool {
-        match kind {
-            SampleKind::Demand => self.request.kind != Kind::OffCpu,
-            SampleKind::Always | SampleKind::NoTable => false,
-            _ => self.request.kind != Kind::Cpu,
-        }
-    }
-
-    fn wants(&self, taken: &Taken, names: &Names) -> bool {
-        let of_kind = match taken.stack.state {
-            crate::model::profile::State::OnCpu => self.request.kind != Kind::OffCpu,
-            crate::model::profile::State::OffCpu => self.request.kind != Kind::Cpu,
-        };
-        let Whose { pids, services } = &self.request.whose;
-        let service = || names.service_name(taken.stack.service);
-        let everybody = pids.is_empty() && services.is_empty();
-        let whose = match everybody {
-            // Whoever looks at all others does not look at itself.
-            true => taken.stack.pid != std::process::id(),
-            false => {
-                pids.contains(&taken.stack.pid) || service().is_some_and(|name| services.iter().any(|it| it == name))
-            }
-        };
-        let (from_ns, to_ns) = self.span_ns;
-        (from_ns..=to_ns).contains(&taken.at_ns)
-            && of_kind
-            && whose
-            && (!self.is_of_requests() || taken.request.is_some())
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        (self.preparing.is_none() && now >= self.until)
-            || self.request.answer.is_closed()
-            || self.request.enough.load(Ordering::Relaxed)
-    }
-
-    /// Whether only samples taken while a request was being served are wanted.
-    fn is_of_requests(&self) -> bool {
-        self.request.query.is_some() || self.request.slow.is_some()
-    }
 }
 
 impl Profiles {
@@ -144,16 +90,87 @@ impl Profiles {
             files: Files::default(),
             joiner: Joiner::default(),
             sessions: Vec::new(),
+            always: None,
             sampling: Sampling::zeroed(),
             targets: Vec::new(),
             hertz: 0,
             waits: false,
         };
-        profiles.start_always(kernel, config);
+        if config.profile.hertz > 0
+            && let Err(error) = profiles.start_always(kernel, config)
+        {
+            tracing::warn!("there are no profiles of the past: {error}; profiles on demand are not concerned");
+        }
         Ok(profiles)
     }
 
-    fn start_always(&mut self, _kernel: &mut Kernel, _config: &Config) {}
+    fn start_always(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), String> {
+        if let Some(why) = kernel.cannot_sample(false) {
+            return Err(why);
+        }
+        let hertz = u32::try_from(config.profile.hertz).unwrap_or(u32::MAX);
+        let keeper = Keeper::start(config, self.symbolizer.clone()).map_err(|error| error.to_string())?;
+        let mut sampling = self.sampling;
+        sampling.always_ns = 1_000_000_000 / u64::from(hertz.max(1));
+        sampling.all |= SampleKind::Always.bit();
+        sampling.any |= SampleKind::Always.bit();
+        sampling.epoch_ns = monotonic_ns();
+        self.sampler.set(&sampling, &self.targets).map_err(|error| error.to_string())?;
+        self.sampling = sampling;
+        kernel.start_clock(Clock::Always, hertz).map_err(|error| error.to_string())?;
+        self.always = Some(Always::begin(keeper, hertz, config.profile.piece));
+        Ok(())
+    }
+
+    /// Takes what the clock has taken that always runs, and ends a piece whose time is over. Costs little when there is nothing.
+    pub fn gather(&mut self, names: &Names) {
+        if self.always.is_none() {
+            return;
+        }
+        self.drain(names);
+        if let Some(always) = self.always.as_mut().filter(|always| always.is_over()) {
+            always.hand_on(&self.files, names);
+            if self.sessions.is_empty() {
+                self.forget_files();
+            }
+        }
+    }
+
+    /// The last piece ends here. Returns who writes it.
+    pub fn end_pieces(&mut self, names: &Names) -> Option<Keeper> {
+        self.drain(names);
+        let mut always = self.always.take()?;
+        always.hand_on(&self.files, names);
+        Some(always.into_keeper())
+    }
+
+    /// Someone wants a profile of the past. Gives the request back if no clock always runs.
+    pub fn past(&mut self, request: PastRequest, names: &Names) -> Option<PastRequest> {
+        self.drain(names);
+        match &self.always {
+            Some(always) => {
+                always.answer(request, &self.files, names);
+                None
+            }
+            None => Some(request),
+        }
+    }
+
+    /// Pieces that could not be written.
+    pub fn lost_pieces(&self) -> u64 {
+        self.always.as_ref().map_or(0, Always::lost)
+    }
+
+    /// Forgets files that no frame can stand for any more.
+    fn forget_files(&mut self) {
+        match self.sampler.files() {
+            Ok(files) => {
+                let known: HashSet<u32> = files.into_iter().map(|(_, file)| file.slot).collect();
+                self.files.retain(|slot| known.contains(&slot));
+            }
+            Err(error) => tracing::debug!("cannot tell which files are still known: {error}"),
+        }
+    }
 
     /// Whether samples come that someone waits for.
     pub fn is_busy(&self) -> bool {
@@ -237,7 +254,7 @@ impl Profiles {
         let mut targets: Vec<_> = targets.into_iter().collect();
         targets.sort_by_key(|(target, _)| (target.what, target.number));
         let mut sampling = self.sampling;
-        sampling.all = all | SampleKind::Always.bit();
+        sampling.all = all | if self.always.is_some() { SampleKind::Always.bit() } else { 0 };
         sampling.any = sampling.all | targets.iter().fold(0, |any, (_, bits)| any | bits);
         let fastest = taking().map(|session| session.request.hertz).max().unwrap_or(1);
         sampling.demand_ns = 1_000_000_000 / u64::from(hertz.max(1));
@@ -358,12 +375,13 @@ impl Profiles {
     }
 
     fn drain(&mut self, names: &Names) {
-        let (mut finished, mut no_tables, mut still) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut finished, mut no_tables, mut still, mut always) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut news = News::default();
         for told in self.samples.drain() {
             match told {
                 Told::NoTable(told) => no_tables.push(told),
                 Told::Sample(sample) if sample.kind == SampleKind::Still => still.push(sample),
+                Told::Sample(sample) if sample.kind == SampleKind::Always => self.joiner.take(sample, &mut always),
                 Told::Sample(sample) => self.joiner.take(sample, &mut finished),
             }
         }
@@ -378,6 +396,9 @@ impl Profiles {
         }
         for sample in news.walked {
             self.joiner.take(sample, &mut finished);
+        }
+        if let Some(gathering) = &mut self.always {
+            always.into_iter().for_each(|taken| gathering.add(taken));
         }
         for taken in finished {
             for session in &mut self.sessions {
@@ -402,16 +423,7 @@ impl Profiles {
                     && request.slow.is_none_or(|_| slow.contains(&(it.connection, it.begun_ns)))
             });
         }
-        let mut services: HashMap<u32, Arc<str>> = HashMap::new();
-        let mut queries: HashMap<u32, Arc<str>> = HashMap::new();
-        for (stack, request, _) in session.gathered.iter() {
-            if let Some(name) = names.service_name(stack.service) {
-                services.entry(stack.service).or_insert_with(|| name.into());
-            }
-            if let Some((request, name)) = request.and_then(|request| Some((request, fingerprint(request)?))) {
-                queries.entry(request.statement).or_insert_with(|| name.into());
-            }
-        }
+        let (services, queries) = names_in(gathered, names);
         let title = title(&session);
         let recipe = Recipe { gathered: session.gathered, files: self.files.clone(), services, queries, title };
         let (symbolizer, answer) = (self.symbolizer.clone(), session.request.answer);
@@ -425,61 +437,6 @@ impl Profiles {
 
 /// Where unwind tables are kept.
 const CACHE: &str = "/var/cache/steth/unwind";
-
-fn title(session: &Session) -> Title {
-    let Whose { pids, services } = &session.request.whose;
-    let process = |pid: &u32| {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        match name.trim() {
-            "" => format!("process {pid}"),
-            name => format!("{name} (PID {pid})"),
-        }
-    };
-    let parts: Vec<String> =
-        pids.iter().map(process).chain(services.iter().map(|service| format!("service {service}"))).collect();
-    let mut target = if parts.is_empty() { "all processes".into() } else { parts.join(", ") };
-    if let Some(query) = &session.request.query {
-        target.push_str(&format!(", query {query}"));
-    }
-    if let Some(slow) = session.request.slow {
-        target.push_str(&format!(", requests of {} ms and more", slow.as_millis()));
-    }
-    let mut notes = Vec::new();
-    if session.gathered.is_empty() {
-        notes.push(why_empty(session));
-    }
-    Title {
-        target,
-        kind: session.request.kind,
-        began: session.began,
-        lasted: session.lasted,
-        hertz: session.request.hertz,
-        several: pids.len() != 1 || !services.is_empty(),
-        notes,
-    }
-}
-
-fn why_empty(session: &Session) -> String {
-    let Whose { pids, services } = &session.request.whose;
-    let living = pids.iter().any(|pid| PathBuf::from(format!("/proc/{pid}")).exists());
-    if let Some(query) = &session.request.query {
-        return format!("no sample was taken while a statement with fingerprint {query} was being served");
-    }
-    if session.request.slow.is_some() {
-        return "no sample was taken while a slow request was being served".into();
-    }
-    if !pids.is_empty() && !living {
-        return "the process ended before a sample was taken".into();
-    }
-    if !services.is_empty() {
-        return format!("no thread of {} was met", services.join(", "));
-    }
-    match session.request.kind {
-        Kind::Cpu => "it used no CPU time while it was looked at; --off-cpu or --wall show where it waits".into(),
-        Kind::OffCpu => "it waited for nothing while it was looked at".into(),
-        Kind::Wall => "nothing of it ran or waited while it was looked at".into(),
-    }
-}
 
 fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -70,6 +70,7 @@ impl Sources {
     pub fn drain(&mut self) {
         if let Some(probes) = &mut self.probes {
             probes.drain();
+            probes.gather();
             probes.forget_ended_sockets();
         }
     }

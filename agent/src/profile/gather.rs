@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use steth_probes::{profile::SampleKind, unwind::Stop};
+use steth_probes::{
+    profile::SampleKind,
+    unwind::{FrameWord, Origin, Stop},
+};
 
 use crate::model::{
     profile::State,
@@ -59,6 +62,17 @@ impl Stack {
     /// Whether it stands for those that there was no room for.
     pub fn is_rest(&self) -> bool {
         self.pid == 0 && self.kernel.is_empty() && self.user.is_empty()
+    }
+
+    /// Forgets whose it is but for its service and thread name. Where an address means something else in each process, the process
+    /// is kept.
+    pub fn forget_process(&mut self) {
+        let of_process = |word: &u64| matches!(FrameWord(*word).origin(), Origin::Address(_));
+        self.tid = 0;
+        let is_empty = self.user.is_empty() && self.kernel.is_empty();
+        if !is_empty && !self.user.iter().any(of_process) {
+            self.pid = 0;
+        }
     }
 
     fn of(sample: &Sample, state: State) -> Self {
@@ -134,9 +148,16 @@ fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
 }
 
 /// Stacks and what they weigh.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Gathered {
     stacks: HashMap<(Stack, Option<Request>), Weight>,
+    most: usize,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Self::with_room(MOST_STACKS)
+    }
 }
 
 /// What a stack weighs.
@@ -149,6 +170,11 @@ pub struct Weight {
 }
 
 impl Gathered {
+    /// With room for so many different stacks.
+    pub fn with_room(most: usize) -> Self {
+        Self { stacks: HashMap::new(), most }
+    }
+
     /// Adds a sample. `by_request` keeps those of different requests apart, and not only those of different statements.
     pub fn add(&mut self, taken: Taken, by_request: bool) {
         let request = taken.request.map(|request| match by_request {
@@ -157,7 +183,7 @@ impl Gathered {
         });
         let state = taken.stack.state;
         let key = (taken.stack, request);
-        let weight = if self.stacks.len() < MOST_STACKS || self.stacks.contains_key(&key) {
+        let weight = if self.stacks.len() < self.most || self.stacks.contains_key(&key) {
             self.stacks.entry(key).or_default()
         } else {
             self.stacks.entry((Stack::rest(state), None)).or_default()
@@ -179,5 +205,42 @@ impl Gathered {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.stacks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(user: &[u64], pid: u32) -> Stack {
+        Stack { pid, tid: pid, user: user.into(), ..Stack::rest(State::OnCpu) }
+    }
+
+    #[test]
+    fn processes_of_a_service_are_one_but_where_an_address_is_their_own() {
+        let in_file = FrameWord::file(7, 0x1000).0;
+        let own = FrameWord::address(0x7000_0000).0;
+        let mut gathered = Gathered::default();
+        for (user, pid) in [(&[in_file][..], 1), (&[in_file], 2), (&[in_file, own], 1), (&[in_file, own], 2), (&[], 3)]
+        {
+            let mut stack = stack(user, pid);
+            stack.forget_process();
+            gathered.add(Taken { stack, ns: 5, request: None }, false);
+        }
+        let mut found: Vec<_> = gathered.iter().map(|(it, _, weight)| (it.user.len(), it.pid, weight.ns)).collect();
+        found.sort_unstable();
+        assert_eq!(found, [(0, 3, 5), (1, 0, 10), (2, 1, 5), (2, 2, 5)]);
+        assert!(gathered.iter().all(|(stack, ..)| !stack.is_rest() && stack.tid == 0));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_as_the_rest() {
+        let mut gathered = Gathered::with_room(1);
+        for pid in [1, 1, 2, 3] {
+            gathered.add(Taken { stack: stack(&[1], pid), ns: 5, request: None }, false);
+        }
+        let mut found: Vec<_> = gathered.iter().map(|(stack, _, weight)| (stack.is_rest(), weight.samples)).collect();
+        found.sort_unstable();
+        assert_eq!(found, [(false, 2), (true, 2)]);
     }
 }

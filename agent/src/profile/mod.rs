@@ -5,6 +5,7 @@ pub mod code;
 pub mod format;
 pub mod gather;
 pub mod mappings;
+pub mod merge;
 pub mod python;
 pub mod room;
 pub mod symbols;

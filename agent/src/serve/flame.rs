@@ -1,10 +1,11 @@
-//! Profiles on demand: `/api/v1/flame` and `/debug/pprof/profile`. Parameters in, a question to the pipeline, a drawing out.
+//! Profiles, on demand and of the past: `/api/v1/flame` and `/debug/pprof/profile`. Parameters in, a question to the pipeline, a
+//! drawing out.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -12,11 +13,11 @@ use tokio::sync::oneshot;
 
 use super::{Content, problem::Problem};
 use crate::{
-    config::value::parse_duration,
+    config::{moment, value::parse_duration},
     model::{
-        profile::{Drawing, Kind},
+        profile::{Drawing, Kind, Profile},
         query::{NoAnswer, Question},
-        sample::{ProfileRefused, ProfileRequest, Whose},
+        sample::{PastRequest, Period, ProfileRefused, ProfileRequest, Whose},
     },
 };
 
@@ -28,6 +29,8 @@ const HERTZ: u32 = 99;
 const MOST_SECONDS: f64 = 600.0;
 /// How long an answer to the longest may take: sampling, and then finding names.
 pub const PATIENCE: Duration = Duration::from_secs(700);
+/// What a reader of the profile must know, for formats that have no room for it; once for each note.
+const NOTE: HeaderName = HeaderName::from_static("steth-note");
 
 /// Parameters as they were typed. Several processes are parted by commas.
 #[derive(Debug, Default, Deserialize)]
@@ -43,6 +46,10 @@ pub struct Typed {
     slow: Option<String>,
     icicle: bool,
     reversed: bool,
+    from: Option<String>,
+    to: Option<String>,
+    against_from: Option<String>,
+    against_to: Option<String>,
 }
 
 type Parameters = Result<Query<Typed>, QueryRejection>;
@@ -67,22 +74,77 @@ async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Respo
     let drawing = Drawing { format, icicle: typed.icicle, reversed: typed.reversed };
     // Before sampling, so that a misspelt format costs nothing.
     (content.knows_format)(&drawing.format).map_err(wrong)?;
-    let (answer, answered) = oneshot::channel();
-    let request = typed.request(answer)?;
-    content.desk.put(Question::Profile(request)).await?;
-    let profile = answered.await.map_err(|_| NoAnswer)??;
+    let (profile, baseline) = match typed.period()? {
+        Some((period, against)) => {
+            let (answer, answered) = oneshot::channel();
+            let services = typed.service.clone().into_iter().collect();
+            content.desk.put(Question::Past(PastRequest { period, against, services, answer })).await?;
+            let past = answered.await.map_err(|_| NoAnswer)??;
+            (Arc::new(past.profile), past.against)
+        }
+        None => {
+            let (answer, answered) = oneshot::channel();
+            let request = typed.request(answer)?;
+            content.desk.put(Question::Profile(request)).await?;
+            (answered.await.map_err(|_| NoAnswer)??, None)
+        }
+    };
+    let notes: Vec<HeaderValue> = notes(&profile, baseline.as_ref());
     let draw = Arc::clone(&content.draw);
-    let drawn = tokio::task::spawn_blocking(move || draw(&profile, &drawing))
+    let compares = baseline.is_some();
+    let drawn = tokio::task::spawn_blocking(move || draw(&profile, baseline.as_ref(), &drawing))
         .await
         .map_err(|error| Problem::internal(error.to_string()))?
-        .map_err(Problem::internal)?;
-    Ok(([(header::CONTENT_TYPE, drawn.media_type)], drawn.bytes).into_response())
+        // The format is known, but not each can show a difference.
+        .map_err(|error| if compares { wrong(error) } else { Problem::internal(error) })?;
+    let mut response = ([(header::CONTENT_TYPE, drawn.media_type)], drawn.bytes).into_response();
+    for note in notes {
+        response.headers_mut().append(NOTE, note);
+    }
+    Ok(response)
+}
+
+fn notes(profile: &Profile, baseline: Option<&Profile>) -> Vec<HeaderValue> {
+    let before =
+        baseline.into_iter().flat_map(|it| &it.notes).map(|note| format!("compared with a profile that {note}"));
+    let all = profile.notes.iter().cloned().chain(before);
+    all.filter_map(|note| HeaderValue::from_bytes(note.as_bytes()).ok()).collect()
 }
 
 impl Typed {
+    /// The time that a profile of the past is of, and that which it is compared with; `None` if it is to be taken now.
+    fn period(&self) -> Result<Option<(Period, Option<Period>)>, Problem> {
+        let read = |from: &Option<String>, to: &Option<String>, names: [&str; 2]| match (from, to) {
+            (Some(from), to) => moment::period(from, to.as_deref())
+                .map(Some)
+                .map_err(|why| wrong(format!("{}: {why}", names.join(", ")))),
+            (None, Some(_)) => Err(wrong(format!("{} is given without {}", names[1], names[0]))),
+            (None, None) => Ok(None),
+        };
+        let period = read(&self.from, &self.to, ["from", "to"])?;
+        let against = read(&self.against_from, &self.against_to, ["against_from", "against_to"])?;
+        let Some(period) = period else {
+            return against.map_or(Ok(None), |_| Err(wrong("against_from is given without from")));
+        };
+        let only_now = [
+            ("seconds", self.seconds.is_some()),
+            ("pid", self.pid.is_some()),
+            ("kind", self.kind.as_ref().is_some_and(|kind| kind != Kind::Cpu.name())),
+            ("frequency", self.frequency.is_some()),
+            ("query", self.query.is_some()),
+            ("slow", self.slow.is_some()),
+        ];
+        match only_now.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(wrong(format!(
+                "{name} cannot be asked for together with from: what is kept of the past is CPU time by service"
+            ))),
+            None => Ok(Some((period, against))),
+        }
+    }
+
     fn request(
         &self,
-        answer: oneshot::Sender<Result<Arc<crate::model::profile::Profile>, ProfileRefused>>,
+        answer: oneshot::Sender<Result<Arc<Profile>, ProfileRefused>>,
     ) -> Result<ProfileRequest, Problem> {
         let seconds = self.seconds.unwrap_or(SECONDS);
         if !(0.1..=MOST_SECONDS).contains(&seconds) {
@@ -131,6 +193,9 @@ impl From<ProfileRefused> for Problem {
             ProfileRefused::OutOfRange(_) => (StatusCode::BAD_REQUEST, "docs/openapi.json lists what is allowed"),
             ProfileRefused::NoProcess(_) => {
                 (StatusCode::NOT_FOUND, "process numbers are those of the initial namespace")
+            }
+            ProfileRefused::NoPast(_) => {
+                (StatusCode::NOT_FOUND, "[profile] in the configuration says what is kept, and where")
             }
             ProfileRefused::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "wait until one of them ends"),
             ProfileRefused::Impossible(_) | ProfileRefused::Kernel(_) => {

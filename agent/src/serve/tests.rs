@@ -27,7 +27,7 @@ struct Stage {
 }
 
 fn content(snapshots: SnapshotHandle, desk: Desk, expositions: Arc<[Exposition]>) -> Content {
-    let draw: Draw = Arc::new(|_, _| Err("not here".into()));
+    let draw: Draw = Arc::new(|_, _, _| Err("not here".into()));
     Content { snapshots, desk, expositions, draw, knows_format: |_| Ok(()) }
 }
 
@@ -146,6 +146,10 @@ fn answering() -> crate::model::query::Desk {
                     drop(answer.send(repeats));
                 }
                 Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),
+                Question::Past(request) => {
+                    let refused = ProfileRefused::NoPast(format!("nothing of {:?}", request.services));
+                    drop(request.answer.send(Err(refused)));
+                }
                 Question::Connections(_, answer) => drop(answer.send(connections())),
                 Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
@@ -279,6 +283,26 @@ async fn a_parameter_that_cannot_be_is_refused_with_what_is_allowed() {
         let (status, problem) = stage.get_json(&format!("/api/v1/postgres/{path}")).await;
         assert_eq!(status, 400, "{path}");
         assert!(problem["error"].as_str().unwrap().contains(words), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_profile_of_the_past_is_asked_for_by_its_time_alone() {
+    let stage = stage().await;
+    for (query, code, words) in [
+        ("from=-10m&to=-5m&service=x", 404, "nothing of [\"x\"]"),
+        ("from=-10m&against_from=-20m&against_to=-10m", 404, "nothing of []"),
+        ("from=-5m&to=-10m", 400, "from, to: -10m does not lie after -5m"),
+        ("from=soon", 400, "from, to: \"soon\": it is no point in time"),
+        ("to=-5m", 400, "to is given without from"),
+        ("against_to=-5m&from=-1m", 400, "against_to is given without against_from"),
+        ("against_from=-5m", 400, "against_from is given without from"),
+        ("from=-5m&pid=1", 400, "pid cannot be asked for together with from"),
+        ("from=-5m&kind=wall", 400, "kind cannot be asked for together with from"),
+    ] {
+        let (status, problem) = stage.get_json(&format!("/api/v1/flame?{query}")).await;
+        assert_eq!(status, code, "{query}: {problem}");
+        assert!(problem["error"].as_str().unwrap().contains(words), "{query}: {problem}");
     }
 }
 

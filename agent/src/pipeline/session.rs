@@ -1,0 +1,154 @@
+//! One profile that is being taken: whose samples it wants, when it is over, and what it is said to be.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use steth_probes::profile::SampleKind;
+
+use crate::{
+    aggregate::Names,
+    model::{
+        profile::Kind,
+        sample::{ProfileRequest, Whose},
+    },
+    profile::{
+        build::Title,
+        gather::{Gathered, Taken},
+    },
+};
+
+/// A profile that is being taken.
+pub(super) struct Session {
+    pub request: ProfileRequest,
+    pub began: SystemTime,
+    pub until: Instant,
+    pub lasted: Duration,
+    pub gathered: Gathered,
+    /// Postgres requests that were slow enough.
+    pub slow: HashSet<(u64, u64)>,
+    /// Set while unwind tables are waited for, so that the first samples have whole stacks.
+    pub preparing: Option<Instant>,
+    /// From when to when its samples are, by the monotonic clock.
+    pub span_ns: (u64, u64),
+    /// Set when its time is over and only stacks of threads that wait still are missing.
+    pub closing: Option<Instant>,
+}
+
+impl Session {
+    pub fn has(&self, kind: SampleKind) -> bool {
+        match kind {
+            SampleKind::Demand => self.request.kind != Kind::OffCpu,
+            SampleKind::Always | SampleKind::NoTable => false,
+            _ => self.request.kind != Kind::Cpu,
+        }
+    }
+
+    pub fn wants(&self, taken: &Taken, names: &Names) -> bool {
+        let of_kind = match taken.stack.state {
+            crate::model::profile::State::OnCpu => self.request.kind != Kind::OffCpu,
+            crate::model::profile::State::OffCpu => self.request.kind != Kind::Cpu,
+        };
+        let Whose { pids, services } = &self.request.whose;
+        let service = || names.service_name(taken.stack.service);
+        let everybody = pids.is_empty() && services.is_empty();
+        let whose = match everybody {
+            // Whoever looks at all others does not look at itself.
+            true => taken.stack.pid != std::process::id(),
+            false => {
+                pids.contains(&taken.stack.pid) || service().is_some_and(|name| services.iter().any(|it| it == name))
+            }
+        };
+        let (from_ns, to_ns) = self.span_ns;
+        (from_ns..=to_ns).contains(&taken.at_ns)
+            && of_kind
+            && whose
+            && (!self.is_of_requests() || taken.request.is_some())
+    }
+
+    pub fn is_over(&self, now: Instant) -> bool {
+        (self.preparing.is_none() && now >= self.until)
+            || self.request.answer.is_closed()
+            || self.request.enough.load(Ordering::Relaxed)
+    }
+
+    /// Whether only samples taken while a request was being served are wanted.
+    pub fn is_of_requests(&self) -> bool {
+        self.request.query.is_some() || self.request.slow.is_some()
+    }
+}
+
+/// What a finished profile is said to be.
+pub(super) fn title(session: &Session) -> Title {
+    let Whose { pids, services } = &session.request.whose;
+    let process = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        match name.trim() {
+            "" => format!("process {pid}"),
+            name => format!("{name} (PID {pid})"),
+        }
+    };
+    let parts: Vec<String> =
+        pids.iter().map(process).chain(services.iter().map(|service| format!("service {service}"))).collect();
+    let mut target = if parts.is_empty() { "all processes".into() } else { parts.join(", ") };
+    if let Some(query) = &session.request.query {
+        target.push_str(&format!(", query {query}"));
+    }
+    if let Some(slow) = session.request.slow {
+        target.push_str(&format!(", requests of {} ms and more", slow.as_millis()));
+    }
+    let mut notes = Vec::new();
+    if session.gathered.is_empty() {
+        notes.push(why_empty(session));
+    }
+    Title {
+        target,
+        kind: session.request.kind,
+        began: session.began,
+        lasted: session.lasted,
+        hertz: session.request.hertz,
+        several: pids.len() != 1 || !services.is_empty(),
+        notes,
+    }
+}
+
+fn why_empty(session: &Session) -> String {
+    let Whose { pids, services } = &session.request.whose;
+    let living = pids.iter().any(|pid| PathBuf::from(format!("/proc/{pid}")).exists());
+    if let Some(query) = &session.request.query {
+        return format!("no sample was taken while a statement with fingerprint {query} was being served");
+    }
+    if session.request.slow.is_some() {
+        return "no sample was taken while a slow request was being served".into();
+    }
+    if !pids.is_empty() && !living {
+        return "the process ended before a sample was taken".into();
+    }
+    if !services.is_empty() {
+        return format!("no thread of {} was met", services.join(", "));
+    }
+    match session.request.kind {
+        Kind::Cpu => "it used no CPU time while it was looked at; --off-cpu or --wall show where it waits".into(),
+        Kind::OffCpu => "it waited for nothing while it was looked at".into(),
+        Kind::Wall => "nothing of it ran or waited while it was looked at".into(),
+    }
+}
+
+type NamesByNumber = HashMap<u32, Arc<str>>;
+
+/// Names of the services, and fingerprints of the statements, of stacks.
+pub(super) fn names_in(gathered: &Gathered, names: &Names) -> (NamesByNumber, NamesByNumber) {
+    let (mut services, mut queries) = (NamesByNumber::new(), NamesByNumber::new());
+    for (stack, request, _) in gathered.iter() {
+        if let Some(name) = names.service_name(stack.service) {
+            services.entry(stack.service).or_insert_with(|| name.into());
+        }
+        if let Some((request, name)) = request.and_then(|it| Some((it, names.fingerprint(it.statement)?))) {
+            queries.entry(request.statement).or_insert_with(|| name.into());
+        }
+    }
+    (services, queries)
+}
