@@ -5,6 +5,7 @@ mod connections;
 mod drawing;
 mod probes;
 mod profiles;
+mod sampled;
 mod sources;
 mod tls;
 mod trace;

@@ -492,6 +492,10 @@ impl Probes {
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
         series.push(lost("trace", "malformed", self.traces.malformed()));
+        if let Ok(profiles) = &self.profiles {
+            let malformed = profiles.series(series);
+            series.push(lost("samples", "malformed", malformed));
+        }
     }
 }
 

@@ -13,7 +13,10 @@ use steth_probes::{
     unwind::VDSO_SLOT,
 };
 
-use super::unwinding::{News, Unwinding};
+use super::{
+    sampled::Sampled,
+    unwinding::{News, Unwinding},
+};
 use crate::{
     aggregate::Names,
     config::Config,
@@ -25,6 +28,7 @@ use crate::{
     model::{
         profile::Kind,
         sample::{ProfileRefused, ProfileRequest, Request, Told, Whose},
+        snapshot::Series,
     },
     profile::{
         build::{Files, Recipe, Title},
@@ -50,6 +54,7 @@ const WALK_PATIENCE: Duration = Duration::from_secs(5);
 /// What takes and makes profiles.
 pub struct Profiles {
     samples: Samples,
+    sampled: Sampled,
     sampler: Sampler,
     unwinding: Unwinding,
     symbolizer: Symbolizer,
@@ -126,6 +131,7 @@ impl Profiles {
         let rows = kernel.unwind_rows();
         let mut profiles = Self {
             samples: Samples::new(ring),
+            sampled: Sampled::default(),
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
             symbolizer: Symbolizer::start(Limits::default(), codes)?,
@@ -142,6 +148,13 @@ impl Profiles {
     }
 
     fn start_always(&mut self, _kernel: &mut Kernel, _config: &Config) {}
+
+    /// What is told of samples and unwind tables; records that could not be decoded are for the caller.
+    pub fn series(&self, series: &mut Vec<Series>) -> u64 {
+        self.sampled.series(series);
+        self.unwinding.series(series);
+        self.samples.malformed()
+    }
 
     /// Whether samples come that someone waits for.
     pub fn is_busy(&self) -> bool {
@@ -334,6 +347,9 @@ impl Profiles {
         let (mut finished, mut no_tables, mut still) = (Vec::new(), Vec::new(), Vec::new());
         let mut news = News::default();
         for told in self.samples.drain() {
+            if let Told::Sample(sample) = &told {
+                self.sampled.count(sample);
+            }
             match told {
                 Told::NoTable(told) => no_tables.push(told),
                 Told::Sample(sample) if sample.kind == SampleKind::Still => still.push(sample),
