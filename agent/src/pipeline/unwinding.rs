@@ -36,6 +36,8 @@ const DEBUG_FOLDER: &str = "/usr/lib/debug";
 const CACHE_BYTES: u64 = 64 << 20;
 /// Tables that may wait to be made; further files stay without one until they are met again.
 const WAITING: usize = 256;
+/// There is room for a page for so many rows.
+const ROWS_A_PAGE: u32 = 8;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
 
@@ -130,7 +132,7 @@ impl Unwinding {
             done,
             codes,
             rows: Room::new(rows),
-            pages: Room::new(rows / 8),
+            pages: Room::new(rows / ROWS_A_PAGE),
             placed: HashMap::new(),
             most_rows: rows,
             evicted: 0,
@@ -249,6 +251,11 @@ impl Unwinding {
 
     /// Room for a table; who was not used longest gives way.
     fn make_room(&mut self, sampler: &mut Sampler, rows: u32, pages: u32) -> io::Result<(u32, u32)> {
+        let too_large = || io::Error::other(format!("it has {rows} rows; see `profile.memory`"));
+        if rows > self.most_rows || pages > self.most_rows / ROWS_A_PAGE {
+            // Nobody needs to give way to what would not fit even so.
+            return Err(too_large());
+        }
         let mut oldest_first = None;
         loop {
             if let Some(rows_at) = self.rows.take(rows) {
@@ -262,7 +269,7 @@ impl Unwinding {
                 none => none.insert(self.by_age(sampler)?),
             };
             let Some(identity) = queue.pop() else {
-                return Err(io::Error::other(format!("it has {rows} rows; see `profile.memory`")));
+                return Err(too_large());
             };
             if let Some(old) = self.placed.remove(&identity) {
                 for file in &old.files {

@@ -1,6 +1,7 @@
 //! What profiles of many different programs leave in memory.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -65,7 +66,8 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         ensure!(began.elapsed() < LENGTH, "the programs took {} s: too slow a machine", began.elapsed().as_secs());
         profile.wait(LENGTH + Duration::from_secs(60))?;
         let folded = fs::read_to_string(&to)?;
-        let met = (0..PROGRAMS).filter(|number| folded.contains(&format!("p{} ", round * PROGRAMS + number))).count();
+        let names: HashSet<&str> = folded.lines().filter_map(|line| line.split(';').next()).collect();
+        let met = (0..PROGRAMS).filter(|number| names.contains(&*format!("p{}", round * PROGRAMS + number))).count();
         rows.push(row(&format!("after {}", (round + 1) * PROGRAMS), &agent, met)?);
         for number in 0..PROGRAMS {
             fs::remove_file(program.folder().join(format!("p{}", round * PROGRAMS + number)))?;

@@ -120,7 +120,7 @@ impl Profiler {
                 perf.stdout(Stdio::null()).stderr(Stdio::null());
                 leg.cpu_seconds = leg.under(Process::start(&mut perf)?, program, processors)?;
                 let mut script = command("perf", None, None);
-                script.args(["script", "-F", "comm,ip,sym", "-i"]).arg(&file);
+                script.args(["script", "--no-inline", "--comms", NAME, "-F", "comm,ip,sym", "-i"]).arg(&file);
                 let text = program.folder().join("script");
                 script.stdout(fs::File::create(&text)?).stderr(Stdio::null());
                 Process::start(&mut script)?.wait(PATIENCE)?;
