@@ -217,3 +217,33 @@ fn the_profile_of_slow_requests_holds_no_others() {
     let (slow, own) = (hashing(&slow), hashing(&own));
     assert!(own > 0.3 && (slow - own).abs() < 0.05, "{slow} of the slow requests hash, {own} of that statement");
 }
+
+#[test]
+fn the_agent_tells_of_each_sample_and_its_walk() {
+    let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();
+    let agent = Agent::start(&Options { sections: "[profile]\nhertz = 0\n".into(), ..Options::default() }).unwrap();
+    let mut process = program.start(&["20", "1"]).unwrap();
+    process.wait_for_line("that it is ready", SOON, |line| line.contains("ready").then_some(())).unwrap();
+    process.say("go").unwrap();
+    let pid = process.id().to_string();
+    let folded = flame(&["--agent", agent.address(), "-p", &pid, "-d", "1s", "-F", "100"]).unwrap();
+    // Each stands for a hundredth of a second.
+    let drawn = folded.ns() / 10_000_000;
+    assert!(drawn > 0 && folded.ns() % 10_000_000 == 0, "{folded:#?}");
+    let told = agent.settled().unwrap();
+    let samples = |trigger| told.sum("steth_profile_samples_total", &[("trigger", trigger)]);
+    let [always, demand, wait] = ["always", "demand", "wait"].map(samples);
+    // The clock of each processor may tick once more while it is stopped.
+    assert!((drawn as f64..=drawn as f64 + 2.0).contains(&demand), "{demand} samples, {drawn} drawn");
+    assert_eq!((always, wait), (0.0, 0.0));
+    assert_eq!(told.sum("steth_profile_walk_seconds_count", &[]), demand);
+    let incomplete = told.sum("steth_profile_stacks_incomplete_total", &[]);
+    let drawn_so = (1.0 - folded.whole()) * drawn as f64;
+    assert!(
+        (drawn_so.round()..=drawn_so.round() + 2.0).contains(&incomplete),
+        "{incomplete} are not whole: {folded:#?}"
+    );
+    let rows = |name| told.sum(name, &[]);
+    assert!(rows("steth_unwind_tables") >= 2.0, "the program and its libc");
+    assert!(rows("steth_unwind_rows") > 0.0 && rows("steth_unwind_rows") <= rows("steth_unwind_rows_limit"));
+}

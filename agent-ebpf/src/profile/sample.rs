@@ -12,7 +12,7 @@ use steth_probes::{
     message::Header,
     profile::{FRAMES, KERNEL_FRAMES, NO_CALL, Sample, SampleKind},
     record::clear,
-    unwind::{DEPTH, FrameWord, Outcome, Walk},
+    unwind::{DEPTH, FrameWord, Outcome, Stop, Walk},
 };
 
 use super::world::World;
@@ -126,6 +126,10 @@ impl Taking {
     /// Walks the stack of the thread that runs now.
     #[inline(always)]
     pub fn walk(&mut self, task: Known) {
+        if task.follow(offset!(task_mm)).is_none() {
+            self.head().stop = Stop::NoUserPart as u8;
+            return;
+        }
         // SAFETY: as in `call_of`.
         let saved = Known(unsafe { bpf_task_pt_regs(task.0.cast_mut().cast()) } as *const u8);
         let space = self.space;

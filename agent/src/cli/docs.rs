@@ -47,7 +47,8 @@ fn metrics_document() -> String {
     let mut out = String::from(
         "# Metrics\n\nMade from the catalogs in `agent/src/model/catalog` by `steth docs metrics`; do not edit.\n\
          Counters count since the agent started, those of the host since the host did. Histograms are of seconds, to 68.7 s:\n\
-         coarse ones have a bound at each power of four from 1.024 µs, fine ones two in each power of two from 16.4 µs.\n\
+         coarse ones have a bound at each power of four from 1.024 µs, fine ones two in each power of two from 16.4 µs,\n\
+         short ones four in each power of two from 1.024 to 131 µs.\n\
          What the label values `other` and `unknown` mean, and how to ask, is in the [README](../README.md#how-to-read-it).\n",
     );
     for chapter in CHAPTERS {
@@ -101,6 +102,7 @@ fn kind(metric: &Metric) -> &'static str {
         Kind::Gauge => "gauge",
         Kind::Histogram(Bounds::Coarse) => "histogram, coarse",
         Kind::Histogram(Bounds::Fine) => "histogram, fine",
+        Kind::Histogram(Bounds::Short) => "histogram, short",
     }
 }
 

@@ -206,9 +206,11 @@ struct Edge {
 fn edges(bounds: Bounds) -> &'static [Edge] {
     static COARSE: OnceLock<Vec<Edge>> = OnceLock::new();
     static FINE: OnceLock<Vec<Edge>> = OnceLock::new();
+    static SHORT: OnceLock<Vec<Edge>> = OnceLock::new();
     let known = match bounds {
         Bounds::Coarse => &COARSE,
         Bounds::Fine => &FINE,
+        Bounds::Short => &SHORT,
     };
     known.get_or_init(|| {
         let edge = |ns: u64| Edge { bucket: bucket_of(ns), rest: format!("{}\"}} ", seconds(ns)) };

@@ -139,7 +139,7 @@ mod tests {
         let mut ours = Distribution::default();
         let all: Vec<u64> = durations().collect();
         all.iter().for_each(|ns| ours.observe_ns(*ns));
-        for bounds in [Bounds::Coarse, Bounds::Fine] {
+        for bounds in [Bounds::Coarse, Bounds::Fine, Bounds::Short] {
             for (bound, cumulative) in ours.cumulative(bounds) {
                 assert_eq!(cumulative, all.iter().filter(|ns| **ns < bound).count() as u64, "bound {bound}");
             }

@@ -35,6 +35,8 @@ pub enum Bounds {
     Coarse,
     /// Two bounds in each power of two from 16.4 µs to 68.7 s: few series that people draw, such as queries.
     Fine,
+    /// Four bounds in each power of two from 1.024 µs to 131 µs: how long the agent's own kernel programs hold others up.
+    Short,
 }
 
 impl Metric {
@@ -68,6 +70,9 @@ impl Bounds {
                 let mut bounds: Vec<u64> = (14..36).flat_map(|bits| [1 << bits, 3 << (bits - 1)]).collect();
                 bounds.push(1 << 36);
                 bounds
+            }
+            Self::Short => {
+                (10..17).flat_map(|bits| (4..8).map(move |part| part << (bits - 2))).chain([1 << 17]).collect()
             }
         }
     }

@@ -6,6 +6,7 @@ mod drawing;
 mod past;
 mod probes;
 mod profiles;
+mod sampled;
 mod session;
 mod sources;
 mod tls;

@@ -515,6 +515,10 @@ impl Probes {
         series.push(lost("trace", "malformed", self.traces.malformed()));
         let lost_pieces = self.profiles.as_ref().map_or(0, Profiles::lost_pieces);
         series.push(lost("pieces", "not_written", lost_pieces));
+        if let Ok(profiles) = &self.profiles {
+            let malformed = profiles.series(series);
+            series.push(lost("samples", "malformed", malformed));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use steth_probes::{
 
 use super::{
     past::{Always, Keeper},
+    sampled::Sampled,
     session::{Session, names_in, title},
     unwinding::{News, Unwinding},
 };
@@ -29,6 +30,7 @@ use crate::{
     model::{
         profile::Kind,
         sample::{PastRequest, ProfileRefused, ProfileRequest, Request, Told, Whose},
+        snapshot::Series,
     },
     profile::{
         build::{Files, Recipe},
@@ -56,6 +58,7 @@ const WALK_PATIENCE: Duration = Duration::from_secs(5);
 /// What takes and makes profiles.
 pub struct Profiles {
     samples: Samples,
+    sampled: Sampled,
     sampler: Sampler,
     unwinding: Unwinding,
     symbolizer: Symbolizer,
@@ -84,6 +87,7 @@ impl Profiles {
         let rows = kernel.unwind_rows();
         let mut profiles = Self {
             samples: Samples::new(ring),
+            sampled: Sampled::default(),
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
             symbolizer: Symbolizer::start(Limits::default(), codes)?,
@@ -170,6 +174,13 @@ impl Profiles {
             }
             Err(error) => tracing::debug!("cannot tell which files are still known: {error}"),
         }
+    }
+
+    /// What is told of samples and unwind tables; records that could not be decoded are for the caller.
+    pub fn series(&self, series: &mut Vec<Series>) -> u64 {
+        self.sampled.series(series);
+        self.unwinding.series(series);
+        self.samples.malformed()
     }
 
     /// Whether samples come that someone waits for.
@@ -378,6 +389,9 @@ impl Profiles {
         let (mut finished, mut no_tables, mut still, mut always) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut news = News::default();
         for told in self.samples.drain() {
+            if let Told::Sample(sample) = &told {
+                self.sampled.count(sample);
+            }
             match told {
                 Told::NoTable(told) => no_tables.push(told),
                 Told::Sample(sample) if sample.kind == SampleKind::Still => still.push(sample),

@@ -2,7 +2,7 @@
 //! there is room. Also walks, from outside, the stacks of threads that sleep through the end of a profile.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
@@ -17,7 +17,11 @@ use steth_probes::{
 
 use crate::{
     kernel::sampling::Sampler,
-    model::sample::{NoTable, Sample},
+    model::{
+        catalog::profile as catalog,
+        sample::{NoTable, Sample},
+        snapshot::Series,
+    },
     profile::{
         code::{Code, CodeTable},
         mappings::{Backing, Mappings},
@@ -32,6 +36,8 @@ const DEBUG_FOLDER: &str = "/usr/lib/debug";
 const CACHE_BYTES: u64 = 64 << 20;
 /// Tables that may wait to be made; further files stay without one until they are met again.
 const WAITING: usize = 256;
+/// There is room for a page for so many rows.
+const ROWS_A_PAGE: u32 = 8;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
 
@@ -43,8 +49,40 @@ enum Work {
 
 /// What it has done.
 enum Done {
-    Built { told: NoTable, table: Option<Arc<FileTable>> },
+    Built { told: NoTable, table: Result<Arc<FileTable>, Without> },
     Walked(Vec<Sample>, Vec<(u32, Arc<Code>)>),
+}
+
+/// Why there is no table of some code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Without {
+    /// Its process ended, or its file cannot be opened.
+    Gone,
+    /// Too many others are being made.
+    Busy,
+    /// It cannot be read.
+    Unreadable,
+    /// It is no ELF file with code for this processor.
+    NotCode,
+    /// It says nothing of its functions.
+    Empty,
+    /// It is larger than all the room there is.
+    NoRoom,
+}
+
+impl Without {
+    const ALL: [Self; 6] = [Self::Gone, Self::Busy, Self::Unreadable, Self::NotCode, Self::Empty, Self::NoRoom];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Busy => "busy",
+            Self::Unreadable => "unreadable",
+            Self::NotCode => "not_code",
+            Self::Empty => "empty",
+            Self::NoRoom => "no_room",
+        }
+    }
 }
 
 /// A table in the kernel's maps, and who uses it.
@@ -62,6 +100,10 @@ pub struct Unwinding {
     rows: Room,
     pages: Room,
     placed: HashMap<Identity, Placed>,
+    /// Rows that there is room for.
+    most_rows: u32,
+    evicted: u64,
+    without: BTreeMap<Without, u64>,
     /// Work that was asked for and is not done.
     under_way: usize,
 }
@@ -90,8 +132,11 @@ impl Unwinding {
             done,
             codes,
             rows: Room::new(rows),
-            pages: Room::new(rows / 8),
+            pages: Room::new(rows / ROWS_A_PAGE),
             placed: HashMap::new(),
+            most_rows: rows,
+            evicted: 0,
+            without: Without::ALL.into_iter().map(|reason| (reason, 0)).collect(),
             under_way: 0,
         })
     }
@@ -111,13 +156,17 @@ impl Unwinding {
                 _ => {
                     let _ = sampler.forget_file(&told.file);
                     news.files.push((told.slot, None));
+                    self.lacks(Without::Gone);
                     continue;
                 }
             };
             news.files.push((told.slot, code.clone()));
             match self.work.try_send(Work::Build { told, code }) {
                 Ok(()) => self.under_way += 1,
-                Err(_) => _ = sampler.forget_file(&told.file),
+                Err(_) => {
+                    let _ = sampler.forget_file(&told.file);
+                    self.lacks(Without::Busy);
+                }
             }
         }
     }
@@ -127,6 +176,22 @@ impl Unwinding {
         still.truncate(MOST_STILL);
         if !still.is_empty() && self.work.try_send(Work::Walk(still)).is_ok() {
             self.under_way += 1;
+        }
+    }
+
+    fn lacks(&mut self, reason: Without) {
+        *self.without.entry(reason).or_default() += 1;
+    }
+
+    /// The series of this moment.
+    pub fn series(&self, series: &mut Vec<Series>) {
+        let used = self.most_rows - self.rows.free();
+        series.push(Series::number(&catalog::TABLES, vec![], self.placed.len() as f64));
+        series.push(Series::number(&catalog::ROWS, vec![], used.into()));
+        series.push(Series::number(&catalog::ROWS_LIMIT, vec![], self.most_rows.into()));
+        series.push(Series::number(&catalog::EVICTED, vec![], self.evicted as f64));
+        for (reason, count) in &self.without {
+            series.push(Series::number(&catalog::WITHOUT_TABLE, vec![reason.name().into()], *count as f64));
         }
     }
 
@@ -141,10 +206,14 @@ impl Unwinding {
             self.under_way -= 1;
             match done {
                 Done::Built { told, table } => {
-                    if let Some(table) = table
-                        && let Err(error) = self.place(sampler, &told, &table)
-                    {
-                        tracing::warn!("an unwind table finds no room: {error}");
+                    let placed = table.and_then(|table| {
+                        self.place(sampler, &told, &table).map_err(|error| {
+                            tracing::warn!("an unwind table finds no room: {error}");
+                            Without::NoRoom
+                        })
+                    });
+                    if let Err(reason) = placed {
+                        self.lacks(reason);
                     }
                 }
                 Done::Walked(samples, files) => {
@@ -157,9 +226,6 @@ impl Unwinding {
 
     /// Puts a table into the kernel's maps.
     fn place(&mut self, sampler: &mut Sampler, told: &NoTable, file: &FileTable) -> io::Result<()> {
-        if file.rows.is_empty() {
-            return Ok(());
-        }
         let table = match self.placed.get_mut(&file.identity) {
             Some(placed) => {
                 if !placed.files.contains(&told.file) {
@@ -185,6 +251,11 @@ impl Unwinding {
 
     /// Room for a table; who was not used longest gives way.
     fn make_room(&mut self, sampler: &mut Sampler, rows: u32, pages: u32) -> io::Result<(u32, u32)> {
+        let too_large = || io::Error::other(format!("it has {rows} rows; see `profile.memory`"));
+        if rows > self.most_rows || pages > self.most_rows / ROWS_A_PAGE {
+            // Nobody needs to give way to what would not fit even so.
+            return Err(too_large());
+        }
         let mut oldest_first = None;
         loop {
             if let Some(rows_at) = self.rows.take(rows) {
@@ -198,12 +269,13 @@ impl Unwinding {
                 none => none.insert(self.by_age(sampler)?),
             };
             let Some(identity) = queue.pop() else {
-                return Err(io::Error::other(format!("it has {rows} rows; see `profile.memory`")));
+                return Err(too_large());
             };
             if let Some(old) = self.placed.remove(&identity) {
                 for file in &old.files {
                     sampler.forget_file(file)?;
                 }
+                self.evicted += 1;
                 self.rows.give(old.table.rows_at, old.table.row_count);
                 self.pages.give(old.table.pages_at, old.table.page_count + 1);
             }
@@ -247,9 +319,13 @@ impl Worker {
                 Work::Build { told, code } => {
                     let table = match &code {
                         Some(code) => self.table(code),
-                        None => vdso(told.pid, told.start),
+                        None => vdso(told.pid, told.start).ok_or(Without::Unreadable),
                     };
-                    Done::Built { told, table: table.map(Arc::new) }
+                    let has_rows = |table: FileTable| match table.rows.is_empty() {
+                        true => Err(Without::Empty),
+                        false => Ok(Arc::new(table)),
+                    };
+                    Done::Built { told, table: table.and_then(has_rows) }
                 }
                 Work::Walk(samples) => {
                     let (samples, files) = self.walk(samples);
@@ -263,7 +339,7 @@ impl Worker {
         }
     }
 
-    fn table(&self, code: &Code) -> Option<FileTable> {
+    fn table(&self, code: &Code) -> Result<FileTable, Without> {
         let made = || -> Result<FileTable, elf::Unfit> {
             let file = elf::CodeFile::of(code.file()?.try_clone()?)?;
             if let Some(table) = self.cache.as_ref().and_then(|cache| cache.get(file.identity())) {
@@ -278,7 +354,13 @@ impl Worker {
             }
             Ok(table)
         };
-        made().inspect_err(|error| tracing::debug!("{} has no unwind table: {error}", code.name())).ok()
+        made().map_err(|error| {
+            tracing::debug!("{} has no unwind table: {error}", code.name());
+            match error {
+                elf::Unfit::Unreadable(_) => Without::Unreadable,
+                elf::Unfit::Headers(_) | elf::Unfit::Machine { .. } | elf::Unfit::NoCode => Without::NotCode,
+            }
+        })
     }
 
     fn walk(&mut self, mut samples: Vec<Sample>) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
@@ -314,7 +396,7 @@ impl Worker {
                     let next = MAX_SLOT - files.len() as u32;
                     let slot = files.entry(code.number()).or_insert_with(|| (next, Arc::clone(code))).0;
                     if !self.known.contains_key(&code.number()) {
-                        let table = self.table(code).map(Arc::new);
+                        let table = self.table(code).ok().map(Arc::new);
                         self.known.insert(code.number(), table);
                     }
                     let name = PathBuf::from(&**code.name());

@@ -23,8 +23,6 @@ use super::{
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// USER_HZ, in which times are told on every architecture that we run on (proc(5)).
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// `steth run` on a free port, with a configuration of its own; stopped when dropped.
 pub struct Agent {
@@ -92,17 +90,17 @@ impl Agent {
         self.process.id()
     }
 
-    /// User and system time of all its threads, ended ones too: fields 14 and 15 of proc(5), in hundredths.
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// User and system time of all its threads, ended ones too.
     ///
     /// # Errors
     /// It is gone.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let file = format!("/proc/{}/stat", self.id());
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-        // The name may hold blanks and brackets: count from its last bracket.
-        let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-        let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-        Ok(ticks.iter().sum::<f64>() / TICKS_PER_SECOND)
+        Ok(process::times(self.id())?.cpu_seconds)
     }
 
     /// `GET /metrics`.

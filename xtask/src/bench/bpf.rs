@@ -68,6 +68,19 @@ pub fn programs(pid: u32) -> Result<Vec<Program>> {
     Ok(all.programs.values().filter_map(program).collect())
 }
 
+/// `BPF_PROG_TYPE_PERF_EVENT` of `enum bpf_prog_type` (linux/bpf.h).
+const PERF_EVENT: &str = "7";
+
+/// Runs and run time of those programs of a process that clocks and counters drive; nothing of a process that is gone.
+pub fn driven_by_clocks(pid: u32) -> (u64, u64) {
+    let all = descriptors(pid).unwrap_or_default();
+    let clocks = all.programs.values().filter(|fields| fields.get("prog_type").is_some_and(|kind| kind == PERF_EVENT));
+    let number = |fields: &BTreeMap<String, String>, key: &str| {
+        fields.get(key).and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
+    };
+    clocks.fold((0, 0), |(runs, ns), fields| (runs + number(fields, "run_cnt"), ns + number(fields, "run_time_ns")))
+}
+
 /// What was added since `before`, most time first.
 pub fn since(before: &[Program], after: Vec<Program>) -> Vec<Program> {
     let mut added: Vec<Program> = after

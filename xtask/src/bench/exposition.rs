@@ -41,6 +41,16 @@ impl Exposition {
         self.values(wanted, labels).fold(0.0, f64::max)
     }
 
+    /// The buckets of a histogram without labels: upper bounds in seconds, and what lies at or below each.
+    pub fn buckets(&self, wanted: &str) -> Vec<(f64, f64)> {
+        let begin = format!("{wanted}_bucket{{le=\"");
+        let bucket = |line: &str| {
+            let (bound, _) = line.strip_prefix(&begin)?.split_once('"')?;
+            Some((bound.parse().ok()?, value(line)?))
+        };
+        self.lines().filter_map(bucket).collect()
+    }
+
     fn values<'a>(&'a self, wanted: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = f64> + 'a {
         let has = move |line: &str| {
             labels.iter().all(|(label, value)| {
@@ -98,5 +108,11 @@ c_sum 1
         assert_eq!(exposition.sum("a", &[]), 0.0);
         assert_eq!(exposition.most("a_total", &[("service", "x")]), 4.0);
         assert_eq!(exposition.most("a", &[]), 0.0);
+    }
+
+    #[test]
+    fn buckets_have_their_bounds_and_the_last_has_none() {
+        let text = "d_seconds_bucket{le=\"0.5\"} 1\nd_seconds_bucket{le=\"+Inf\"} 3\nd_seconds_sum 2\n";
+        assert_eq!(Exposition::new(text).buckets("d_seconds"), [(0.5, 1.0), (f64::INFINITY, 3.0)]);
     }
 }

@@ -1,17 +1,15 @@
 //! What the agent costs a host on which nothing happens.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
     Context,
     agent::Agent,
     bpf::{self, Stats},
     interrupt,
+    process::memory_mib,
     report::{Bound, Findings, figure},
 };
 
@@ -81,12 +79,4 @@ fn scrape_every_interval(agent: &Agent, leg: Duration) -> Result<u32> {
         interrupt::sleep(next.saturating_sub(started.elapsed()))?;
     }
     Ok(scrapes)
-}
-
-fn memory_mib(pid: u32, key: &str) -> Result<f64> {
-    let file = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let kib = line.and_then(|value| value.trim().trim_end_matches(" kB").parse::<f64>().ok());
-    Ok(kib.with_context(|| format!("no {key} in {file}"))? / 1024.0)
 }

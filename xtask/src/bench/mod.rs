@@ -12,6 +12,7 @@ mod machine;
 mod pgbench;
 mod postgres;
 mod process;
+mod profile;
 mod report;
 mod rounds;
 mod scrape;
@@ -49,6 +50,14 @@ const BENCHES: &[Bench] = &[
     Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
     Bench { name: "idle", title: "An idle host", what: idle::WHAT, rounds: 1, run: idle::run },
     Bench { name: "scrape", title: "One scrape", what: scrape::WHAT, rounds: 50, run: scrape::run },
+    Bench { name: "profile", title: "Profiles", what: profile::cost::WHAT, rounds: 2, run: profile::cost::run },
+    Bench {
+        name: "binaries",
+        title: "Profiles of many programs",
+        what: profile::binaries::WHAT,
+        rounds: 3,
+        run: profile::binaries::run,
+    },
     Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
 ];
 

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     io::Read,
     process::{Child, Command, Stdio},
     thread,
@@ -12,6 +13,42 @@ use anyhow::{Context, Result, bail};
 
 use super::interrupt;
 use crate::workspace;
+
+/// USER_HZ, in which times are told on every architecture that we run on (proc(5)).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What a process has used.
+pub struct Times {
+    /// User and system time of all its threads, ended ones too, in hundredths.
+    pub cpu_seconds: f64,
+    /// It has ended, and nobody has asked how.
+    pub ended: bool,
+}
+
+/// Fields 3, 14 and 15 of proc(5), which can be read until someone has waited for the process.
+///
+/// # Errors
+/// It is gone.
+pub fn times(pid: u32) -> Result<Times> {
+    let file = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    // The name may hold blanks and brackets: count from its last bracket.
+    let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().collect();
+    let ticks = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
+    Ok(Times { cpu_seconds: ticks.sum::<f64>() / TICKS_PER_SECOND, ended: fields.first() == Some(&"Z") })
+}
+
+/// A line of /proc/PID/status that tells memory, such as `VmRSS`.
+///
+/// # Errors
+/// It is gone.
+pub fn memory_mib(pid: u32, key: &str) -> Result<f64> {
+    let file = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    let kib = line.and_then(|value| value.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("no {key} in {file}"))? / 1024.0)
+}
 
 /// A user that a program is run as.
 #[derive(Clone, Copy)]
@@ -107,6 +144,28 @@ impl Process {
             bail!("failed ({status}): {}\n{}", self.shown, complaint.trim_end());
         }
         Ok(())
+    }
+
+    /// Waits for success, looking at it every now and then; returns the CPU time that it took.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_watched(&mut self, limit: Duration, mut look: impl FnMut(u32)) -> Result<f64> {
+        let started = Instant::now();
+        let cpu_seconds = loop {
+            interrupt::check()?;
+            look(self.id());
+            let Times { cpu_seconds, ended } = times(self.id())?;
+            if ended {
+                break cpu_seconds;
+            }
+            if started.elapsed() > limit {
+                bail!("not done after {} s: {}", limit.as_secs(), self.shown);
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        self.wait(limit)?;
+        Ok(cpu_seconds)
     }
 
     /// Waits for success and returns what it printed on a piped standard output, up to what a pipe holds.

@@ -32,6 +32,8 @@ pub enum Purpose {
     BpfLinker,
     /// Testing and measuring.
     Test,
+    /// Others to compare with where they are to be had.
+    Compare,
 }
 
 /// Where a requirement comes from.
@@ -190,6 +192,20 @@ pub const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Test,
         source: Source::Debian(&["chromium"]),
         is_there: || command("chromium"),
+    },
+    Requirement {
+        name: "perf",
+        why: "takes profiles to compare with",
+        purpose: Purpose::Compare,
+        source: Source::Debian(&["linux-perf"]),
+        is_there: || command("perf"),
+    },
+    Requirement {
+        name: "BCC's tools",
+        why: "take profiles to compare with",
+        purpose: Purpose::Compare,
+        source: Source::Debian(&["bpfcc-tools"]),
+        is_there: || command("profile-bpfcc"),
     },
 ];
 

@@ -2,6 +2,7 @@
 
 pub mod host;
 pub mod kernel;
+pub mod profile;
 pub mod steth;
 
 use super::metric::Metric;
@@ -24,6 +25,7 @@ pub const CHAPTERS: &[&Chapter] = &[
     &kernel::SOCKETS,
     &kernel::POSTGRES,
     &kernel::PROBES,
+    &profile::PROFILES,
     &steth::AGENT,
     &host::HOST,
 ];

@@ -1,0 +1,6 @@
+//! Benchmarks of profiles.
+
+pub mod binaries;
+pub mod cost;
+mod load;
+mod profilers;
