@@ -289,7 +289,8 @@ pub extern "C" fn profile_files(ctx: *const TaskMapping) -> i32 {
 fn meet(task: Known, mapping: Known) -> Option<()> {
     let sampling = SAMPLING.get(0)?;
     let state = stamp(task)?;
-    if !is_wanted(sampling, sampling.any, task, state.service) {
+    // The clock that always runs looks at everybody: tables of all of them would keep those waiting that are wanted now.
+    if !is_wanted(sampling, sampling.any & !SampleKind::Always.bit(), task, state.service) {
         return None;
     }
     let space = PROFILE_SPACES.get_ptr_mut(OF_PASSES)?;

@@ -69,6 +69,10 @@ struct Session {
     request: ProfileRequest,
     began: SystemTime,
     until: Instant,
+    /// What was taken earlier is of others, by the monotonic clock.
+    from_ns: u64,
+    /// What was taken later likewise.
+    to_ns: u64,
     lasted: Duration,
     gathered: Gathered,
     /// Postgres requests that were slow enough.
@@ -101,7 +105,8 @@ impl Session {
                 pids.contains(&taken.stack.pid) || service().is_some_and(|name| services.iter().any(|it| it == name))
             }
         };
-        of_kind && whose && (!self.is_of_requests() || taken.request.is_some())
+        let in_time = (self.from_ns..=self.to_ns).contains(&taken.at_ns);
+        in_time && of_kind && whose && (!self.is_of_requests() || taken.request.is_some())
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -159,16 +164,21 @@ impl Profiles {
             request,
             began: SystemTime::now(),
             until,
+            from_ns: u64::MAX,
+            to_ns: u64::MAX,
             lasted: Duration::ZERO,
             gathered: Gathered::default(),
             slow: HashSet::new(),
             closing: None,
         };
         self.sessions.push(session);
+        let others_wait = self.waits;
         let steered = self.steer(kernel, names);
+        let steered = if others_wait { steered.and_then(|()| self.settle(kernel, names)) } else { steered };
         if let Some(session) = self.sessions.last_mut() {
             // From here on samples are taken.
             session.began = SystemTime::now();
+            session.from_ns = monotonic_ns();
             session.until = Instant::now() + session.request.length;
             if let Some(begun) = session.request.begun.take() {
                 let _ = begun.send(());
@@ -238,17 +248,14 @@ impl Profiles {
         let changed = (sampling.all, sampling.any) != (self.sampling.all, self.sampling.any)
             || (sampling.demand_ns, sampling.interval_ns) != (self.sampling.demand_ns, self.sampling.interval_ns)
             || targets != self.targets;
+        let is_more = all & !self.sampling.all != 0 || targets.iter().any(|target| !self.targets.contains(target));
         if changed {
-            if self.waits {
-                // What has been waited for so far is settled; everybody begins anew.
-                kernel.tell_waiting().map_err(|error| error.to_string())?;
-            }
+            self.settle(kernel, names)?;
             sampling.epoch_ns = monotonic_ns();
             self.sampler.set(&sampling, &targets).map_err(|error| error.to_string())?;
             (self.sampling, self.targets) = (sampling, targets);
         }
-        let begins = (hertz != 0 && self.hertz == 0) || (waits && !self.waits);
-        if changed && begins {
+        if changed && is_more {
             kernel.tell_files().map_err(|error| error.to_string())?;
             self.await_tables(names);
         }
@@ -271,6 +278,17 @@ impl Profiles {
             }
             self.waits = waits;
         }
+        Ok(())
+    }
+
+    /// Has what threads waited until now told, also of those that wait still; from here on their waits begin anew.
+    fn settle(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
+        if self.waits {
+            kernel.tell_waiting().map_err(|error| error.to_string())?;
+            self.sampling.epoch_ns = monotonic_ns();
+            self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
+        }
+        self.drain(names);
         Ok(())
     }
 
@@ -304,15 +322,13 @@ impl Profiles {
         let now = Instant::now();
         let due: Vec<bool> = self.sessions.iter().map(|it| it.closing.is_none() && it.is_over(now)).collect();
         if due.contains(&true) {
-            if self.waits
-                && let Err(error) = kernel.tell_waiting()
-            {
+            if let Err(error) = self.settle(kernel, names) {
                 tracing::warn!("threads that wait still are missing in a profile: {error}");
             }
-            self.drain(names);
             for (session, due) in self.sessions.iter_mut().zip(due) {
                 if due {
                     session.closing = Some(now + WALK_PATIENCE);
+                    session.to_ns = monotonic_ns();
                     session.lasted = session.began.elapsed().unwrap_or_default();
                 }
             }

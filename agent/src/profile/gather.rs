@@ -20,6 +20,8 @@ const MOST_PENDING: usize = 65_536;
 pub struct Taken {
     /// Which stack.
     pub stack: Stack,
+    /// When, by the monotonic clock; of a wait, when it was over.
+    pub at_ns: u64,
     /// What it weighs.
     pub ns: u64,
     /// The Postgres request that the thread was busy with.
@@ -122,13 +124,13 @@ impl Joiner {
 }
 
 fn on_cpu(sample: &Sample) -> Taken {
-    Taken { stack: Stack::of(sample, State::OnCpu), ns: sample.weight_ns, request: sample.request }
+    Taken { stack: Stack::of(sample, State::OnCpu), at_ns: sample.at_ns, ns: sample.weight_ns, request: sample.request }
 }
 
 /// The kernel's part and the request are the wait's, the process' part is that of whoever told it.
 fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
     let stack = Stack { user: own.user.clone(), stop: own.stop, ..Stack::of(wait, State::OffCpu) };
-    Taken { stack, ns, request: wait.request.or(own.request) }
+    Taken { stack, at_ns: wait.at_ns, ns, request: wait.request.or(own.request) }
 }
 
 /// Stacks and what they weigh.
