@@ -24,9 +24,9 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use crate::{
     config::Config,
     export::prometheus::{Exporter, Format},
-    kernel::LoadError,
+    kernel::{Kernel, LoadError, ability::ability},
     model::{
-        probe::{HostAbility, ProbeStatus},
+        probe::{HostAbility, ProbeStatus, Verdict},
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
@@ -153,7 +153,7 @@ pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), Load
     config.probes.tcp = true;
     config.probes.sockets = true;
     config.probes.postgres = true;
-    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    let mut probes = Probes::new(load_alone(&config)?, &config)?;
     // Names for what was there before.
     drop(probes.read());
     probes.trace(request);
@@ -181,7 +181,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.tls &= of_requests;
     // Nobody asks for the past.
     config.profile.hertz = 0;
-    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    let mut probes = Probes::new(load_alone(&config)?, &config)?;
     drop(probes.read());
     probes.profile(request);
     let mut tick = tokio::time::interval(PROFILE_INTERVAL);
@@ -192,6 +192,15 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
         probes.sample();
     }
     Ok(())
+}
+
+/// Loads the kernel programs where they can run at all; else says what is missing.
+fn load_alone(config: &Config) -> Result<Kernel, LoadError> {
+    let ability = ability(&config.kernel.btf);
+    match ability.findings().into_iter().find(|finding| finding.verdict == Verdict::Missing) {
+        Some(missing) => Err(LoadError::Impossible(missing)),
+        None => probes::load(config),
+    }
 }
 
 impl Pipeline {
