@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use crate::{
     config::value::parse_duration,
     model::{
         profile::{Drawing, Kind},
-        query::{NoAnswer, Question},
+        query::{NOTE, NoAnswer, Question},
         sample::{ProfileRefused, ProfileRequest, Whose},
     },
 };
@@ -29,7 +29,7 @@ const MOST_SECONDS: f64 = 600.0;
 /// How long an answer to the longest may take: sampling, and then finding names.
 pub const PATIENCE: Duration = Duration::from_secs(700);
 
-/// Parameters as they were typed. Several processes are parted by commas.
+/// Parameters as they were typed. Several processes or services are parted by commas.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Typed {
@@ -71,12 +71,18 @@ async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Respo
     let request = typed.request(answer)?;
     content.desk.put(Question::Profile(request)).await?;
     let profile = answered.await.map_err(|_| NoAnswer)??;
+    let notes: Vec<HeaderValue> =
+        profile.notes.iter().filter_map(|note| HeaderValue::from_bytes(note.as_bytes()).ok()).collect();
     let draw = Arc::clone(&content.draw);
     let drawn = tokio::task::spawn_blocking(move || draw(&profile, &drawing))
         .await
         .map_err(|error| Problem::internal(error.to_string()))?
         .map_err(Problem::internal)?;
-    Ok(([(header::CONTENT_TYPE, drawn.media_type)], drawn.bytes).into_response())
+    let mut response = ([(header::CONTENT_TYPE, drawn.media_type)], drawn.bytes).into_response();
+    for note in notes {
+        response.headers_mut().append(NOTE, note);
+    }
+    Ok(response)
 }
 
 impl Typed {
@@ -94,6 +100,7 @@ impl Typed {
                 pid.trim().parse().map_err(|_| wrong(format!("pid = {pid:?}: process numbers, parted by commas")))
             })
             .collect();
+        let services = self.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
         let kind = match &self.kind {
             None => Kind::Cpu,
             Some(name) => Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
@@ -104,7 +111,7 @@ impl Typed {
             parse_duration(typed).map_err(|why| wrong(format!("slow = {typed:?}: {why}; it is written 250ms or 2s")))
         });
         Ok(ProfileRequest {
-            whose: Whose { pids: pids?, services: self.service.clone().into_iter().collect() },
+            whose: Whose { pids: pids?, services },
             kind,
             length: Duration::from_secs_f64(seconds),
             hertz: self.frequency.unwrap_or(HERTZ),
