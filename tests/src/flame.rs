@@ -55,13 +55,21 @@ impl Flame {
     ///
     /// # Errors
     /// If it fails.
-    pub fn end(mut self, early: bool) -> Result<Folded> {
+    pub fn end(self, early: bool) -> Result<Folded> {
+        Ok(self.end_with_words(early)?.0)
+    }
+
+    /// The same, and what it said.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub fn end_with_words(mut self, early: bool) -> Result<(Folded, String)> {
         if early {
             self.0.signal("INT")?;
         }
         let status = self.0.wait(SOON)?;
         ensure!(status.success(), "{status}: {}", self.0.log());
-        Folded::read(&std::fs::read_to_string(self.1.path().join("out.folded"))?)
+        Ok((Folded::read(&std::fs::read_to_string(self.1.path().join("out.folded"))?)?, self.0.log()))
     }
 }
 
@@ -82,7 +90,7 @@ impl Folded {
     /// Reads one.
     ///
     /// # Errors
-    /// If a line is none.
+    /// If a line has no weight.
     pub fn read(text: &str) -> Result<Self> {
         let line = |line: &str| {
             let (frames, ns) = line.rsplit_once(' ').with_context(|| format!("no weight: {line}"))?;

@@ -59,6 +59,14 @@ pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
 /// Spends its CPU time on known paths.
 pub const TWO_PATHS: &str = include_str!("../programs/two_paths.c");
+/// Spends all its CPU time on one path, or waits there.
+pub const SPINS: &str = include_str!("../programs/spins.c");
+/// Throws, catches, and calls a library (C++).
+pub const THROWS: &str = include_str!("../programs/throws.cpp");
+/// The library that it calls (C++).
+pub const STEP: &str = include_str!("../programs/step.cpp");
+/// Has functions inlined into others, and catches panics (Rust).
+pub const INLINED: &str = include_str!("../programs/inlined.rs");
 /// Waits in known ways.
 pub const WAITS: &str = include_str!("../programs/waits.c");
 /// A library that is opened by a running program.
@@ -89,18 +97,27 @@ impl Program {
     /// # Errors
     /// As above.
     pub fn build_with(stem: &str, source: &str, flags: &[&str]) -> Result<Self> {
+        Self::compiled(stem, |folder, path| {
+            let source_path = folder.join("source.c");
+            std::fs::write(&source_path, source)?;
+            let mut gcc = Command::new("gcc");
+            gcc.args(flags).args(["-Wall", "-Wextra", "-Werror", "-pthread", "-o"]).args([path, &source_path]);
+            Ok(gcc)
+        })
+    }
+
+    /// As another compiler makes it: the command that writes this executable, in this folder of its own.
+    ///
+    /// # Errors
+    /// If the compiler is missing or complains.
+    pub fn compiled(stem: &str, compiler: impl FnOnce(&Path, &Path) -> Result<Command>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("steth-program-").tempdir()?;
         let name = crate::unique_name(stem);
-        let (source_path, path) = (folder.path().join("source.c"), folder.path().join(&name));
-        std::fs::write(&source_path, source)?;
-        let output = Command::new("gcc")
-            .args(flags)
-            .args(["-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-            .args([&path, &source_path])
-            .output()
-            .context("cannot run gcc")?;
+        let path = folder.path().join(&name);
+        let mut compiler = compiler(folder.path(), &path)?;
+        let output = compiler.output().with_context(|| format!("cannot run {compiler:?}"))?;
         if !output.status.success() {
-            bail!("gcc: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("{compiler:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(Self { name, path, folder })
     }

@@ -1,7 +1,7 @@
 //! The viewer of flame graphs, in a real browser: what keys, clicks and switches do, that nothing leaves the page, that
 //! no name can do harm.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use serde_json::json;
 use steth::{
@@ -9,9 +9,11 @@ use steth::{
     profile::format::{Format, Options},
 };
 use steth_tests::{
+    agent::steth,
     browser::Browser,
-    need_program,
+    need_bpf, need_program,
     profiles::{self, Builder},
+    programs::{Program, SPINS},
 };
 use tempfile::TempDir;
 
@@ -33,6 +35,10 @@ impl Page {
         let file = folder.path().join("page.html");
         let options = Options { baseline, icicle: true, reversed: false };
         Format::Html.write(profile, &options, &mut std::fs::File::create(&file).unwrap()).unwrap();
+        Self::in_folder(folder, file)
+    }
+
+    fn in_folder(folder: TempDir, file: PathBuf) -> Self {
         let mut page = Self { browser: Browser::start(WIDTH, 800).unwrap(), file, _folder: folder };
         page.open("");
         page
@@ -433,5 +439,30 @@ fn a_narrow_window_has_room_for_everything() {
         }
     }
     assert_eq!(page.browser.value("getComputedStyle(document.body).overflow").unwrap(), json!("hidden"));
+    page.ends();
+}
+
+#[test]
+fn a_real_profile_is_shown_with_its_functions() {
+    need_bpf!();
+    need_program!("chromium", "gcc");
+    let program = Program::build_with("spin", SPINS, &["-O2", "-fomit-frame-pointer", "-g"]).unwrap();
+    let process = program.start(&["spin"]).unwrap();
+    let ready = |line: &str| (line == "ready").then_some(());
+    process.wait_for_line("that it is ready", Duration::from_secs(60), ready).unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("x.html");
+    let (pid, out) = (process.id().to_string(), file.to_str().unwrap());
+    let (code, _, said) =
+        steth(&["flame", "--config", "/dev/null", "--alone", "-p", &pid, "-d", "1s", "--wall", "-o", out]).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let mut page = Page::in_folder(folder, file);
+    for function in ["main", "outer", "inner"] {
+        let matched = page.search(function);
+        assert!(matched.contains('%') && !matched.starts_with("0 "), "{function}: {matched:?}");
+        page.key("Escape");
+    }
+    let title = page.browser.value("document.title").unwrap();
+    assert!(title.as_str().unwrap().contains(&program.name), "{title}");
     page.ends();
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, pin::Pin, time::Duration};
 
 use hyper::{
-    Request, StatusCode,
+    HeaderMap, Request, StatusCode,
     body::{Body as _, Bytes, Frame, Incoming},
     client::conn::http1,
     header,
@@ -11,7 +11,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 
-use crate::cli::{Failure, Outcome};
+use crate::{
+    cli::{Failure, Outcome},
+    model::query::NOTE,
+};
 
 /// A loopback address answers at once or never.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -26,9 +29,8 @@ pub struct Agent {
 pub struct Answer {
     body: Incoming,
     address: SocketAddr,
-    /// What a reader of the answer must know.
-    pub notes: Vec<String>,
     connection: JoinHandle<hyper::Result<()>>,
+    headers: HeaderMap,
 }
 
 impl Agent {
@@ -48,9 +50,7 @@ impl Agent {
             Request::get(path).header(header::HOST, address.to_string()).body(Empty).map_err(Failure::failed)?;
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
-        let notes = answer.headers().get_all("steth-note").iter();
-        let notes = notes.map(|note| String::from_utf8_lossy(note.as_bytes()).into_owned()).collect();
-        let mut body = answer.into_body();
+        let (parts, mut body) = answer.into_parts();
         if status != StatusCode::OK {
             let mut whole = Vec::new();
             while let Some(piece) = next(&mut body).await.transpose().map_err(failed)? {
@@ -58,11 +58,16 @@ impl Agent {
             }
             return Err(refused(address, status, &whole));
         }
-        Ok(Answer { body, address, notes, connection })
+        Ok(Answer { body, address, connection, headers: parts.headers })
     }
 }
 
 impl Answer {
+    /// What a reader must know beside it.
+    pub fn notes(&self) -> impl Iterator<Item = &str> {
+        self.headers.get_all(NOTE).iter().filter_map(|note| str::from_utf8(note.as_bytes()).ok())
+    }
+
     /// The whole of it.
     pub async fn whole(mut self) -> Result<Vec<u8>, Failure> {
         let mut whole = Vec::new();

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -49,7 +49,7 @@ Examples:
   steth flame --from -10m --against -30m..-10m       what it does now that it did not before
 
 A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
-early and writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
+early and, without an agent, writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
 pub struct Arguments {
     /// This process; may be given several times
     #[arg(short, long, value_name = "PID")]
@@ -126,6 +126,9 @@ pub fn flame(arguments: &Arguments) -> Outcome {
     }
     let format = arguments.format().map_err(Failure::usage)?;
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
+    let file = arguments.file(&format);
+    // Before time is spent on what could not be kept.
+    let is_new = file.as_deref().map(reserve).transpose()?.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -133,7 +136,42 @@ pub fn flame(arguments: &Arguments) -> Outcome {
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let drawn = runtime.block_on(arguments.take(config, &format));
     runtime.shutdown_timeout(Duration::from_millis(500));
-    arguments.write(&format, &drawn?)
+    match (drawn, file) {
+        (Ok(drawn), file) => write(file.as_deref(), &drawn),
+        (Err(failure), file) => {
+            if let Some(file) = file.filter(|_| is_new) {
+                let _ = fs::remove_file(file);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Sees to it that a file can be written; whether it is a new one.
+fn reserve(file: &Path) -> Result<bool, Failure> {
+    let is_new = fs::symlink_metadata(file).is_err();
+    // As it is: what it holds is kept until there is something better.
+    let opened = fs::File::options().append(true).create(true).open(file);
+    opened.map(|_| is_new).map_err(|error| cannot_write(file, &error))
+}
+
+/// To a file, or to stdout.
+fn write(file: Option<&Path>, drawn: &[u8]) -> Outcome {
+    let Some(file) = file else {
+        let mut out = std::io::stdout().lock();
+        return match out.write_all(drawn).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Failure::failed(format!("cannot write to stdout: {error}")))
+            }
+            _ => Ok(()),
+        };
+    };
+    fs::write(file, drawn).map_err(|error| cannot_write(file, &error))?;
+    terminal::result(&format!("{}\n", file.display()))
+}
+
+fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {error}", file.display()))
 }
 
 impl Arguments {
@@ -156,7 +194,7 @@ impl Arguments {
             services: self.service.clone(),
             drawing: self.drawing(&format),
         };
-        self.write(&format, &self.past.take(asked)?)
+        write(self.file(&format).as_deref(), &self.past.take(asked)?)
     }
 
     const fn kind(&self) -> Kind {
@@ -265,8 +303,8 @@ impl Arguments {
         if !numbers.is_empty() {
             add("pid", &numbers.join(","));
         }
-        for service in &self.service {
-            add("service", service);
+        if !self.service.is_empty() {
+            add("service", &self.service.join(","));
         }
         add("kind", self.kind().name());
         add("frequency", &self.frequency.to_string());
@@ -285,20 +323,13 @@ impl Arguments {
         path
     }
 
-    fn write(&self, format: &str, drawn: &[u8]) -> Outcome {
-        if self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
-            let mut out = std::io::stdout().lock();
-            return match out.write_all(drawn).and_then(|()| out.flush()) {
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(Failure::failed(format!("cannot write to stdout: {error}")))
-                }
-                _ => Ok(()),
-            };
+    /// Where to; `None` is stdout.
+    fn file(&self, format: &str) -> Option<PathBuf> {
+        match &self.output {
+            Some(path) if path.as_os_str() == "-" => None,
+            Some(path) => Some(path.clone()),
+            None => Some(self.default_path(format)),
         }
-        let path = self.output.clone().unwrap_or_else(|| self.default_path(format));
-        fs::write(&path, drawn)
-            .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
-        terminal::result(&format!("{}\n", path.display()))
     }
 
     /// Named after the target and the time.
@@ -327,7 +358,7 @@ pub(super) fn refused(refused: ProfileRefused) -> Failure {
 
 /// The whole answer of an agent; says its notes.
 pub(super) async fn told(answer: Answer) -> Result<Vec<u8>, Failure> {
-    answer.notes.iter().for_each(|note| terminal::talk(note));
+    answer.notes().for_each(terminal::talk);
     answer.whole().await
 }
 

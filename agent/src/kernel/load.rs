@@ -30,7 +30,7 @@ use super::{
     tables::Table,
     tls::{Attached, Library, Looked},
 };
-use crate::model::probe::ProbeState;
+use crate::model::probe::{Finding, ProbeState};
 
 /// The program that the agent runs for each listener.
 const LISTENER_DROPS: &str = "listener_drops";
@@ -66,6 +66,9 @@ pub struct Options {
 /// Why no probe can run.
 #[derive(Debug, Error)]
 pub enum LoadError {
+    /// This host or user lacks what all of it needs.
+    #[error("no kernel program can run: {}: {}; {}", .0.name, .0.found, .0.advice)]
+    Impossible(Finding),
     /// Offsets.
     #[error(transparent)]
     Btf(#[from] BtfError),

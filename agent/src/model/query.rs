@@ -12,6 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::sample::{PastRequest, ProfileRequest};
 
+/// Header of an answer that has no place of its own for what a reader must know, such as why a profile is empty.
+pub const NOTE: &str = "steth-note";
+
 /// One query cycle. Its statement has no literals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueryRecord<'a> {

@@ -27,9 +27,9 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 use crate::{
     config::Config,
     export::prometheus::{Exporter, Format},
-    kernel::LoadError,
+    kernel::{Kernel, LoadError, ability::ability},
     model::{
-        probe::{HostAbility, ProbeStatus},
+        probe::{HostAbility, ProbeStatus, Verdict},
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
@@ -159,7 +159,7 @@ pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), Load
     config.probes.sockets = true;
     config.probes.postgres = true;
     config.profile.hertz = 0;
-    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    let mut probes = Probes::new(load_alone(&config)?, &config)?;
     // Names for what was there before.
     drop(probes.read());
     probes.trace(request);
@@ -187,7 +187,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.tls &= of_requests;
     // Nobody asks for the past.
     config.profile.hertz = 0;
-    let mut probes = Probes::new(probes::load(&config)?, &config)?;
+    let mut probes = Probes::new(load_alone(&config)?, &config)?;
     drop(probes.read());
     probes.profile(request);
     let mut tick = tokio::time::interval(PROFILE_INTERVAL);
@@ -203,6 +203,15 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
 /// Answers with a profile of the past without an agent, from the files that one has left. Takes its time.
 pub fn past(config: &Config, request: PastRequest) {
     past::answer(&past::pieces(config), request);
+}
+
+/// Loads the kernel programs where they can run at all; else says what is missing.
+fn load_alone(config: &Config) -> Result<Kernel, LoadError> {
+    let ability = ability(&config.kernel.btf);
+    match ability.findings().into_iter().find(|finding| finding.verdict == Verdict::Missing) {
+        Some(missing) => Err(LoadError::Impossible(missing)),
+        None => probes::load(config),
+    }
 }
 
 impl Pipeline {

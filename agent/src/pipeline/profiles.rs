@@ -278,6 +278,7 @@ impl Profiles {
             if self.waits {
                 // What has been waited for so far is settled; everybody begins anew.
                 kernel.tell_waiting().map_err(|error| error.to_string())?;
+                self.drain(names);
             }
             sampling.epoch_ns = monotonic_ns();
             self.sampler.set(&sampling, &targets).map_err(|error| error.to_string())?;

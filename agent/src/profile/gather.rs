@@ -225,7 +225,7 @@ mod tests {
         {
             let mut stack = stack(user, pid);
             stack.forget_process();
-            gathered.add(Taken { stack, ns: 5, request: None }, false);
+            gathered.add(Taken { stack, ns: 5, at_ns: 0, request: None }, false);
         }
         let mut found: Vec<_> = gathered.iter().map(|(it, _, weight)| (it.user.len(), it.pid, weight.ns)).collect();
         found.sort_unstable();
@@ -237,7 +237,7 @@ mod tests {
     fn what_finds_no_room_is_counted_as_the_rest() {
         let mut gathered = Gathered::with_room(1);
         for pid in [1, 1, 2, 3] {
-            gathered.add(Taken { stack: stack(&[1], pid), ns: 5, request: None }, false);
+            gathered.add(Taken { stack: stack(&[1], pid), ns: 5, at_ns: 0, request: None }, false);
         }
         let mut found: Vec<_> = gathered.iter().map(|(stack, _, weight)| (stack.is_rest(), weight.samples)).collect();
         found.sort_unstable();

@@ -16,7 +16,7 @@ use crate::{
     config::{moment, value::parse_duration},
     model::{
         profile::{Drawing, Kind, Profile},
-        query::{NoAnswer, Question},
+        query::{self, NoAnswer, Question},
         sample::{PastRequest, Period, ProfileRefused, ProfileRequest, Whose},
     },
 };
@@ -30,9 +30,9 @@ const MOST_SECONDS: f64 = 600.0;
 /// How long an answer to the longest may take: sampling, and then finding names.
 pub const PATIENCE: Duration = Duration::from_secs(700);
 /// What a reader of the profile must know, for formats that have no room for it; once for each note.
-const NOTE: HeaderName = HeaderName::from_static("steth-note");
+const NOTE: HeaderName = HeaderName::from_static(query::NOTE);
 
-/// Parameters as they were typed. Several processes are parted by commas.
+/// Parameters as they were typed. Several processes or services are parted by commas.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Typed {
@@ -77,7 +77,7 @@ async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Respo
     let (profile, baseline) = match typed.period()? {
         Some((period, against)) => {
             let (answer, answered) = oneshot::channel();
-            let services = typed.service.clone().into_iter().collect();
+            let services = typed.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
             content.desk.put(Question::Past(PastRequest { period, against, services, answer })).await?;
             let past = answered.await.map_err(|_| NoAnswer)??;
             (Arc::new(past.profile), past.against)
@@ -156,6 +156,7 @@ impl Typed {
                 pid.trim().parse().map_err(|_| wrong(format!("pid = {pid:?}: process numbers, parted by commas")))
             })
             .collect();
+        let services = self.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
         let kind = match &self.kind {
             None => Kind::Cpu,
             Some(name) => Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
@@ -166,7 +167,7 @@ impl Typed {
             parse_duration(typed).map_err(|why| wrong(format!("slow = {typed:?}: {why}; it is written 250ms or 2s")))
         });
         Ok(ProfileRequest {
-            whose: Whose { pids: pids?, services: self.service.clone().into_iter().collect() },
+            whose: Whose { pids: pids?, services },
             kind,
             length: Duration::from_secs_f64(seconds),
             hertz: self.frequency.unwrap_or(HERTZ),

@@ -91,6 +91,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || cargo_has("clippy"),
     },
     Requirement {
+        name: "C++ compiler",
+        why: "builds test programs that throw",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["g++"]),
+        is_there: || command("g++"),
+    },
+    Requirement {
         name: "PostgreSQL 15",
         why: "test servers, pgbench, pg_stat_statements",
         purpose: Purpose::Test,

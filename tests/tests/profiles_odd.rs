@@ -1,0 +1,249 @@
+//! Profiles of processes that are hard to look at: gone, idle, without symbols, with broken tables, in other namespaces,
+//! very many. Each is answered by the best result that there is, or in words.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use object::{Object as _, ObjectSection as _};
+use steth_tests::{
+    agent::{self, steth},
+    flame::{Flame, Folded},
+    need_bpf, need_program,
+    process::{self, Process, User},
+    programs::{Program, SPINS},
+    skipped, wait,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+/// As distributions build: without frame pointers.
+const BARE: &[&str] = &["-O2", "-fomit-frame-pointer", "-g"];
+
+fn spins(flags: &[&str]) -> Program {
+    Program::build_with("spin", SPINS, flags).unwrap()
+}
+
+/// Once it has said that it is ready.
+fn started(command: Command) -> Process {
+    let process = Process::start("spins", command).unwrap();
+    process.wait_for_line("that it is ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+    process
+}
+
+fn begin(pid: u32, options: &[&str]) -> Flame {
+    Flame::begin(&[&["-p", &pid.to_string()], options].concat()).unwrap()
+}
+
+/// The part of it that is on the program's path from its beginning to where it spins.
+fn on_path(folded: &Folded) -> f64 {
+    let path = ["main", "outer", "inner"];
+    let is_on = |frames: &[String]| path.iter().all(|wanted| frames.iter().any(|frame| frame == wanted));
+    folded.only(|line| is_on(&line.frames)).ns() as f64 / folded.ns() as f64
+}
+
+fn assert_full(folded: &Folded) {
+    let (path, whole) = (on_path(folded), folded.whole());
+    assert!(folded.ns() > 0 && path >= 0.97 && whole >= 0.995, "{path} on the path, {whole} whole: {folded:#?}");
+}
+
+/// A number that no process has now: that of a child which has ended.
+fn nobody() -> u32 {
+    let mut child = Command::new("true").spawn().unwrap();
+    let pid = child.id();
+    child.wait().unwrap();
+    pid
+}
+
+#[test]
+fn a_process_that_does_not_exist_is_an_error_in_words() {
+    need_bpf!();
+    let pid = nobody().to_string();
+    let (code, out, said) = steth(&["flame", "--config", "/dev/null", "--alone", "-p", &pid, "-o", "-"]).unwrap();
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{said}");
+    assert!(said.contains(&pid) && said.contains("process"), "{said}");
+}
+
+#[test]
+fn one_that_ends_in_the_middle_keeps_its_samples_and_names() {
+    need_bpf!();
+    let program = spins(BARE);
+    let mut process = started(program.command(&["spin", "700"]));
+    let flame = begin(process.id(), &["-d", "60s", "-F", "499"]);
+    process.say("go").unwrap();
+    assert!(process.wait(SOON).unwrap().success());
+    // Nothing is left that could tell where the program was.
+    drop(program);
+    let folded = flame.end(true).unwrap();
+    assert_full(&folded);
+    let used = folded.ns() as f64 / 1e6;
+    assert!((600.0..850.0).contains(&used), "{used} ms of 700");
+}
+
+#[test]
+fn one_that_ends_before_any_sample_leaves_a_profile_that_says_so() {
+    need_bpf!();
+    let program = spins(BARE);
+    let process = started(program.command(&["wait"]));
+    let flame = begin(process.id(), &["-d", "60s"]);
+    drop(process);
+    let (folded, said) = flame.end_with_words(true).unwrap();
+    assert_eq!(folded.ns(), 0, "{folded:#?}");
+    assert!(said.contains("the process ended before a sample was taken"), "{said}");
+}
+
+#[test]
+fn one_that_only_waits_has_an_empty_profile_that_says_where_to_look() {
+    need_bpf!();
+    let program = spins(BARE);
+    let process = started(program.command(&["wait"]));
+    let (folded, said) = begin(process.id(), &["-d", "500ms"]).end_with_words(false).unwrap();
+    assert_eq!(folded.ns(), 0, "{folded:#?}");
+    assert!(said.contains("no CPU time") && said.contains("--off-cpu") && said.contains("--wall"), "{said}");
+}
+
+#[test]
+fn a_deleted_program_has_all_its_names() {
+    need_bpf!();
+    let program = spins(BARE);
+    let process = started(program.command(&["spin"]));
+    drop(program);
+    assert_full(&begin(process.id(), &["-d", "1s", "-F", "499"]).end(false).unwrap());
+}
+
+#[test]
+fn a_program_that_was_replaced_keeps_the_names_that_it_runs_with() {
+    need_bpf!();
+    let program = spins(BARE);
+    let process = started(program.command(&["spin"]));
+    let other = SPINS.replace("inner", "other").replace("outer", "another");
+    // As much code, other names at the same places.
+    let other = Program::build_with("othr", &other, BARE).unwrap();
+    fs::rename(&other.path, &program.path).unwrap();
+    assert_full(&begin(process.id(), &["-d", "1s", "-F", "499"]).end(false).unwrap());
+    let new = started(program.command(&["spin"]));
+    let folded = begin(new.id(), &["-d", "1s", "-F", "499"]).end(false).unwrap();
+    assert!(folded.share("other") >= 0.97 && folded.share("inner") == 0.0, "{folded:#?}");
+}
+
+#[test]
+fn a_stripped_program_has_whole_stacks_that_name_the_file() {
+    need_bpf!();
+    let program = spins(&["-O2", "-fomit-frame-pointer", "-s"]);
+    let process = started(program.command(&["spin"]));
+    let folded = begin(process.id(), &["-d", "1s", "-F", "499"]).end(false).unwrap();
+    let whole = folded.whole();
+    assert!(folded.ns() > 0 && whole >= 0.995, "{whole} whole: {folded:#?}");
+    // Three functions of its own above the C library's start.
+    let of_it = |frames: &[String]| frames.iter().filter(|frame| frame.contains(&program.name)).count();
+    let named = folded.only(|line| of_it(&line.frames) >= 3).ns() as f64 / folded.ns() as f64;
+    assert!(named >= 0.97, "{named} has three frames of {}: {folded:#?}", program.name);
+}
+
+/// Writes over the sections of a file.
+fn spoil(path: &Path, sections: &[&str], mut byte: impl FnMut(usize) -> Option<u8>) {
+    let mut bytes = fs::read(path).unwrap();
+    for section in sections {
+        let range = {
+            let file = object::File::parse(&*bytes).unwrap();
+            file.section_by_name(section).unwrap().file_range().unwrap()
+        };
+        let (start, length) = (usize::try_from(range.0).unwrap(), usize::try_from(range.1).unwrap());
+        for at in 0..length {
+            if let Some(byte) = byte(at) {
+                bytes[start + at] = byte;
+            }
+        }
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn broken_unwind_sections_cost_callers_and_nothing_else() {
+    need_bpf!();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut any = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    type Spoiler<'a> = &'a mut dyn FnMut(usize) -> Option<u8>;
+    let mut some = any;
+    let cases: [(&str, &[&str], Spoiler<'_>); 4] = [
+        ("all ones", &[".eh_frame", ".eh_frame_hdr"], &mut |_| Some(0xff)),
+        ("nothing", &[".eh_frame"], &mut |_| Some(0)),
+        ("anything", &[".eh_frame"], &mut |_| Some(any() as u8)),
+        ("a byte in seven", &[".eh_frame"], &mut |_| (some() % 7 == 0).then(|| some() as u8)),
+    ];
+    for (case, sections, byte) in cases {
+        let program = spins(BARE);
+        spoil(&program.path, sections, byte);
+        let process = started(program.command(&["spin"]));
+        let folded = begin(process.id(), &["-d", "500ms", "-F", "499"]).end(false).unwrap();
+        // Where it ran is known in any case; a stack that ends early says why.
+        let told = folded.only(|line| line.has("inner")).ns() as f64 / folded.ns() as f64;
+        assert!(folded.ns() > 0 && told >= 0.97, "{case}: {folded:#?}");
+        let silent = folded.only(|line| !line.has("main")).whole();
+        assert!(silent.is_nan() || silent < 0.01, "{case}: cut without a word: {folded:#?}");
+    }
+}
+
+/// The child of a process that has one.
+fn child_of(pid: u32) -> u32 {
+    let path = PathBuf::from(format!("/proc/{pid}/task/{pid}/children"));
+    let child = || Ok(fs::read_to_string(&path)?.trim().parse().ok());
+    wait::poll("a child", SOON, child).unwrap()
+}
+
+#[test]
+fn other_mount_and_pid_namespaces_make_no_difference() {
+    need_bpf!();
+    need_program!("unshare", "mount");
+    let program = spins(BARE);
+    let folder = tempfile::Builder::new().prefix("steth-inside-").tempdir().unwrap();
+    // Seen from here the folder is empty.
+    let script = "mount -t tmpfs none \"$1\" && cp \"$0\" \"$1/inside\" && exec \"$1/inside\" spin";
+    let mut command = process::command("unshare", None);
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]);
+    command.args([&program.path, folder.path()]);
+    let process = started(command);
+    assert!(!folder.path().join("inside").exists());
+    assert_full(&begin(child_of(process.id()), &["-d", "1s", "-F", "499"]).end(false).unwrap());
+}
+
+#[test]
+fn without_the_right_to_it_the_privilege_is_named() {
+    need_bpf!();
+    let Some(user) = User::named("nobody") else { skipped!("needs the user nobody") };
+    let folder = tempfile::Builder::new().prefix("steth-nobody-").tempdir().unwrap();
+    let copy = folder.path().join("steth");
+    // By another process: while this one had it open for writing, no child of any thread could execute it.
+    assert!(Command::new("cp").args([&agent::binary().unwrap(), &copy]).status().unwrap().success());
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path(), open).unwrap();
+    let mut command = process::command(&copy, Some(&user));
+    agent::without_settings(&mut command);
+    command.args(["flame", "--config", "/dev/null", "--alone", "-p", &std::process::id().to_string(), "-o", "-"]);
+    let mut process = Process::start("steth", command).unwrap();
+    assert_eq!(process.wait(SOON).unwrap().code(), Some(3), "{}", process.log());
+    assert!(process.log().contains("CAP_BPF"), "{}", process.log());
+}
+
+#[test]
+fn two_thousand_processes_are_all_in_it() {
+    need_bpf!();
+    const MANY: u64 = 2000;
+    let program = spins(BARE);
+    let process = started(program.command(&["many", &MANY.to_string()]));
+    let flame = Flame::begin(&["--service", &program.name, "-d", "2s", "--off-cpu", "-F", "49"]).unwrap();
+    let folded = flame.end(false).unwrap();
+    drop(process);
+    // The first waits as its children do.
+    let (waited, least) = (folded.ns(), (MANY + 1) * 1_960_000_000);
+    assert!(waited >= least, "{waited} ns, at least {least} expected");
+    let named = folded.share("waits");
+    assert!(named >= 0.999 && folded.whole() >= 0.995, "{named} named, {} whole", folded.whole());
+}
