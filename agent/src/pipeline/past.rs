@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread,
@@ -136,6 +136,8 @@ pub struct Keeper {
     work: mpsc::SyncSender<Work>,
     done: mpsc::Receiver<()>,
     lost: Arc<AtomicU64>,
+    /// Whether a piece was handed over that is not written yet.
+    has_piece: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -146,15 +148,21 @@ impl Keeper {
     pub fn start(config: &Config, symbolizer: Symbolizer) -> io::Result<Self> {
         let (work, asked) = mpsc::sync_channel(WAITING);
         let (end, done) = mpsc::channel();
-        let lost = Arc::new(AtomicU64::new(0));
-        let mut worker = Worker { pieces: pieces(config), symbolizer, lost: Arc::clone(&lost), failing: false };
+        let (lost, has_piece) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut worker = Worker {
+            pieces: pieces(config),
+            symbolizer,
+            lost: Arc::clone(&lost),
+            has_piece: Arc::clone(&has_piece),
+            failing: false,
+        };
         thread::Builder::new().name("steth-pieces".into()).spawn(move || {
             while let Ok(work) = asked.recv() {
                 worker.work(work);
             }
             let _ = end.send(());
         })?;
-        Ok(Self { work, done, lost })
+        Ok(Self { work, done, lost, has_piece })
     }
 
     /// Waits until all is written, but not for long.
@@ -166,8 +174,16 @@ impl Keeper {
         }
     }
 
+    /// One at a time, so that pieces leave room for questions.
     fn keep(&self, recipe: Recipe) -> bool {
-        self.work.try_send(Work::Keep(recipe)).is_ok()
+        if self.has_piece.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let is_taken = self.work.try_send(Work::Keep(recipe)).is_ok();
+        if !is_taken {
+            self.has_piece.store(false, Ordering::Relaxed);
+        }
+        is_taken
     }
 
     fn ask(&self, current: Option<Recipe>, request: PastRequest) {
@@ -186,6 +202,7 @@ struct Worker {
     pieces: Pieces,
     symbolizer: Symbolizer,
     lost: Arc<AtomicU64>,
+    has_piece: Arc<AtomicBool>,
     /// Whether that has been said.
     failing: bool,
 }
@@ -204,6 +221,7 @@ impl Worker {
                     }
                 }
                 self.failing = kept.is_err();
+                self.has_piece.store(false, Ordering::Relaxed);
             }
             Work::Answer(recipe, request) => {
                 if request.answer.is_closed() {
