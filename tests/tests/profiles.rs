@@ -229,7 +229,7 @@ fn the_agent_tells_of_each_sample_and_its_walk() {
     let folded = flame(&["--agent", agent.address(), "-p", &pid, "-d", "1s", "-F", "100"]).unwrap();
     // Each stands for a hundredth of a second.
     let drawn = folded.ns() / 10_000_000;
-    assert!(drawn > 0 && folded.ns() % 10_000_000 == 0, "{folded:#?}");
+    assert!(drawn > 0 && folded.ns().is_multiple_of(10_000_000), "{folded:#?}");
     let told = agent.settled().unwrap();
     let samples = |trigger| told.sum("steth_profile_samples_total", &[("trigger", trigger)]);
     let [always, demand, wait] = ["always", "demand", "wait"].map(samples);
