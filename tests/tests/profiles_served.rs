@@ -108,7 +108,8 @@ fn a_ninth_at_a_time_is_refused_and_who_hangs_up_ends_his_own() {
     assert!(answer.contains("8 profiles are being taken already") && answer.contains("wait until"), "{answer}");
     let sampling = ["profile_demand", "profile_switch"];
     for probe in sampling {
-        assert_eq!(state(&agent, probe).unwrap(), "attached", "{probe}");
+        let attached = || Ok((state(&agent, probe)? == "attached").then_some(()));
+        wait::poll(&format!("{probe} to be attached"), SOON, attached).unwrap();
     }
     drop(clients);
     for probe in sampling {

@@ -89,6 +89,13 @@ fn every_command_runs() {
                 let has_none = code == Some(1) && said.contains("no profile is kept of ");
                 assert!(has_none || (code == Some(0) && file.exists()), "{command}: {code:?} {said}");
             }
+            ["steth", "flame", arguments @ .., "-o", file] if *file != "-" => {
+                let folder = tempfile::tempdir().unwrap();
+                let file = folder.path().join(file);
+                let whole = [&["flame"], arguments, &["-o", file.to_str().unwrap()]].concat();
+                let (code, result, said) = steth(&whole).unwrap();
+                assert!(code == Some(0) && file.exists(), "{command}: {code:?} {result}{said}");
+            }
             ["steth", arguments @ ..] => {
                 let (code, result, said) = steth(arguments).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");
