@@ -9,7 +9,7 @@ use std::{
 
 use steth_probes::{
     cell::Role,
-    profile::{SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target},
+    profile::{KERNEL_SLOTS, SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target},
     unwind::VDSO_SLOT,
 };
 
@@ -167,6 +167,13 @@ impl Profiles {
 
     /// Forgets files that no frame can stand for any more.
     fn forget_files(&mut self) {
+        if self.sampler.slots().is_ok_and(|given| given > KERNEL_SLOTS / 4 * 3) {
+            // Before none is left; nobody holds one now.
+            match self.sampler.forget_files() {
+                Ok(()) => self.unwinding.forget_files(),
+                Err(error) => tracing::warn!("files of code cannot be numbered anew: {error}"),
+            }
+        }
         match self.sampler.files() {
             Ok(files) => {
                 let known: HashSet<u32> = files.into_iter().map(|(_, file)| file.slot).collect();

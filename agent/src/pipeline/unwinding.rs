@@ -224,6 +224,11 @@ impl Unwinding {
         }
     }
 
+    /// The kernel has forgotten all files: each is told anew when its code is next run, and finds its table still there.
+    pub fn forget_files(&mut self) {
+        self.placed.values_mut().for_each(|placed| placed.files.clear());
+    }
+
     /// Puts a table into the kernel's maps.
     fn place(&mut self, sampler: &mut Sampler, told: &NoTable, file: &FileTable) -> io::Result<()> {
         let table = match self.placed.get_mut(&file.identity) {
