@@ -189,6 +189,8 @@ offsets! {
         task_pid: "task_struct"."pid",
         /// Name.
         task_comm: "task_struct"."comm",
+        /// Whether it runs now.
+        task_on_cpu: "task_struct"."on_cpu",
         /// When it was forked, by the monotonic clock.
         task_start: "task_struct"."start_time",
     }

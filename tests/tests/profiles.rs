@@ -111,6 +111,20 @@ fn waits_weigh_what_they_last_also_on_the_move() {
 }
 
 #[test]
+fn who_runs_through_the_whole_profile_is_not_said_to_wait_for_it() {
+    let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();
+    let mut process = program.start(&["60", "1"]).unwrap();
+    process.wait_for_line("that it is ready", SOON, |line| line.contains("ready").then_some(())).unwrap();
+    process.say("go").unwrap();
+    let flame = Flame::begin(&["-p", &process.id().to_string(), "-d", "1s", "--wall", "-F", "499"]).unwrap();
+    let begun = Instant::now();
+    let folded = flame.end(false).unwrap();
+    let (told, most) = (folded.ns() as f64 / 1e9, begun.elapsed().as_secs_f64() * 1.05 + 0.1);
+    assert!((0.9..most).contains(&told), "{told} s of at most {most}: {folded:#?}");
+    process.signal("KILL").unwrap();
+}
+
+#[test]
 fn who_sleeps_through_the_whole_profile_is_in_it() {
     let mut sleeper = steth_tests::process::command("sleep", None);
     sleeper.arg("100");

@@ -126,7 +126,7 @@ fn comes_back(sampling: &Sampling, task: Known, now_ns: u64) -> Option<()> {
     let ns = now_ns - state.left_ns;
     state.left_ns = 0;
     if away == TOLD {
-        return tell_wait(SampleKind::Back, task, state, ns);
+        return tell_wait(OF_SWITCHES, SampleKind::Back, task, state, ns);
     }
     waited(sampling, task, state, ns)
 }
@@ -141,7 +141,7 @@ fn waited(sampling: &Sampling, task: Known, state: &mut TaskState, ns: u64) -> O
         return None;
     }
     state.follows = 1;
-    tell_wait(SampleKind::WaitInCall, task, state, weight_ns)
+    tell_wait(OF_SWITCHES, SampleKind::WaitInCall, task, state, weight_ns)
 }
 
 /// Nothing of this sampling has been told of a thread yet.
@@ -172,13 +172,13 @@ fn came_from_before(sampling: &Sampling, task: Known, now_ns: u64) -> Option<()>
     if sample::call_of(task).is_some() {
         return waited(sampling, task, state, ns);
     }
-    tell_wait(SampleKind::WaitBefore, task, state, ns)
+    tell_wait(OF_SWITCHES, SampleKind::WaitBefore, task, state, ns)
 }
 
 /// Tells how long a thread waited that comes back now, and where in the kernel.
 #[inline(never)]
-fn tell_wait(kind: SampleKind, task: Known, state: &mut TaskState, ns: u64) -> Option<()> {
-    let mut taking = Taking::begin(OF_SWITCHES, kind, task, state)?;
+fn tell_wait(space: u32, kind: SampleKind, task: Known, state: &mut TaskState, ns: u64) -> Option<()> {
+    let mut taking = Taking::begin(space, kind, task, state)?;
     taking.set_weight(ns);
     let (room, bytes) = taking.kernel_frames();
     // SAFETY: the verifier checks the room and that `task` is a task.
@@ -233,6 +233,9 @@ fn waits_still(task: Known) -> Option<()> {
     let sampling = SAMPLING.get(0)?;
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    if task.load::<u32>(offset!(task_on_cpu)) != 0 {
+        return None;
+    }
     let state = stamp(task)?;
     let ns = if state.away_epoch_ns != sampling.epoch_ns {
         // It has not moved since before anybody looked.
@@ -250,7 +253,7 @@ fn waits_still(task: Known) -> Option<()> {
     state.left_ns = now_ns;
     if state.away_epoch_ns == sampling.epoch_ns && state.away == TOLD {
         state.left_ns = 0;
-        return tell_wait(SampleKind::Back, task, state, ns);
+        return tell_wait(OF_PASSES, SampleKind::Back, task, state, ns);
     }
     state.away_epoch_ns = sampling.epoch_ns;
     state.away = IN_CALL;

@@ -94,8 +94,13 @@ impl World {
         let now_ns = unsafe { bpf_ktime_get_ns() };
         let fresh = UnwindFile { used_ns: now_ns, table: Table::zeroed(), slot, _pad: 0 };
         if UNWIND_FILES.insert(&stretch.file, &fresh, BPF_NOEXIST.into()).is_err() {
-            lost(Loss::UnwindFilesFull);
-            return 0;
+            let Some(file) = UNWIND_FILES.get_ptr(&stretch.file) else {
+                lost(Loss::UnwindFilesFull);
+                return 0;
+            };
+            // Another CPU was faster; the number just taken stays unused.
+            // SAFETY: a map value.
+            return unsafe { (*file).slot };
         }
         let record = &mut self.no_table;
         record.header = Header { kind: SampleKind::NoTable as u32, text_len: 0, at_ns: now_ns };

@@ -78,12 +78,14 @@ impl Always {
     }
 
     /// The piece ends, and the next one begins. If the thread has too much to do already, it goes on instead.
-    pub fn hand_on(&mut self, files: &Files, names: &Names) {
-        if self.keeper.keep(self.recipe(files, names)) {
+    pub fn hand_on(&mut self, files: &Files, names: &Names) -> bool {
+        let is_taken = self.keeper.keep(self.recipe(files, names));
+        if is_taken {
             (self.began, self.started) = (SystemTime::now(), Instant::now());
             self.gathered = Gathered::with_room(MOST_STACKS);
         }
         self.until = Instant::now() + rest_of(self.piece, SystemTime::now());
+        is_taken
     }
 
     /// Answers with what there is, this piece too.

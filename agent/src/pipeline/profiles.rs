@@ -9,8 +9,8 @@ use std::{
 
 use steth_probes::{
     cell::Role,
+    limits,
     profile::{KERNEL_SLOTS, SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target},
-    unwind::VDSO_SLOT,
 };
 
 use super::{
@@ -133,8 +133,8 @@ impl Profiles {
         }
         self.drain(names);
         if let Some(always) = self.always.as_mut().filter(|always| always.is_over()) {
-            always.hand_on(&self.files, names);
-            if self.sessions.is_empty() {
+            // A piece that could not be handed on goes on, and needs its files.
+            if always.hand_on(&self.files, names) && self.sessions.is_empty() {
                 self.forget_files();
             }
         }
@@ -144,7 +144,9 @@ impl Profiles {
     pub fn end_pieces(&mut self, names: &Names) -> Option<Keeper> {
         self.drain(names);
         let mut always = self.always.take()?;
-        always.hand_on(&self.files, names);
+        if !always.hand_on(&self.files, names) {
+            tracing::warn!("the last piece of the profiles of the past is lost: the one before is still being written");
+        }
         Some(always.into_keeper())
     }
 
@@ -165,21 +167,21 @@ impl Profiles {
         self.always.as_ref().map_or(0, Always::lost)
     }
 
-    /// Forgets files that no frame can stand for any more.
+    /// Forgets files that no frame can stand for any more; all of them before there is no room, or no number, for others. For when
+    /// nobody holds frames.
     fn forget_files(&mut self) {
-        if self.sampler.slots().is_ok_and(|given| given > KERNEL_SLOTS / 4 * 3) {
-            // Before none is left; nobody holds one now.
-            match self.sampler.forget_files() {
-                Ok(()) => self.unwinding.forget_files(),
-                Err(error) => tracing::warn!("files of code cannot be numbered anew: {error}"),
+        let forgotten = self.sampler.files().and_then(|files| {
+            let crowded = files.len() as u32 > limits::UNWIND_FILES / 4 * 3;
+            if crowded || self.sampler.slots()? > KERNEL_SLOTS / 4 * 3 {
+                self.sampler.forget_files()?;
+                self.unwinding.forget_files();
+                return Ok(HashSet::new());
             }
-        }
-        match self.sampler.files() {
-            Ok(files) => {
-                let known: HashSet<u32> = files.into_iter().map(|(_, file)| file.slot).collect();
-                self.files.retain(|slot| known.contains(&slot));
-            }
-            Err(error) => tracing::debug!("cannot tell which files are still known: {error}"),
+            Ok(files.into_iter().map(|(_, file)| file.slot).collect())
+        });
+        match forgotten {
+            Ok(known) => self.files.retain(|slot| known.contains(&slot)),
+            Err(error) => tracing::warn!("files of code cannot be forgotten: {error}"),
         }
     }
 
@@ -210,6 +212,7 @@ impl Profiles {
             lasted: Duration::ZERO,
             gathered: Gathered::default(),
             slow: HashSet::new(),
+            slow_beyond: 0,
             preparing: Some(Instant::now() + patience),
             span_ns: (u64::MAX, 0),
             closing: None,
@@ -347,7 +350,7 @@ impl Profiles {
     pub fn ended(&mut self, connection: u64, begun_ns: u64, took: Duration) {
         for session in &mut self.sessions {
             if session.request.slow.is_some_and(|slow| took >= slow) {
-                session.slow.insert((connection, begun_ns));
+                session.keep_slow((connection, begun_ns));
             }
         }
     }
@@ -411,7 +414,7 @@ impl Profiles {
         self.unwinding.take(&mut self.sampler, &mut news);
         if !still.is_empty() {
             self.joiner.flush(&mut finished);
-            self.unwinding.walk(still);
+            self.unwinding.walk(still, &mut news);
         }
         for (slot, code) in news.files {
             self.files.set(slot, code);
@@ -449,11 +452,16 @@ impl Profiles {
         let title = title(&session);
         let recipe = Recipe { gathered: session.gathered, files: self.files.clone(), services, queries, title };
         let (symbolizer, answer) = (self.symbolizer.clone(), session.request.answer);
-        std::thread::spawn(move || {
+        let make = move || {
             let made = recipe.make(&symbolizer).map(Arc::new);
             let _ = answer.send(made.map_err(|error| ProfileRefused::Impossible(error.to_string())));
-        });
-        self.files.retain(|slot| slot != VDSO_SLOT);
+        };
+        if let Err(error) = std::thread::Builder::new().name("steth-profile".into()).spawn(make) {
+            tracing::warn!("a profile is lost: no thread can be made for it: {error}");
+        }
+        if self.sessions.is_empty() && self.always.is_none() {
+            self.forget_files();
+        }
     }
 }
 

@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// Slow requests that one profile tells apart; as many as it has stacks.
+const MOST_SLOW: usize = 200_000;
+
 /// A profile that is being taken.
 pub(super) struct Session {
     pub request: ProfileRequest,
@@ -30,6 +33,8 @@ pub(super) struct Session {
     pub gathered: Gathered,
     /// Postgres requests that were slow enough.
     pub slow: HashSet<(u64, u64)>,
+    /// Slow requests that there was no room for.
+    pub slow_beyond: u64,
     /// Set while unwind tables are waited for, so that the first samples have whole stacks.
     pub preparing: Option<Instant>,
     /// From when to when its samples are, by the monotonic clock.
@@ -69,6 +74,15 @@ impl Session {
             && (!self.is_of_requests() || taken.request.is_some())
     }
 
+    /// Keeps a request that was slow enough.
+    pub fn keep_slow(&mut self, request: (u64, u64)) {
+        if self.slow.len() < MOST_SLOW || self.slow.contains(&request) {
+            self.slow.insert(request);
+        } else {
+            self.slow_beyond += 1;
+        }
+    }
+
     pub fn is_over(&self, now: Instant) -> bool {
         (self.preparing.is_none() && now >= self.until)
             || self.request.answer.is_closed()
@@ -101,6 +115,9 @@ pub(super) fn title(session: &Session) -> Title {
         target.push_str(&format!(", requests of {} ms and more", slow.as_millis()));
     }
     let mut notes = Vec::new();
+    if session.slow_beyond > 0 {
+        notes.push(format!("{} slow requests more than there is room for are left out", session.slow_beyond));
+    }
     if session.gathered.is_empty() {
         notes.push(why_empty(session));
     }

@@ -10,9 +10,9 @@ use std::{
 };
 
 use steth_probes::{
-    profile::{UnwindFile, VDSO},
+    profile::{KERNEL_SLOTS, UnwindFile, VDSO},
     tls::CodeFile,
-    unwind::{MAX_SLOT, Table},
+    unwind::{MAX_SLOT, Stop, Table},
 };
 
 use crate::{
@@ -38,6 +38,8 @@ const CACHE_BYTES: u64 = 64 << 20;
 const WAITING: usize = 256;
 /// There is room for a page for so many rows.
 const ROWS_A_PAGE: u32 = 8;
+/// Slots above those that the kernel gives out.
+const OWN_SLOTS: usize = (MAX_SLOT - KERNEL_SLOTS) as usize;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
 
@@ -125,7 +127,12 @@ impl Unwinding {
     pub fn start(rows: u32, codes: Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> io::Result<Self> {
         let (work, asked) = mpsc::sync_channel(WAITING);
         let (tell, done) = mpsc::channel();
-        let worker = Worker { cache: cache.and_then(open_cache), codes: Arc::clone(&codes), known: HashMap::new() };
+        let worker = Worker {
+            cache: cache.and_then(open_cache),
+            codes: Arc::clone(&codes),
+            known: HashMap::new(),
+            slots: HashMap::new(),
+        };
         thread::Builder::new().name("steth-unwind".into()).spawn(move || worker.run(&asked, &tell))?;
         Ok(Self {
             work,
@@ -171,12 +178,22 @@ impl Unwinding {
         }
     }
 
-    /// Asks for the stacks of threads that wait still, whose registers the samples have.
-    pub fn walk(&mut self, mut still: Vec<Sample>) {
-        still.truncate(MOST_STILL);
-        if !still.is_empty() && self.work.try_send(Work::Walk(still)).is_ok() {
-            self.under_way += 1;
+    /// Asks for the stacks of threads that wait still, whose registers the samples have. Those that there is no time for keep the
+    /// kernel's part of their stacks.
+    pub fn walk(&mut self, mut still: Vec<Sample>, news: &mut News) {
+        let mut rest = still.split_off(still.len().min(MOST_STILL));
+        match self.work.try_send(Work::Walk(still)) {
+            Ok(()) => self.under_way += 1,
+            Err(mpsc::TrySendError::Full(Work::Walk(still)) | mpsc::TrySendError::Disconnected(Work::Walk(still))) => {
+                rest.extend(still);
+            }
+            Err(_) => {}
         }
+        news.walked.extend(rest.into_iter().map(|sample| Sample {
+            user: Box::default(),
+            stop: Some(Stop::Busy),
+            ..sample
+        }));
     }
 
     fn lacks(&mut self, reason: Without) {
@@ -242,8 +259,13 @@ impl Unwinding {
                 let (rows, pages) = (file.rows.len() as u32, file.pages.len() as u32);
                 let (rows_at, pages_at) = self.make_room(sampler, rows, pages)?;
                 let raw: Vec<u64> = file.rows.iter().map(|row| row.0).collect();
-                sampler.write_rows(rows_at, &raw)?;
-                sampler.write_pages(pages_at, &file.pages)?;
+                let written =
+                    sampler.write_rows(rows_at, &raw).and_then(|()| sampler.write_pages(pages_at, &file.pages));
+                if let Err(error) = written {
+                    self.rows.give(rows_at, rows);
+                    self.pages.give(pages_at, pages);
+                    return Err(error);
+                }
                 let table = file.placed(pages_at, rows_at);
                 self.placed.insert(file.identity.clone(), Placed { table, files: vec![told.file] });
                 table
@@ -313,6 +335,8 @@ fn open_cache(folder: PathBuf) -> Option<Cache> {
 struct Worker {
     cache: Option<Cache>,
     codes: Arc<Mutex<CodeTable>>,
+    /// What stands for files in frames, by their numbers: the same in all walks, as profiles may overlap.
+    slots: HashMap<u64, u32>,
     /// Of the walk under way.
     known: HashMap<u64, Option<Arc<FileTable>>>,
 }
@@ -370,6 +394,9 @@ impl Worker {
 
     fn walk(&mut self, mut samples: Vec<Sample>) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
         let mut files: HashMap<u64, (u32, Arc<Code>)> = HashMap::new();
+        if self.slots.len() > OWN_SLOTS / 4 * 3 {
+            self.slots.clear();
+        }
         samples.sort_by_key(|sample| sample.pid);
         let mut process: Option<(u32, Vec<host::Code>)> = None;
         for sample in &mut samples {
@@ -398,8 +425,9 @@ impl Worker {
             let (content, slot, table) = match &area.backing {
                 Backing::File(code) => {
                     // From the other end than the kernel, which gives out slots from 1 on.
-                    let next = MAX_SLOT - files.len() as u32;
-                    let slot = files.entry(code.number()).or_insert_with(|| (next, Arc::clone(code))).0;
+                    let next = MAX_SLOT - (self.slots.len() % OWN_SLOTS) as u32;
+                    let slot = *self.slots.entry(code.number()).or_insert(next);
+                    files.entry(code.number()).or_insert_with(|| (slot, Arc::clone(code)));
                     if !self.known.contains_key(&code.number()) {
                         let table = self.table(code).ok().map(Arc::new);
                         self.known.insert(code.number(), table);
