@@ -16,6 +16,7 @@ use aya::{
 use steth_probes::{
     catalog::{PROFILE_PROBES, ProfileProbe},
     profile::{Sampling, Target, UnwindFile},
+    python,
     tls::CodeFile,
 };
 
@@ -64,6 +65,7 @@ pub(super) struct Running {
 pub struct Sampler {
     sampling: Table,
     targets: Table,
+    pythons: Table,
     files: Table,
     rows: Table,
     pages: Table,
@@ -80,6 +82,7 @@ impl Kernel {
         let sampler = Sampler {
             sampling: table("SAMPLING")?,
             targets: table("TARGETS")?,
+            pythons: table("PYTHONS")?,
             files: table("UNWIND_FILES")?,
             rows: table("UNWIND_ROWS")?,
             pages: table("UNWIND_PAGES")?,
@@ -225,6 +228,23 @@ impl Sampler {
         }
         self.told = targets.iter().map(|(target, _)| *target).collect();
         self.sampling.put(&0u32, sampling)
+    }
+
+    /// Says where the frames of Python are found in a process.
+    ///
+    /// # Errors
+    /// If the kernel refuses: more processes than there is room for.
+    pub fn set_python(&self, pid: u32, process: &python::Process) -> io::Result<()> {
+        self.pythons.put(&pid, process)
+    }
+
+    /// A process is gone, or runs something else.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget_python(&self, pid: u32) -> io::Result<()> {
+        self.pythons.remove(&pid)?;
+        Ok(())
     }
 
     /// Says what is known of a file of code.

@@ -5,6 +5,7 @@ mod connections;
 mod drawing;
 mod probes;
 mod profiles;
+mod pythons;
 mod sources;
 mod tls;
 mod trace;

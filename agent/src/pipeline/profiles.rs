@@ -13,7 +13,10 @@ use steth_probes::{
     unwind::VDSO_SLOT,
 };
 
-use super::unwinding::{News, Unwinding};
+use super::{
+    pythons::Pythons,
+    unwinding::{News, Unwinding},
+};
 use crate::{
     aggregate::Names,
     config::Config,
@@ -29,7 +32,7 @@ use crate::{
     profile::{
         build::{Files, Recipe, Title},
         code::CodeTable,
-        gather::{Gathered, Joiner, Taken},
+        gather::{Gathered, Joiner, Stack, Taken},
         symbols::{Limits, Symbolizer},
     },
 };
@@ -52,6 +55,7 @@ pub struct Profiles {
     samples: Samples,
     sampler: Sampler,
     unwinding: Unwinding,
+    pythons: Pythons,
     symbolizer: Symbolizer,
     files: Files,
     joiner: Joiner,
@@ -128,6 +132,7 @@ impl Profiles {
             samples: Samples::new(ring),
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
+            pythons: Pythons::new(Arc::clone(&codes)),
             symbolizer: Symbolizer::start(Limits::default(), codes)?,
             files: Files::default(),
             joiner: Joiner::default(),
@@ -249,6 +254,12 @@ impl Profiles {
         }
         let begins = (hertz != 0 && self.hertz == 0) || (waits && !self.waits);
         if changed && begins {
+            let is_all = self.sampling.any & self.sampling.all & !SampleKind::Always.bit() != 0;
+            let pids = self.targets.iter().map(|(target, _)| target).filter(|it| it.what == TARGET_PROCESS);
+            let pids: Vec<u32> = pids.map(|target| target.number).collect();
+            let has_services = pids.len() != self.targets.len();
+            let pids = if is_all || has_services { None } else { Some(&*pids) };
+            self.pythons.begin(pids, &self.sampler);
             kernel.tell_files().map_err(|error| error.to_string())?;
             self.await_tables(names);
         }
@@ -332,23 +343,30 @@ impl Profiles {
 
     fn drain(&mut self, names: &Names) {
         let (mut finished, mut no_tables, mut still) = (Vec::new(), Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         let mut news = News::default();
         for told in self.samples.drain() {
             match told {
                 Told::NoTable(told) => no_tables.push(told),
                 Told::Sample(sample) if sample.kind == SampleKind::Still => still.push(sample),
-                Told::Sample(sample) => self.joiner.take(sample, &mut finished),
+                Told::Sample(sample) => samples.push(sample),
             }
         }
         self.unwinding.met(no_tables, &self.sampler, &mut news);
         self.unwinding.take(&mut self.sampler, &mut news);
+        for (slot, code) in news.files {
+            self.pythons.set_file(slot, code.as_deref());
+            self.files.set(slot, code);
+        }
+        self.pythons.take(&samples, &self.sampler);
+        for sample in samples {
+            self.joiner.take(sample, &mut finished);
+        }
         if !still.is_empty() {
             self.joiner.flush(&mut finished);
             self.unwinding.walk(still);
         }
-        for (slot, code) in news.files {
-            self.files.set(slot, code);
-        }
+        self.pythons.take(&news.walked, &self.sampler);
         for sample in news.walked {
             self.joiner.take(sample, &mut finished);
         }
@@ -386,7 +404,10 @@ impl Profiles {
             }
         }
         let title = title(&session);
-        let recipe = Recipe { gathered: session.gathered, files: self.files.clone(), services, queries, title };
+        let words = |stack: &Stack| stack.python.iter().map(|word| (stack.pid, *word)).collect::<Vec<_>>();
+        let python = self.pythons.names(session.gathered.iter().flat_map(|(stack, ..)| words(stack)));
+        let (gathered, files) = (session.gathered, self.files.clone());
+        let recipe = Recipe { gathered, files, services, queries, python, title };
         let (symbolizer, answer) = (self.symbolizer.clone(), session.request.answer);
         std::thread::spawn(move || {
             let made = recipe.make(&symbolizer).map(Arc::new);
