@@ -34,7 +34,6 @@ class Service:
         for share in self.parts(seconds):
             share
 
-
     def parts(self, seconds):
         for _ in range(10):
             spend("parts", seconds / 10)

@@ -336,8 +336,12 @@ impl Profiles {
         let ready =
             |session: &mut Session| session.closing.is_some_and(|late| !self.unwinding.is_busy() || now >= late);
         let finished: Vec<Session> = self.sessions.extract_if(.., |session| ready(session)).collect();
+        let is_last = !finished.is_empty() && self.sessions.is_empty();
         for session in finished {
             self.finish(session, names);
+        }
+        if is_last {
+            self.pythons.rest();
         }
     }
 

@@ -52,10 +52,14 @@ impl Pythons {
         }
     }
 
-    /// Samples of these processes will be taken, or of any. Processes may have become others since the last time.
-    pub fn begin(&mut self, pids: Option<&[u32]>, sampler: &Sampler) {
+    /// No samples are taken any more. Until they are again, processes may become others.
+    pub fn rest(&mut self) {
         self.looked_at.clear();
         self.names.clear();
+    }
+
+    /// Samples of these processes will be taken, or of any.
+    pub fn begin(&mut self, pids: Option<&[u32]>, sampler: &Sampler) {
         let gone = |pid: &u32| !Path::new("/proc").join(pid.to_string()).exists();
         let gone: Vec<u32> = self.found.keys().copied().filter(gone).collect();
         for pid in gone {
