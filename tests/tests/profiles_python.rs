@@ -76,10 +76,10 @@ fn functions_of_python_stand_between_native_ones_with_their_share() {
     assert!(whole >= 0.995, "{whole} of the stacks are whole\n{told}");
     // C between two functions of Python, and below one.
     let (sorts, key) = (in_file("sorts"), in_file("key"));
-    let sorted = through(&folded, &[&sorts, &key]);
+    let sorted = through(&with_tables(&folded), &[&sorts, &key]);
     assert_eq!(
         sorted.ns(),
-        through(&folded, &["Py_BytesMain", &sorts, &key]).ns(),
+        through(&sorted, &["Py_BytesMain", &sorts, &key]).ns(),
         "the program's own frames are outside"
     );
     let is_apart = |line: &Line| line.frames.windows(2).all(|pair| pair[0] != sorts || pair[1] != key);
