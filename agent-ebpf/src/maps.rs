@@ -15,6 +15,7 @@ use steth_probes::{
     limits,
     postgres::{Backends, WireEntry},
     profile::{Sampling, Target, UnwindFile},
+    python,
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket, TlsCall},
     watch::{ServiceWatch, Watch},
@@ -106,6 +107,9 @@ pub static SAMPLING: Array<Sampling, 1> = Array::new();
 /// Whose samples are taken.
 #[btf_map]
 pub static TARGETS: HashMap<Target, u32, { limits::TARGETS as usize }> = HashMap::new();
+/// Processes that run Python.
+#[btf_map]
+pub static PYTHONS: HashMap<u32, python::Process, { limits::PYTHONS as usize }> = HashMap::new();
 /// Files of code with their unwind tables.
 #[btf_map]
 pub static UNWIND_FILES: HashMap<CodeFile, UnwindFile, { limits::UNWIND_FILES as usize }> = HashMap::new();

@@ -48,6 +48,8 @@ pub const UNWIND_FILES: u32 = 4096;
 /// Rows of unwind tables, of all files together; each takes eight bytes. By their measured sizes on Debian 12: PostgreSQL, the C
 /// library, Python and OpenSSL have 210,000 together.
 pub const UNWIND_ROWS: u32 = 1 << 20;
+/// Processes whose frames of Python are told at one time.
+pub const PYTHONS: u32 = 1024;
 /// Processes and services whose samples are taken at one time, if not everybody's.
 pub const TARGETS: u32 = 4096;
 /// Buffers of one `readv` or `sendmsg` that are looked at.

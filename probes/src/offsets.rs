@@ -27,6 +27,8 @@ pub enum Part {
     Mapping,
     /// Threads that leave a CPU or come back.
     Switch,
+    /// How a thread is numbered where it runs.
+    Namespace,
 }
 
 /// A field of a kernel structure.
@@ -193,6 +195,14 @@ offsets! {
         task_on_cpu: "task_struct"."on_cpu",
         /// When it was forked, by the monotonic clock.
         task_start: "task_struct"."start_time",
+    }
+    Namespace {
+        /// Its numbers.
+        task_thread_pid: "task_struct"."thread_pid",
+        /// How deep the PID namespace lies that a thread is in.
+        pid_level: "pid"."level",
+        /// Its number in each namespace from the first to its own; `struct upid`, 16 bytes each.
+        pid_numbers: "pid"."numbers",
     }
     Drops {
         /// Packets dropped, for a listener connections.

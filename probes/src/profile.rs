@@ -1,11 +1,11 @@
 //! Profiles: what is sampled, and the records that a sample crosses in. Stacks are walked by [`crate::unwind`].
 
-use crate::{cell::kinds, message::Header, record::record, tls::CodeFile, unwind};
+use crate::{cell::kinds, message::Header, python, record::record, tls::CodeFile, unwind};
 
 /// Frames of the kernel that a sample holds at most: half of what `kernel.perf_event_max_stack` allows.
 pub const KERNEL_FRAMES: usize = 64;
-/// Frames of a sample, with those of the process itself.
-pub const FRAMES: usize = unwind::DEPTH as usize + KERNEL_FRAMES;
+/// Frames of a sample, with those of the process itself and those of Python.
+pub const FRAMES: usize = unwind::DEPTH as usize + KERNEL_FRAMES + python::DEPTH as usize;
 /// Ways of the largest node in the kernel's tree of mappings, less the last: `MAPLE_RANGE64_SLOTS` - 1.
 pub const TREE_PIVOTS: usize = 15;
 /// Stands for the device of the page of code that the kernel maps into each process.
@@ -109,7 +109,7 @@ pub const TARGET_SERVICE: u32 = 2;
 
 record! {
     /// A stack. The frames follow: those of the kernel as addresses, then those of the process, each as
-    /// [`crate::unwind::FrameWord`]; in both the innermost comes first.
+    /// [`crate::unwind::FrameWord`], then those of Python, each as [`crate::python::FrameWord`]; in all the innermost comes first.
     pub struct Sample {
         /// Head; its kind is a [`SampleKind`], its text the frames.
         pub header: Header,
@@ -137,9 +137,9 @@ record! {
         pub stop: u8,
         /// A [`crate::cell::Role`]: at which end of the connection the thread is.
         pub role: u8,
-        /// Spare.
-        pub _pad: [u8; 2],
-        /// Time that the walk took, in nanoseconds.
+        /// Frames of Python.
+        pub python_frames: u16,
+        /// Time that the walk took, in nanoseconds, that through Python's frames included.
         pub walk_ns: u32,
         /// System call that the thread is in, or [`NO_CALL`].
         pub call: u32,

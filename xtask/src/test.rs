@@ -65,8 +65,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// They hold the agent's clock against that of others, so they need a CPU whenever they want one.
-const ALONE: &[&str] =
-    &["drivers", "profiles", "profiles_languages", "profiles_odd", "profiles_past", "profiles_served", "unwind"];
+const ALONE: &[&str] = &[
+    "drivers",
+    "profiles",
+    "profiles_languages",
+    "profiles_odd",
+    "profiles_past",
+    "profiles_python",
+    "profiles_served",
+    "unwind",
+];
 
 /// A built program with integration tests.
 struct Program {

@@ -5,6 +5,7 @@
 //! CPU outside of a system call (because another's turn has come, or a page must be fetched) tells its stack as it leaves.
 
 mod mappings;
+mod python;
 mod sample;
 mod world;
 

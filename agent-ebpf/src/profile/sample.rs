@@ -15,7 +15,7 @@ use steth_probes::{
     unwind::{DEPTH, FrameWord, Outcome, Stop, Walk},
 };
 
-use super::world::World;
+use super::{python::Python, world::World};
 use crate::{
     cells::lost,
     kernel::{Known, offset, setting},
@@ -43,6 +43,7 @@ pub struct Space {
     pub record: Record,
     pub walk: Walk,
     pub world: World,
+    pub python: Python,
 }
 
 /// A sample under way.
@@ -142,6 +143,7 @@ impl Taking {
         let mut context = space;
         // SAFETY: the callback gets a pointer to `context`, which outlives the loop.
         unsafe { bpf_loop(DEPTH, step as *mut c_void, (&raw mut context).cast(), 0) };
+        let _ = super::python::walk(space, task);
         // SAFETY: as above.
         let ended_ns = unsafe { bpf_ktime_get_ns() };
         let head = self.head();
@@ -168,7 +170,7 @@ impl Taking {
     #[inline(always)]
     pub fn send(&mut self) {
         let head = self.head();
-        let frames = head.kernel_frames as u64 + head.user_frames as u64;
+        let frames = head.kernel_frames as u64 + head.user_frames as u64 + head.python_frames as u64;
         if frames > FRAMES as u64 {
             return; // Never so.
         }

@@ -53,7 +53,11 @@ fn decode(bytes: &[u8]) -> Option<Told> {
     let mut words = words.chunks_exact(8).filter_map(|word| word.try_into().ok()).map(u64::from_ne_bytes);
     let kernel: Box<[u64]> = words.by_ref().take(head.kernel_frames.into()).collect();
     let user: Box<[u64]> = words.by_ref().take(head.user_frames.into()).collect();
-    if kernel.len() != usize::from(head.kernel_frames) || user.len() != usize::from(head.user_frames) {
+    let python: Box<[u64]> = words.take(head.python_frames.into()).collect();
+    if kernel.len() != usize::from(head.kernel_frames)
+        || user.len() != usize::from(head.user_frames)
+        || python.len() != usize::from(head.python_frames)
+    {
         return None;
     }
     let request = Role::from_u8(head.role).filter(|_| head.connection != 0).map(|role| Request {
@@ -73,6 +77,7 @@ fn decode(bytes: &[u8]) -> Option<Told> {
         request,
         kernel,
         user,
+        python,
         stop: Stop::from_u8(head.stop),
         walk_ns: head.walk_ns,
         call: Some(head.call).filter(|call| *call != NO_CALL),
@@ -92,14 +97,15 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_is_cut_into_its_two_parts() {
+    fn a_stack_is_cut_into_its_parts() {
         let mut head = profile::Sample::zeroed();
         head.header.kind = SampleKind::Demand as u32;
-        (head.kernel_frames, head.user_frames, head.stop, head.call) = (1, 2, Stop::End as u8, NO_CALL);
-        let Some(Told::Sample(sample)) = decode(&bytes(&head, &[7, 8, 9])) else { panic!("no sample") };
-        assert_eq!((&*sample.kernel, &*sample.user), (&[7][..], &[8, 9][..]));
+        (head.kernel_frames, head.user_frames, head.python_frames) = (1, 2, 1);
+        (head.stop, head.call) = (Stop::End as u8, NO_CALL);
+        let Some(Told::Sample(sample)) = decode(&bytes(&head, &[7, 8, 9, 10])) else { panic!("no sample") };
+        assert_eq!((&*sample.kernel, &*sample.user, &*sample.python), (&[7][..], &[8, 9][..], &[10][..]));
         assert_eq!((sample.stop, sample.call, sample.request), (Some(Stop::End), None, None));
-        assert!(decode(&bytes(&head, &[7, 8])).is_none(), "a frame is missing");
+        assert!(decode(&bytes(&head, &[7, 8, 9])).is_none(), "a frame is missing");
     }
 
     #[test]

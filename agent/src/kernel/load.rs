@@ -202,6 +202,7 @@ impl Kernel {
             .map_max_entries("RECORDS", options.ring_bytes)
             .map_max_entries("TRACE", options.ring_bytes)
             .map_max_entries("SAMPLES", if profile { limits::SAMPLES_BYTES } else { limits::LEAST_RING_BYTES })
+            .map_max_entries("PYTHONS", if profile { limits::PYTHONS } else { 1 })
             .map_max_entries("UNWIND_ROWS", if profile { unwind_rows } else { 1 })
             .map_max_entries("UNWIND_PAGES", if profile { unwind_rows / 8 } else { 1 })
             .map_max_entries("UNWIND_FILES", if profile { limits::UNWIND_FILES } else { 1 })

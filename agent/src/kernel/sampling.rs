@@ -16,6 +16,7 @@ use aya::{
 use steth_probes::{
     catalog::{PROFILE_PROBES, ProfileProbe},
     profile::{SLOT_NUMBER, Sampling, Target, UnwindFile},
+    python,
     record::read,
     tls::CodeFile,
 };
@@ -66,6 +67,7 @@ pub(super) struct Running {
 pub struct Sampler {
     sampling: Table,
     targets: Table,
+    pythons: Table,
     files: Table,
     numbers: Table,
     rows: Table,
@@ -83,6 +85,7 @@ impl Kernel {
         let sampler = Sampler {
             sampling: table("SAMPLING")?,
             targets: table("TARGETS")?,
+            pythons: table("PYTHONS")?,
             files: table("UNWIND_FILES")?,
             numbers: table("NUMBERS")?,
             rows: table("UNWIND_ROWS")?,
@@ -229,6 +232,23 @@ impl Sampler {
         }
         self.told = targets.iter().map(|(target, _)| *target).collect();
         self.sampling.put(&0u32, sampling)
+    }
+
+    /// Says where the frames of Python are found in a process.
+    ///
+    /// # Errors
+    /// If the kernel refuses: more processes than there is room for.
+    pub fn set_python(&self, pid: u32, process: &python::Process) -> io::Result<()> {
+        self.pythons.put(&pid, process)
+    }
+
+    /// A process is gone, or runs something else.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget_python(&self, pid: u32) -> io::Result<()> {
+        self.pythons.remove(&pid)?;
+        Ok(())
     }
 
     /// Says what is known of a file of code.

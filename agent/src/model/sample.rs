@@ -43,6 +43,8 @@ pub struct Sample {
     /// Frames of the process as [`steth_probes::unwind::FrameWord`]s, the innermost first. Of [`SampleKind::Still`] the registers
     /// RIP, RSP and RBP.
     pub user: Box<[u64]>,
+    /// Frames of Python as [`steth_probes::python::FrameWord`]s, the innermost first.
+    pub python: Box<[u64]>,
     /// Why there are no more; `None` if it was not walked.
     pub stop: Option<Stop>,
     /// Time that the walk took.

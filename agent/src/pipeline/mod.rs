@@ -6,6 +6,7 @@ mod drawing;
 mod past;
 mod probes;
 mod profiles;
+mod pythons;
 mod sampled;
 mod session;
 mod sources;

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::session::names_in;
+use super::{pythons::Pythons, session::names_in};
 use crate::{
     aggregate::Names,
     config::{Config, moment::shown},
@@ -78,8 +78,8 @@ impl Always {
     }
 
     /// The piece ends, and the next one begins. If the thread has too much to do already, it goes on instead.
-    pub fn hand_on(&mut self, files: &Files, names: &Names) -> bool {
-        let is_taken = self.keeper.keep(self.recipe(files, names));
+    pub fn hand_on(&mut self, files: &Files, pythons: &Pythons, names: &Names) -> bool {
+        let is_taken = self.keeper.keep(self.recipe(files, pythons, names));
         if is_taken {
             (self.began, self.started) = (SystemTime::now(), Instant::now());
             self.gathered = Gathered::with_room(MOST_STACKS);
@@ -89,10 +89,10 @@ impl Always {
     }
 
     /// Answers with what there is, this piece too.
-    pub fn answer(&self, request: PastRequest, files: &Files, names: &Names) {
+    pub fn answer(&self, request: PastRequest, files: &Files, pythons: &Pythons, names: &Names) {
         let now = Period { from: self.began, to: SystemTime::now() };
         let touches = request.period.overlaps(&now) || request.against.is_some_and(|against| against.overlaps(&now));
-        let current = touches.then(|| self.recipe(files, names));
+        let current = touches.then(|| self.recipe(files, pythons, names));
         self.keeper.ask(current, request);
     }
 
@@ -106,7 +106,7 @@ impl Always {
         self.keeper
     }
 
-    fn recipe(&self, files: &Files, names: &Names) -> Recipe {
+    fn recipe(&self, files: &Files, pythons: &Pythons, names: &Names) -> Recipe {
         let (services, queries) = names_in(&self.gathered, names);
         let title = Title {
             target: "all processes".into(),
@@ -117,7 +117,8 @@ impl Always {
             several: true,
             notes: Vec::new(),
         };
-        Recipe { gathered: self.gathered.clone(), files: files.clone(), services, queries, title }
+        let python = pythons.names(&self.gathered);
+        Recipe { gathered: self.gathered.clone(), files: files.clone(), services, queries, python, title }
     }
 }
 

@@ -15,6 +15,7 @@ use steth_probes::{
 
 use super::{
     past::{Always, Keeper},
+    pythons::Pythons,
     sampled::Sampled,
     session::{Session, names_in, title},
     unwinding::{News, Unwinding},
@@ -61,6 +62,7 @@ pub struct Profiles {
     sampled: Sampled,
     sampler: Sampler,
     unwinding: Unwinding,
+    pythons: Pythons,
     symbolizer: Symbolizer,
     files: Files,
     joiner: Joiner,
@@ -90,6 +92,7 @@ impl Profiles {
             sampled: Sampled::default(),
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
+            pythons: Pythons::new(Arc::clone(&codes)),
             symbolizer: Symbolizer::start(Limits::default(), codes)?,
             files: Files::default(),
             joiner: Joiner::default(),
@@ -121,6 +124,7 @@ impl Profiles {
         sampling.epoch_ns = monotonic_ns();
         self.sampler.set(&sampling, &self.targets).map_err(|error| error.to_string())?;
         self.sampling = sampling;
+        self.pythons.begin(None, &self.sampler);
         kernel.start_clock(Clock::Always, hertz).map_err(|error| error.to_string())?;
         self.always = Some(Always::begin(keeper, hertz, config.profile.piece));
         Ok(())
@@ -133,9 +137,10 @@ impl Profiles {
         }
         self.drain(names);
         if let Some(always) = self.always.as_mut().filter(|always| always.is_over()) {
-            // A piece that could not be handed on goes on, and needs its files.
-            if always.hand_on(&self.files, names) && self.sessions.is_empty() {
+            // A piece that could not be handed on goes on, and needs its files and names.
+            if always.hand_on(&self.files, &self.pythons, names) && self.sessions.is_empty() {
                 self.forget_files();
+                self.pythons.rest();
             }
         }
     }
@@ -144,7 +149,7 @@ impl Profiles {
     pub fn end_pieces(&mut self, names: &Names) -> Option<Keeper> {
         self.drain(names);
         let mut always = self.always.take()?;
-        if !always.hand_on(&self.files, names) {
+        if !always.hand_on(&self.files, &self.pythons, names) {
             tracing::warn!("the last piece of the profiles of the past is lost: the one before is still being written");
         }
         Some(always.into_keeper())
@@ -155,7 +160,7 @@ impl Profiles {
         self.drain(names);
         match &self.always {
             Some(always) => {
-                always.answer(request, &self.files, names);
+                always.answer(request, &self.files, &self.pythons, names);
                 None
             }
             None => Some(request),
@@ -217,6 +222,9 @@ impl Profiles {
             span_ns: (u64::MAX, 0),
             closing: None,
         };
+        let Whose { pids, services } = &session.request.whose;
+        let pids = if pids.is_empty() || !services.is_empty() { None } else { Some(&**pids) };
+        self.pythons.begin(pids, &self.sampler);
         self.sessions.push(session);
         let prepared = self.steer(kernel, names).and_then(|()| kernel.tell_files().map_err(|error| error.to_string()));
         if let Err(error) = prepared {
@@ -391,13 +399,18 @@ impl Profiles {
         let ready =
             |session: &mut Session| session.closing.is_some_and(|late| !self.unwinding.is_busy() || now >= late);
         let finished: Vec<Session> = self.sessions.extract_if(.., |session| ready(session)).collect();
+        let is_last = !finished.is_empty() && self.sessions.is_empty();
         for session in finished {
             self.finish(session, names);
+        }
+        if is_last && self.always.is_none() {
+            self.pythons.rest();
         }
     }
 
     fn drain(&mut self, names: &Names) {
         let (mut finished, mut no_tables, mut still, mut always) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut samples = Vec::new();
         let mut news = News::default();
         for told in self.samples.drain() {
             if let Told::Sample(sample) = &told {
@@ -406,19 +419,28 @@ impl Profiles {
             match told {
                 Told::NoTable(told) => no_tables.push(told),
                 Told::Sample(sample) if sample.kind == SampleKind::Still => still.push(sample),
-                Told::Sample(sample) if sample.kind == SampleKind::Always => self.joiner.take(sample, &mut always),
-                Told::Sample(sample) => self.joiner.take(sample, &mut finished),
+                Told::Sample(sample) => samples.push(sample),
             }
         }
         self.unwinding.met(no_tables, &self.sampler, &mut news);
         self.unwinding.take(&mut self.sampler, &mut news);
-        if !still.is_empty() {
-            self.joiner.flush(&mut finished);
+        let was_told_who_waits = !still.is_empty();
+        if was_told_who_waits {
             self.unwinding.walk(still, &mut news);
         }
         for (slot, code) in news.files {
+            self.pythons.set_file(slot, code.as_deref());
             self.files.set(slot, code);
         }
+        self.pythons.take(&samples, &self.sampler);
+        for sample in samples {
+            let to = if sample.kind == SampleKind::Always { &mut always } else { &mut finished };
+            self.joiner.take(sample, to);
+        }
+        if was_told_who_waits {
+            self.joiner.flush(&mut finished);
+        }
+        self.pythons.take(&news.walked, &self.sampler);
         for sample in news.walked {
             self.joiner.take(sample, &mut finished);
         }
@@ -450,7 +472,9 @@ impl Profiles {
         }
         let (services, queries) = names_in(gathered, names);
         let title = title(&session);
-        let recipe = Recipe { gathered: session.gathered, files: self.files.clone(), services, queries, title };
+        let python = self.pythons.names(&session.gathered);
+        let (gathered, files) = (session.gathered, self.files.clone());
+        let recipe = Recipe { gathered, files, services, queries, python, title };
         let (symbolizer, answer) = (self.symbolizer.clone(), session.request.answer);
         let make = move || {
             let made = recipe.make(&symbolizer).map(Arc::new);

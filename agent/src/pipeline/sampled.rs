@@ -95,6 +95,7 @@ mod tests {
             request: None,
             kernel: Box::default(),
             user: Box::default(),
+            python: Box::default(),
             stop,
             walk_ns,
             call: None,

@@ -11,6 +11,7 @@ use std::{
 
 use steth_probes::{
     profile::{KERNEL_SLOTS, UnwindFile, VDSO},
+    python::{DEPTH, FrameWord},
     tls::CodeFile,
     unwind::{MAX_SLOT, Stop, Table},
 };
@@ -25,6 +26,7 @@ use crate::{
     profile::{
         code::{Code, CodeTable},
         mappings::{Backing, Mappings},
+        python::{self, Found, Interpreter},
         room::Room,
         unwind::{FileTable, Identity, cache::Cache, elf, host},
     },
@@ -331,6 +333,32 @@ fn open_cache(folder: PathBuf) -> Option<Cache> {
     }
 }
 
+/// A process whose threads are walked from outside.
+struct Process {
+    pid: u32,
+    code: Vec<host::Code>,
+    python: Option<Interpreter>,
+}
+
+impl Process {
+    /// The frames of Python of a thread that waits.
+    fn python(&self, sample: &Sample) -> Box<[u64]> {
+        let frames = || {
+            let mut memory = python::ProcessMemory::open(Path::new("/proc"), self.pid).ok()?;
+            let tid = inner_tid(self.pid, sample.tid)?;
+            let frames = self.python.as_ref()?.frames(&mut memory, tid)?;
+            Some(frames.into_iter().take(DEPTH as usize).map(|frame| FrameWord::of(frame).0).collect())
+        };
+        frames().unwrap_or_default()
+    }
+}
+
+/// How a thread is numbered in its own PID namespace.
+fn inner_tid(pid: u32, tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
+}
+
 /// What runs on the thread.
 struct Worker {
     cache: Option<Cache>,
@@ -398,19 +426,20 @@ impl Worker {
             self.slots.clear();
         }
         samples.sort_by_key(|sample| sample.pid);
-        let mut process: Option<(u32, Vec<host::Code>)> = None;
+        let mut process: Option<Process> = None;
         for sample in &mut samples {
-            if process.as_ref().is_none_or(|(pid, _)| *pid != sample.pid) {
-                process = self.process(sample.pid, &mut files).map(|code| (sample.pid, code));
+            if process.as_ref().is_none_or(|process| process.pid != sample.pid) {
+                process = self.process(sample.pid, &mut files);
             }
             let registers = std::mem::take(&mut sample.user);
             // Each with a memory of its own: what one read of it may have changed when the next is looked at.
-            if let (Some((pid, code)), [ip, sp, bp]) = (&process, &*registers)
-                && *pid == sample.pid
+            if let (Some(process), [ip, sp, bp]) = (&process, &*registers)
+                && process.pid == sample.pid
                 && let Ok(memory) = &mut host::ProcessMemory::open(Path::new("/proc"), sample.pid)
             {
                 let registers = host::Registers { ip: *ip, sp: *sp, bp: Some(*bp), others: None };
-                let (frames, stop) = host::walk(registers, code, memory);
+                let (frames, stop) = host::walk(registers, &process.code, memory);
+                sample.python = process.python(sample);
                 sample.user = frames.into_iter().map(|frame| frame.0).collect();
                 sample.stop = Some(stop);
             }
@@ -418,9 +447,15 @@ impl Worker {
         (samples, files.into_values().collect())
     }
 
-    fn process(&mut self, pid: u32, files: &mut HashMap<u64, (u32, Arc<Code>)>) -> Option<Vec<host::Code>> {
+    fn process(&mut self, pid: u32, files: &mut HashMap<u64, (u32, Arc<Code>)>) -> Option<Process> {
         let mappings = Mappings::read(Path::new("/proc"), pid, &self.codes).ok()?;
-        let mut all = Vec::new();
+        let python = python::ProcessMemory::open(Path::new("/proc"), pid)
+            .map(|mut memory| Interpreter::find(&mappings, &mut memory));
+        let python = match python {
+            Ok(Found::Supported(interpreter)) => Some(interpreter),
+            _ => None,
+        };
+        let mut code = Vec::new();
         for area in mappings.areas() {
             let (content, slot, table) = match &area.backing {
                 Backing::File(code) => {
@@ -443,9 +478,9 @@ impl Worker {
                 Backing::Closed(_) | Backing::Memory => (host::Content::Anonymous, 0, None),
             };
             let region = host::Region { start: area.start, end: area.end, file_offset: area.offset, content };
-            all.push(host::Code::new(&region, slot, table));
+            code.push(host::Code::new(&region, slot, table));
         }
-        Some(all)
+        Some(Process { pid, code, python })
     }
 }
 

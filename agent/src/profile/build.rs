@@ -6,11 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use steth_probes::unwind::{FrameWord, Origin as From, VDSO_SLOT};
+use steth_probes::{
+    python,
+    unwind::{FrameWord, Origin as From, VDSO_SLOT},
+};
 
 use super::{
     code::Code,
     gather::{Gathered, Stack as Gathering},
+    python::{Names, Native, PythonFrame, merge, unread},
     symbols::{Location, Symbolizer, SymbolizerGone},
 };
 use crate::model::profile::{Frame, Kind, Origin, Profile, Stack};
@@ -61,6 +65,8 @@ pub struct Recipe {
     pub services: HashMap<u32, Arc<str>>,
     /// Fingerprints of statements by their numbers.
     pub queries: HashMap<u32, Arc<str>>,
+    /// What Python's functions are called.
+    pub python: Names,
     /// What it is said to be.
     pub title: Title,
 }
@@ -93,8 +99,13 @@ impl Recipe {
                 indices.push(frames.index(&note(format!("[{}]", stop.text()).into())));
             }
             // From the outermost inwards.
-            for place in places_of(stack).into_iter().rev() {
-                indices.extend(named.get(&place).into_iter().flat_map(|found| found.iter()).map(|it| frames.index(it)));
+            let places = places_of(stack).into_iter().rev();
+            let native = places.filter_map(|place| named.get(&place)).flat_map(|found| found.iter());
+            if stack.python.is_empty() {
+                indices.extend(native.map(|frame| frames.index(frame)));
+            } else {
+                let native: Vec<Frame> = native.cloned().collect();
+                indices.extend(self.with_python(stack, &native).iter().map(|frame| frames.index(frame)));
             }
             Stack {
                 frames: indices,
@@ -111,6 +122,21 @@ impl Recipe {
         let stacks = stacks.collect();
         let Title { target, kind, began, lasted, hertz, notes, .. } = self.title;
         Ok(Profile { target, kind, began, lasted, hertz, frames: frames.all, stacks, notes })
+    }
+
+    fn with_python(&self, stack: &Gathering, native: &[Frame]) -> Vec<Frame> {
+        let name = |word: &u64| match self.python.get(&(stack.pid, *word)) {
+            Some(frame) => frame.clone(),
+            None => unread(&python::FrameWord(*word).frame()),
+        };
+        let mut frames: Vec<PythonFrame> = stack.python.iter().map(name).collect();
+        let is_cut = stack.python.len() >= python::DEPTH as usize;
+        if is_cut {
+            let further = note("[too many Python frames]".into());
+            frames.push(PythonFrame { frame: Some(further), ends_run: true });
+        }
+        let is_complete = stack.stop.is_some_and(|stop| stop.is_complete());
+        merge(Native { frames: native, is_complete, is_cut }, &frames)
     }
 
     fn location(&self, (pid, word): Place) -> Location {

@@ -48,6 +48,8 @@ pub struct Stack {
     pub kernel: Box<[u64]>,
     /// Frames of the process, the innermost first.
     pub user: Box<[u64]>,
+    /// Frames of Python, the innermost first.
+    pub python: Box<[u64]>,
     /// Why there are no more.
     pub stop: Option<Stop>,
 }
@@ -56,7 +58,17 @@ impl Stack {
     /// Stands for all stacks that there was no room for.
     fn rest(state: State) -> Self {
         let none: Box<[u64]> = Box::default();
-        Self { state, pid: 0, tid: 0, thread: [0; 16], service: 0, kernel: none.clone(), user: none, stop: None }
+        Self {
+            state,
+            pid: 0,
+            tid: 0,
+            thread: [0; 16],
+            service: 0,
+            kernel: none.clone(),
+            user: none.clone(),
+            python: none,
+            stop: None,
+        }
     }
 
     /// Whether it stands for those that there was no room for.
@@ -70,7 +82,7 @@ impl Stack {
         let of_process = |word: &u64| matches!(FrameWord(*word).origin(), Origin::Address(_));
         self.tid = 0;
         let is_empty = self.user.is_empty() && self.kernel.is_empty();
-        if !is_empty && !self.user.iter().any(of_process) {
+        if !is_empty && self.python.is_empty() && !self.user.iter().any(of_process) {
             self.pid = 0;
         }
     }
@@ -84,6 +96,7 @@ impl Stack {
             service: sample.service,
             kernel: sample.kernel.clone(),
             user: sample.user.clone(),
+            python: sample.python.clone(),
             stop: sample.stop,
         }
     }
@@ -143,7 +156,8 @@ fn on_cpu(sample: &Sample) -> Taken {
 
 /// The kernel's part and the request are the wait's, the process' part is that of whoever told it.
 fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
-    let stack = Stack { user: own.user.clone(), stop: own.stop, ..Stack::of(wait, State::OffCpu) };
+    let (user, python) = (own.user.clone(), own.python.clone());
+    let stack = Stack { user, python, stop: own.stop, ..Stack::of(wait, State::OffCpu) };
     Taken { stack, ns, at_ns: wait.at_ns, request: wait.request.or(own.request) }
 }
 

@@ -4,6 +4,7 @@
 //! them itself (`_Py_DebugOffsets` in `pycore_runtime.h`, the first thing in `_PyRuntime`).
 
 use super::Memory;
+use crate::record::record;
 
 /// No such field.
 pub const NONE: u16 = u16::MAX;
@@ -17,66 +18,69 @@ pub struct Version {
 
 /// How it is told which frames one call of the interpreter runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
 pub enum Mark {
     /// One call for each frame (3.10).
-    Each,
+    Each = 0,
     /// The outermost of them says so (3.11: `is_entry`).
-    Entry,
+    Entry = 1,
     /// A frame without code, which the call keeps on its own stack, stands behind them (3.12 and later: `owner`).
-    Owner,
+    Owner = 2,
 }
 
-/// Offsets in bytes; [`NONE`] for what a release lacks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// `_PyRuntimeState.interpreters.head`.
-    pub interpreters: u16,
-    /// `PyInterpreterState.next`.
-    pub next_interpreter: u16,
-    /// `PyInterpreterState.threads.head`.
-    pub threads: u16,
-    /// `PyThreadState.next`.
-    pub next_thread: u16,
-    /// `PyThreadState.thread_id`: what `pthread_self` gives.
-    pub thread_id: u16,
-    /// `PyThreadState.native_thread_id`: what `gettid` gives.
-    pub native_thread_id: u16,
-    /// `PyThreadState.frame`, `.cframe` or `.current_frame`.
-    pub frame: u16,
-    /// `_PyCFrame.current_frame`, where `cframe` stands between.
-    pub cframe_frame: u16,
-    /// `PyFrameObject.f_back` or `_PyInterpreterFrame.previous`.
-    pub previous: u16,
-    /// Its code object.
-    pub code: u16,
-    /// `f_lasti`, `prev_instr` or `instr_ptr`.
-    pub instruction: u16,
-    /// How runs of frames are told apart.
-    pub mark: Mark,
-    /// The byte that tells.
-    pub mark_at: u16,
-    /// `PyCodeObject.co_code_adaptive`: the first instruction, if `instruction` is an address.
-    pub instructions: u16,
-    /// `PyCodeObject.co_filename`.
-    pub file: u16,
-    /// `PyCodeObject.co_qualname`, or `co_name` where there is none.
-    pub name: u16,
-    /// `PyCodeObject.co_firstlineno`.
-    pub first_line: u16,
-    /// `PyCodeObject.co_linetable`.
-    pub lines: u16,
-    /// `PyASCIIObject.length`.
-    pub text_length: u16,
-    /// `PyASCIIObject.state`.
-    pub text_state: u16,
-    /// Where the letters of text in ASCII begin.
-    pub ascii: u16,
-    /// Where those of other text begin.
-    pub unicode: u16,
-    /// `PyVarObject.ob_size` of bytes.
-    pub bytes_length: u16,
-    /// `PyBytesObject.ob_sval`.
-    pub bytes: u16,
+record! {
+    /// Offsets in bytes; [`NONE`] for what a release lacks.
+    #[derive(PartialEq, Eq)]
+    pub struct Layout {
+        /// `_PyRuntimeState.interpreters.head`.
+        pub interpreters: u16,
+        /// `PyInterpreterState.next`.
+        pub next_interpreter: u16,
+        /// `PyInterpreterState.threads.head`.
+        pub threads: u16,
+        /// `PyThreadState.next`.
+        pub next_thread: u16,
+        /// `PyThreadState.thread_id`: what `pthread_self` gives.
+        pub thread_id: u16,
+        /// `PyThreadState.native_thread_id`: what `gettid` gives.
+        pub native_thread_id: u16,
+        /// `PyThreadState.frame`, `.cframe` or `.current_frame`.
+        pub frame: u16,
+        /// `_PyCFrame.current_frame`, where `cframe` stands between.
+        pub cframe_frame: u16,
+        /// `PyFrameObject.f_back` or `_PyInterpreterFrame.previous`.
+        pub previous: u16,
+        /// Its code object.
+        pub code: u16,
+        /// `f_lasti`, `prev_instr` or `instr_ptr`.
+        pub instruction: u16,
+        /// How runs of frames are told apart: a [`Mark`].
+        pub mark: u16,
+        /// The byte that tells.
+        pub mark_at: u16,
+        /// `PyCodeObject.co_code_adaptive`: the first instruction, if `instruction` is an address.
+        pub instructions: u16,
+        /// `PyCodeObject.co_filename`.
+        pub file: u16,
+        /// `PyCodeObject.co_qualname`, or `co_name` where there is none.
+        pub name: u16,
+        /// `PyCodeObject.co_firstlineno`.
+        pub first_line: u16,
+        /// `PyCodeObject.co_linetable`.
+        pub lines: u16,
+        /// `PyASCIIObject.length`.
+        pub text_length: u16,
+        /// `PyASCIIObject.state`.
+        pub text_state: u16,
+        /// Where the letters of text in ASCII begin.
+        pub ascii: u16,
+        /// Where those of other text begin.
+        pub unicode: u16,
+        /// `PyVarObject.ob_size` of bytes.
+        pub bytes_length: u16,
+        /// `PyBytesObject.ob_sval`.
+        pub bytes: u16,
+    }
 }
 
 const V3_10: Layout = Layout {
@@ -91,7 +95,7 @@ const V3_10: Layout = Layout {
     previous: 24,
     code: 32,
     instruction: 96,
-    mark: Mark::Each,
+    mark: Mark::Each as u16,
     mark_at: NONE,
     instructions: NONE,
     file: 104,
@@ -116,7 +120,7 @@ const V3_11: Layout = Layout {
     previous: 48,
     code: 32,
     instruction: 56,
-    mark: Mark::Entry,
+    mark: Mark::Entry as u16,
     mark_at: 68,
     instructions: 184,
     file: 112,
@@ -133,7 +137,7 @@ const V3_12: Layout = Layout {
     cframe_frame: 0,
     previous: 8,
     code: 0,
-    mark: Mark::Owner,
+    mark: Mark::Owner as u16,
     mark_at: 70,
     instructions: 192,
     first_line: 68,

@@ -4,8 +4,27 @@
 mod layout;
 #[cfg(test)]
 mod tests;
+mod word;
 
 pub use layout::{Layout, Mark, NONE, Version};
+pub use word::FrameWord;
+
+use crate::record::record;
+
+/// Frames of Python that a sample holds at most.
+pub const DEPTH: u32 = 128;
+/// Threads of a process that are looked at for the one that runs.
+pub const THREADS: u32 = 512;
+
+record! {
+    /// What the kernel programs know of a process that runs Python.
+    pub struct Process {
+        /// The address of `_PyRuntime`.
+        pub runtime: u64,
+        /// Where its structures have what.
+        pub layout: Layout,
+    }
+}
 
 /// Another process' memory.
 pub trait Memory {
@@ -114,12 +133,10 @@ impl Walk {
         let at = self.frame;
         let code = field(memory, at, layout.code)?;
         let instruction = field(memory, at, layout.instruction)?;
-        let mark = match layout.mark {
-            Mark::Each => 1,
-            Mark::Entry | Mark::Owner => field(memory, at, layout.mark_at)? & 0xff,
-        };
+        let mark = if layout.mark == Mark::Each as u16 { 1 } else { field(memory, at, layout.mark_at)? & 0xff };
+        let by_owner = layout.mark == Mark::Owner as u16;
         self.frame = field(memory, at, layout.previous)?;
-        if matches!(layout.mark, Mark::Owner) && mark == OWNED_BY_C {
+        if by_owner && mark == OWNED_BY_C {
             return Some(Frame { code: 0, instruction: 0, ends_run: true });
         }
         let instruction = if layout.instructions == NONE {
@@ -130,7 +147,7 @@ impl Walk {
             // Just before the first in a frame that was not begun yet.
             instruction.checked_sub(first).map_or(0, |bytes| bytes as u32)
         };
-        Some(Frame { code, instruction, ends_run: !matches!(layout.mark, Mark::Owner) && mark != 0 })
+        Some(Frame { code, instruction, ends_run: !by_owner && mark != 0 })
     }
 
     /// Whether the outermost frame was passed.

@@ -49,11 +49,9 @@ impl Descriptions {
         memory: &mut ProcessMemory,
         places: &[PythonPlace],
     ) -> Vec<PythonFrame> {
-        let describe = |place: &PythonPlace| PythonFrame {
-            frame: (place.code != 0).then(|| {
-                self.frame(pid, &interpreter.layout, memory, place).unwrap_or_else(|| unreadable("[python function]"))
-            }),
-            ends_run: place.ends_run,
+        let describe = |place: &PythonPlace| match self.frame(pid, &interpreter.layout, memory, place) {
+            Some(frame) if place.code != 0 => PythonFrame { frame: Some(frame), ends_run: place.ends_run },
+            _ => unread(place),
         };
         places.iter().map(describe).collect()
     }
@@ -68,10 +66,8 @@ impl Descriptions {
             self.known.insert(key, read(layout, memory, says)?);
         }
         let known = self.known.get(&key)?;
-        let line = match layout.mark {
-            Mark::Each => lines::of_pairs(&known.lines, says.first_line, place.instruction),
-            Mark::Entry | Mark::Owner => lines::of_locations(&known.lines, says.first_line, place.instruction),
-        };
+        let line_of = if layout.mark == Mark::Each as u16 { lines::of_pairs } else { lines::of_locations };
+        let line = line_of(&known.lines, says.first_line, place.instruction);
         Some(Frame {
             function: Arc::clone(&known.function),
             module: Arc::clone(&known.module),
@@ -135,6 +131,11 @@ fn bytes(layout: &Layout, memory: &mut ProcessMemory, object: u64) -> Option<Vec
         return None;
     }
     memory.bytes(object.checked_add(u64::from(layout.bytes))?, usize::try_from(length).ok()?)
+}
+
+/// A frame of which nothing can be read any more.
+pub fn unread(place: &PythonPlace) -> PythonFrame {
+    PythonFrame { frame: (place.code != 0).then(|| unreadable("[python function]")), ends_run: place.ends_run }
 }
 
 fn unreadable(what: &str) -> Frame {

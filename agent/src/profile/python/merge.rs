@@ -22,6 +22,8 @@ pub struct Native<'s> {
     pub frames: &'s [Frame],
     /// Whether it reaches the thread's beginning.
     pub is_complete: bool,
+    /// Whether it may show more calls of the interpreter than there are runs, because the outermost functions were left out.
+    pub is_cut: bool,
 }
 
 /// Puts a thread's Python frames, the innermost first, where the interpreter stands in its native stack. The outermost
@@ -47,7 +49,8 @@ pub fn merge(native: Native<'_>, python: &[PythonFrame]) -> Vec<Frame> {
     let mut merged: Vec<Frame> = Vec::with_capacity(native.frames.len() + python.len());
     merged.extend(runs.iter().take(outside).flatten().copied().cloned());
     let mut inside = runs.iter().skip(outside);
-    let mut calls = calls.into_iter().peekable();
+    let left_out = if native.is_cut { calls.len().saturating_sub(runs.len()) } else { 0 };
+    let mut calls = calls.into_iter().skip(left_out).peekable();
     for (at, frame) in native.frames.iter().enumerate() {
         let run = if calls.next_if_eq(&at).is_some() { inside.next() } else { None };
         match run {
@@ -79,9 +82,10 @@ mod tests {
         Frame { function: Arc::from(name), module, file, line: 0, inlined: false, origin: Origin::User }
     }
 
-    /// Native frames from outside, `E` for the interpreter; Python's from inside, `|` where a run ends.
+    /// Native frames from outside, `E` for the interpreter; Python's from inside, `|` where a run ends, `…` if there were more.
     #[track_caller]
     fn check(native: &str, is_complete: bool, python: &str, expected: &str) {
+        let (is_cut, python) = (python.ends_with("…"), python.trim_end_matches("…"));
         let name = |name: &str| frame(if name == "E" { INTERPRETER } else { name });
         let frames: Vec<Frame> = native.split_whitespace().map(name).collect();
         let mut runs: Vec<PythonFrame> = Vec::new();
@@ -92,7 +96,7 @@ mod tests {
                 _ => runs.push(PythonFrame { frame: Some(frame(part)), ends_run: false }),
             }
         }
-        let merged = merge(Native { frames: &frames, is_complete }, &runs);
+        let merged = merge(Native { frames: &frames, is_complete, is_cut }, &runs);
         let merged: Vec<&str> =
             merged.iter().map(|frame| if &*frame.function == INTERPRETER { "E" } else { &*frame.function }).collect();
         assert_eq!(merged.join(" "), expected);
@@ -111,6 +115,11 @@ mod tests {
     fn a_call_that_begins_or_ends_keeps_its_name() {
         check("main E sort E", true, "b a |", "main a b sort E");
         check("main E", true, "", "main E");
+    }
+
+    #[test]
+    fn the_innermost_calls_run_what_was_kept() {
+        check("main E call E sort E sleep", true, "c | b | …", "main E call b sort c sleep");
     }
 
     #[test]

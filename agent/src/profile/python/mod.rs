@@ -10,7 +10,7 @@ mod merge;
 #[cfg(test)]
 mod tests;
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
+use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use steth_probes::python::{Frame, Layout, Memory, Search, Searched, Version, Walk};
 
@@ -19,7 +19,7 @@ use super::{
     symbols::elf::Elf,
 };
 
-pub use describe::Descriptions;
+pub use describe::{Descriptions, unread};
 pub use merge::{Native, PythonFrame, merge};
 
 /// Threads that are looked at for one.
@@ -56,6 +56,14 @@ impl Memory for ProcessMemory {
     }
 }
 
+/// What [`steth_probes::python::FrameWord`]s are called, each in its process.
+pub type Names = HashMap<(u32, u64), PythonFrame>;
+
+/// Whether a file of this name, without folders, may hold CPython.
+pub fn may_hold_it(name: &str) -> bool {
+    name.starts_with("python") || name.starts_with("libpython")
+}
+
 /// CPython in one process.
 #[derive(Clone, Debug)]
 pub struct Interpreter {
@@ -83,7 +91,7 @@ impl Interpreter {
     pub fn find(mappings: &Mappings, memory: &mut ProcessMemory) -> Found {
         for area in mappings.areas() {
             let Backing::File(code) = &area.backing else { continue };
-            if !code.name().starts_with("python") && !code.name().starts_with("libpython") {
+            if !may_hold_it(code.name()) {
                 continue;
             }
             let Ok(file) = code.file() else { continue };

@@ -1,0 +1,111 @@
+//! Profiles of CPython against what a program in it knows of itself: its functions by name, each with its part of the time, and
+//! whole native stacks around them.
+
+use std::time::Duration;
+
+use steth_probes::unwind::Stop;
+use steth_tests::{
+    flame::{Flame, Folded, Line},
+    need_program,
+    process::{self, Process},
+    programs::{PYTHON_PATHS, said_number},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Of the program's whole run, and what it said.
+fn profile_of(options: &[&str]) -> (Folded, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("paths.py");
+    std::fs::write(&script, PYTHON_PATHS).unwrap();
+    let mut python = process::command("python3", None);
+    python.arg("-I").arg(&script);
+    let mut process = Process::start("python3", python).unwrap();
+    let says = |process: &Process, word: &str| {
+        process.wait_for_line(word, SOON, |line| (line.trim() == word).then_some(())).unwrap();
+    };
+    says(&process, "ready");
+    let pid = process.id().to_string();
+    let flame = Flame::begin(&[&["-p", &pid, "-d", "60s", "-F", "997"], options].concat()).unwrap();
+    process.say("go").unwrap();
+    says(&process, "done");
+    let folded = flame.end(true).unwrap();
+    (folded, process.log())
+}
+
+/// Without what was sampled before the unwind tables were made, which takes seconds on a busy machine.
+fn with_tables(folded: &Folded) -> Folded {
+    let none = format!("[{}]", Stop::NoTable.text());
+    folded.only(|line| !line.has(&none))
+}
+
+/// Stacks in which these frames stand in this order, from outside; others may stand between.
+fn through(folded: &Folded, frames: &[&str]) -> Folded {
+    folded.only(|line| {
+        let mut found = line.frames.iter();
+        frames.iter().all(|wanted| found.any(|frame| frame == wanted))
+    })
+}
+
+fn in_file(function: &str) -> String {
+    format!("paths.py:{function}")
+}
+
+#[test]
+fn functions_of_python_stand_between_native_ones_with_their_share() {
+    need_program!("python3");
+    let (folded, said) = profile_of(&[]);
+    let all = said_number(&said, "all").unwrap() as f64;
+    let mut told = String::new();
+    for (key, way) in [
+        ("left_inner", &["main", "work", "left", "left_inner", "spend"][..]),
+        ("parts", &["main", "work", "Service.handle", "Service.parts", "spend"]),
+        ("key", &["main", "work", "sorts", "key", "spend"]),
+        ("replacement", &["main", "work", "replaces", "replaces.<locals>.<lambda>", "replacement", "spend"]),
+        ("deep", &["main", "work", "deep", "deep", "deep", "spend"]),
+        ("hashes", &["main", "work", "hashes"]),
+    ] {
+        let way: Vec<String> = way.iter().map(|function| in_file(function)).collect();
+        let way: Vec<&str> = way.iter().map(String::as_str).collect();
+        let truth = said_number(&said, key).unwrap() as f64 / all;
+        let share = through(&folded, &way).ns() as f64 / folded.ns() as f64;
+        told += &format!("{key}: {truth:.3} of its time, {share:.3} of the profile\n");
+        assert!((truth - share).abs() < 0.03, "{told}");
+    }
+    let whole = with_tables(&folded).whole();
+    assert!(whole >= 0.995, "{whole} of the stacks are whole\n{told}");
+    // C between two functions of Python, and below one.
+    let (sorts, key) = (in_file("sorts"), in_file("key"));
+    let sorted = through(&with_tables(&folded), &[&sorts, &key]);
+    assert_eq!(
+        sorted.ns(),
+        through(&sorted, &["Py_BytesMain", &sorts, &key]).ns(),
+        "the program's own frames are outside"
+    );
+    let is_apart = |line: &Line| line.frames.windows(2).all(|pair| pair[0] != sorts || pair[1] != key);
+    assert_eq!(sorted.ns(), sorted.only(is_apart).ns(), "what sorts is C's");
+    let hashes = in_file("hashes");
+    let below = folded.only(|line| line.frames.last().is_some_and(|last| !last.contains(".py:")));
+    let below = below.with(&hashes) as f64 / folded.with(&hashes) as f64;
+    assert!(below > 0.9, "{below} of the hashing is C's");
+    // The interpreter's own function does not stand beside what it runs.
+    let bare = folded.share("_PyEval_EvalFrameDefault");
+    assert!(bare < 0.02, "{bare}\n{told}");
+    let deep = through(&folded, &[&in_file("deep"), &in_file("spend")]);
+    let count = |line: &Line| line.frames.iter().filter(|it| **it == in_file("deep")).count();
+    let full = deep.only(|line| count(line) == 51);
+    assert!(full.ns() as f64 >= deep.ns() as f64 * 0.97, "{} of {}", full.ns(), deep.ns());
+}
+
+#[test]
+fn waits_of_python_stand_where_it_waits() {
+    need_program!("python3");
+    let (folded, said) = profile_of(&["--off-cpu"]);
+    let truth = said_number(&said, "naps").unwrap() as f64;
+    let naps = through(&folded, &[&in_file("sleeper"), &in_file("nap")]).ns() as f64;
+    assert!((naps - truth).abs() < truth * 0.03, "{naps} of {truth}");
+    // That one waits from before the profile begins until after it ends.
+    let waits = folded.only(|line| line.has(&in_file("waits_for_ever")));
+    assert!(waits.ns() as f64 > truth, "{} ns: {folded:#?}", waits.ns());
+    assert!(with_tables(&folded).whole() >= 0.995, "{folded:#?}");
+}
