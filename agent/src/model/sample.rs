@@ -88,6 +88,13 @@ pub struct Whose {
     pub services: Vec<String>,
 }
 
+impl Whose {
+    /// The processes, if it is known by their numbers alone whose samples are wanted.
+    pub fn pids(&self) -> Option<&[u32]> {
+        if self.pids.is_empty() || !self.services.is_empty() { None } else { Some(&self.pids) }
+    }
+}
+
 /// A profile that someone asks for.
 #[derive(Debug)]
 pub struct ProfileRequest {

@@ -12,6 +12,7 @@ mod session;
 mod sources;
 mod tls;
 mod trace;
+mod unwinders;
 mod unwinding;
 
 use std::{

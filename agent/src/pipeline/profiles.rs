@@ -222,9 +222,7 @@ impl Profiles {
             span_ns: (u64::MAX, 0),
             closing: None,
         };
-        let Whose { pids, services } = &session.request.whose;
-        let pids = if pids.is_empty() || !services.is_empty() { None } else { Some(&**pids) };
-        self.pythons.begin(pids, &self.sampler);
+        self.pythons.begin(session.request.whose.pids(), &self.sampler);
         self.sessions.push(session);
         let prepared = self.steer(kernel, names).and_then(|()| kernel.tell_files().map_err(|error| error.to_string()));
         if let Err(error) = prepared {
@@ -326,16 +324,17 @@ impl Profiles {
 
     /// Lets profiles begin whose unwind tables are there.
     fn begin_prepared(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
-        let (now, settled) = (Instant::now(), !self.unwinding.is_busy());
-        let is_ready = |session: &Session| session.preparing.is_some_and(|late| settled || now >= late);
-        if !self.sessions.iter().any(is_ready) {
+        let now = Instant::now();
+        let settled = |session: &Session| !self.unwinding.is_busy_for(session.request.whose.pids());
+        let is_ready = |session: &Session| session.preparing.is_some_and(|late| now >= late || settled(session));
+        let ready: Vec<bool> = self.sessions.iter().map(is_ready).collect();
+        if !ready.contains(&true) {
             return Ok(());
         }
         if self.waits {
             // What is waited for since before is the others'.
             kernel.tell_waiting().map_err(|error| error.to_string())?;
         }
-        let ready: Vec<bool> = self.sessions.iter().map(is_ready).collect();
         for (session, ready) in self.sessions.iter_mut().zip(&ready) {
             if *ready {
                 session.preparing = None;
@@ -397,7 +396,7 @@ impl Profiles {
             tracing::warn!("cannot steer sampling: {error}");
         }
         let ready =
-            |session: &mut Session| session.closing.is_some_and(|late| !self.unwinding.is_busy() || now >= late);
+            |session: &mut Session| session.closing.is_some_and(|late| !self.unwinding.is_walking() || now >= late);
         let finished: Vec<Session> = self.sessions.extract_if(.., |session| ready(session)).collect();
         let is_last = !finished.is_empty() && self.sessions.is_empty();
         for session in finished {

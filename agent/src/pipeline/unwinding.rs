@@ -1,21 +1,20 @@
-//! Unwind tables for the files that samples were taken in: made on a thread of its own, put into the kernel's maps as far as
-//! there is room. Also walks, from outside, the stacks of threads that sleep through the end of a profile.
+//! Unwind tables for the files that samples were taken in: asked for when they are met, put into the kernel's maps as far as
+//! there is room.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, mpsc},
-    thread,
+    sync::{Arc, Mutex},
 };
 
 use steth_probes::{
-    profile::{KERNEL_SLOTS, UnwindFile, VDSO},
-    python::{DEPTH, FrameWord},
+    profile::{UnwindFile, VDSO},
     tls::CodeFile,
-    unwind::{MAX_SLOT, Stop, Table},
+    unwind::{Stop, Table},
 };
 
+use super::unwinders::{Done, Unwinders, Without};
 use crate::{
     kernel::sampling::Sampler,
     model::{
@@ -26,68 +25,15 @@ use crate::{
     profile::{
         code::{Code, CodeTable},
         mappings::{Backing, Mappings},
-        python::{self, Found, Interpreter},
         room::Room,
-        unwind::{FileTable, Identity, cache::Cache, elf, host},
+        unwind::{FileTable, Identity},
     },
 };
 
-/// Where debug files are installed.
-const DEBUG_FOLDER: &str = "/usr/lib/debug";
-/// Tables on disk.
-const CACHE_BYTES: u64 = 64 << 20;
-/// Tables that may wait to be made; further files stay without one until they are met again.
-const WAITING: usize = 256;
 /// There is room for a page for so many rows.
 const ROWS_A_PAGE: u32 = 8;
-/// Slots above those that the kernel gives out.
-const OWN_SLOTS: usize = (MAX_SLOT - KERNEL_SLOTS) as usize;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
-
-/// What the thread is asked for.
-enum Work {
-    Build { told: NoTable, code: Option<Arc<Code>> },
-    Walk(Vec<Sample>),
-}
-
-/// What it has done.
-enum Done {
-    Built { told: NoTable, table: Result<Arc<FileTable>, Without> },
-    Walked(Vec<Sample>, Vec<(u32, Arc<Code>)>),
-}
-
-/// Why there is no table of some code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Without {
-    /// Its process ended, or its file cannot be opened.
-    Gone,
-    /// Too many others are being made.
-    Busy,
-    /// It cannot be read.
-    Unreadable,
-    /// It is no ELF file with code for this processor.
-    NotCode,
-    /// It says nothing of its functions.
-    Empty,
-    /// It is larger than all the room there is.
-    NoRoom,
-}
-
-impl Without {
-    const ALL: [Self; 6] = [Self::Gone, Self::Busy, Self::Unreadable, Self::NotCode, Self::Empty, Self::NoRoom];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Gone => "gone",
-            Self::Busy => "busy",
-            Self::Unreadable => "unreadable",
-            Self::NotCode => "not_code",
-            Self::Empty => "empty",
-            Self::NoRoom => "no_room",
-        }
-    }
-}
 
 /// A table in the kernel's maps, and who uses it.
 #[derive(Debug)]
@@ -98,8 +44,7 @@ struct Placed {
 
 /// Tables and who makes them.
 pub struct Unwinding {
-    work: mpsc::SyncSender<Work>,
-    done: mpsc::Receiver<Done>,
+    unwinders: Unwinders,
     codes: Arc<Mutex<CodeTable>>,
     rows: Room,
     pages: Room,
@@ -108,8 +53,6 @@ pub struct Unwinding {
     most_rows: u32,
     evicted: u64,
     without: BTreeMap<Without, u64>,
-    /// Work that was asked for and is not done.
-    under_way: usize,
 }
 
 /// What became of work.
@@ -122,23 +65,13 @@ pub struct News {
 }
 
 impl Unwinding {
-    /// Starts the thread. There is room for this many rows.
+    /// Starts the threads. There is room for this many rows.
     ///
     /// # Errors
     /// If no thread can be made.
     pub fn start(rows: u32, codes: Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> io::Result<Self> {
-        let (work, asked) = mpsc::sync_channel(WAITING);
-        let (tell, done) = mpsc::channel();
-        let worker = Worker {
-            cache: cache.and_then(open_cache),
-            codes: Arc::clone(&codes),
-            known: HashMap::new(),
-            slots: HashMap::new(),
-        };
-        thread::Builder::new().name("steth-unwind".into()).spawn(move || worker.run(&asked, &tell))?;
         Ok(Self {
-            work,
-            done,
+            unwinders: Unwinders::start(&codes, cache)?,
             codes,
             rows: Room::new(rows),
             pages: Room::new(rows / ROWS_A_PAGE),
@@ -146,7 +79,6 @@ impl Unwinding {
             most_rows: rows,
             evicted: 0,
             without: Without::ALL.into_iter().map(|reason| (reason, 0)).collect(),
-            under_way: 0,
         })
     }
 
@@ -170,12 +102,9 @@ impl Unwinding {
                 }
             };
             news.files.push((told.slot, code.clone()));
-            match self.work.try_send(Work::Build { told, code }) {
-                Ok(()) => self.under_way += 1,
-                Err(_) => {
-                    let _ = sampler.forget_file(&told.file);
-                    self.lacks(Without::Busy);
-                }
+            if !self.unwinders.build(told, code) {
+                let _ = sampler.forget_file(&told.file);
+                self.lacks(Without::Busy);
             }
         }
     }
@@ -184,12 +113,8 @@ impl Unwinding {
     /// kernel's part of their stacks.
     pub fn walk(&mut self, mut still: Vec<Sample>, news: &mut News) {
         let mut rest = still.split_off(still.len().min(MOST_STILL));
-        match self.work.try_send(Work::Walk(still)) {
-            Ok(()) => self.under_way += 1,
-            Err(mpsc::TrySendError::Full(Work::Walk(still)) | mpsc::TrySendError::Disconnected(Work::Walk(still))) => {
-                rest.extend(still);
-            }
-            Err(_) => {}
+        if let Err(still) = self.unwinders.walk(still) {
+            rest.extend(still);
         }
         news.walked.extend(rest.into_iter().map(|sample| Sample {
             user: Box::default(),
@@ -214,17 +139,21 @@ impl Unwinding {
         }
     }
 
-    /// Whether something is under way.
-    pub fn is_busy(&self) -> bool {
-        self.under_way > 0
+    /// Whether something is under way that these processes, or any, need.
+    pub fn is_busy_for(&self, pids: Option<&[u32]>) -> bool {
+        self.unwinders.is_busy_for(pids)
+    }
+
+    /// Whether stacks are being walked.
+    pub fn is_walking(&self) -> bool {
+        self.unwinders.is_walking()
     }
 
     /// Takes over what is done.
     pub fn take(&mut self, sampler: &mut Sampler, news: &mut News) {
-        while let Ok(done) = self.done.try_recv() {
-            self.under_way -= 1;
+        while let Some(done) = self.unwinders.done() {
             match done {
-                Done::Built { told, table } => {
+                Done::Built { told, table, .. } => {
                     let placed = table.and_then(|table| {
                         self.place(sampler, &told, &table).map_err(|error| {
                             tracing::warn!("an unwind table finds no room: {error}");
@@ -321,173 +250,4 @@ impl Unwinding {
         ages.sort_by(|(a, _), (b, _)| b.cmp(a));
         Ok(ages.into_iter().map(|(_, identity)| identity).collect())
     }
-}
-
-fn open_cache(folder: PathBuf) -> Option<Cache> {
-    match Cache::open(&folder, CACHE_BYTES) {
-        Ok(cache) => Some(cache),
-        Err(error) => {
-            tracing::info!("unwind tables are not kept in {}: {error}", folder.display());
-            None
-        }
-    }
-}
-
-/// A process whose threads are walked from outside.
-struct Process {
-    pid: u32,
-    code: Vec<host::Code>,
-    python: Option<Interpreter>,
-}
-
-impl Process {
-    /// The frames of Python of a thread that waits.
-    fn python(&self, sample: &Sample) -> Box<[u64]> {
-        let frames = || {
-            let mut memory = python::ProcessMemory::open(Path::new("/proc"), self.pid).ok()?;
-            let tid = inner_tid(self.pid, sample.tid)?;
-            let frames = self.python.as_ref()?.frames(&mut memory, tid)?;
-            Some(frames.into_iter().take(DEPTH as usize).map(|frame| FrameWord::of(frame).0).collect())
-        };
-        frames().unwrap_or_default()
-    }
-}
-
-/// How a thread is numbered in its own PID namespace.
-fn inner_tid(pid: u32, tid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
-}
-
-/// What runs on the thread.
-struct Worker {
-    cache: Option<Cache>,
-    codes: Arc<Mutex<CodeTable>>,
-    /// What stands for files in frames, by their numbers: the same in all walks, as profiles may overlap.
-    slots: HashMap<u64, u32>,
-    /// Of the walk under way.
-    known: HashMap<u64, Option<Arc<FileTable>>>,
-}
-
-impl Worker {
-    fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>) {
-        while let Ok(work) = asked.recv() {
-            let done = match work {
-                Work::Build { told, code } => {
-                    let table = match &code {
-                        Some(code) => self.table(code),
-                        None => vdso(told.pid, told.start).ok_or(Without::Unreadable),
-                    };
-                    let has_rows = |table: FileTable| match table.rows.is_empty() {
-                        true => Err(Without::Empty),
-                        false => Ok(Arc::new(table)),
-                    };
-                    Done::Built { told, table: table.and_then(has_rows) }
-                }
-                Work::Walk(samples) => {
-                    let (samples, files) = self.walk(samples);
-                    self.known.clear();
-                    Done::Walked(samples, files)
-                }
-            };
-            if tell.send(done).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn table(&self, code: &Code) -> Result<FileTable, Without> {
-        let made = || -> Result<FileTable, elf::Unfit> {
-            let file = elf::CodeFile::of(code.file()?.try_clone()?)?;
-            if let Some(table) = self.cache.as_ref().and_then(|cache| cache.get(file.identity())) {
-                return Ok(table);
-            }
-            let path = code.place().root.join(code.place().path.strip_prefix("/").unwrap_or(&code.place().path));
-            let table = file.table(Some(&path), Path::new(DEBUG_FOLDER))?;
-            if let Some(cache) = &self.cache
-                && let Err(error) = cache.put(&table)
-            {
-                tracing::debug!("an unwind table is not kept: {error}");
-            }
-            Ok(table)
-        };
-        made().map_err(|error| {
-            tracing::debug!("{} has no unwind table: {error}", code.name());
-            match error {
-                elf::Unfit::Unreadable(_) => Without::Unreadable,
-                elf::Unfit::Headers(_) | elf::Unfit::Machine { .. } | elf::Unfit::NoCode => Without::NotCode,
-            }
-        })
-    }
-
-    fn walk(&mut self, mut samples: Vec<Sample>) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
-        let mut files: HashMap<u64, (u32, Arc<Code>)> = HashMap::new();
-        if self.slots.len() > OWN_SLOTS / 4 * 3 {
-            self.slots.clear();
-        }
-        samples.sort_by_key(|sample| sample.pid);
-        let mut process: Option<Process> = None;
-        for sample in &mut samples {
-            if process.as_ref().is_none_or(|process| process.pid != sample.pid) {
-                process = self.process(sample.pid, &mut files);
-            }
-            let registers = std::mem::take(&mut sample.user);
-            // Each with a memory of its own: what one read of it may have changed when the next is looked at.
-            if let (Some(process), [ip, sp, bp]) = (&process, &*registers)
-                && process.pid == sample.pid
-                && let Ok(memory) = &mut host::ProcessMemory::open(Path::new("/proc"), sample.pid)
-            {
-                let registers = host::Registers { ip: *ip, sp: *sp, bp: Some(*bp), others: None };
-                let (frames, stop) = host::walk(registers, &process.code, memory);
-                sample.python = process.python(sample);
-                sample.user = frames.into_iter().map(|frame| frame.0).collect();
-                sample.stop = Some(stop);
-            }
-        }
-        (samples, files.into_values().collect())
-    }
-
-    fn process(&mut self, pid: u32, files: &mut HashMap<u64, (u32, Arc<Code>)>) -> Option<Process> {
-        let mappings = Mappings::read(Path::new("/proc"), pid, &self.codes).ok()?;
-        let python = python::ProcessMemory::open(Path::new("/proc"), pid)
-            .map(|mut memory| Interpreter::find(&mappings, &mut memory));
-        let python = match python {
-            Ok(Found::Supported(interpreter)) => Some(interpreter),
-            _ => None,
-        };
-        let mut code = Vec::new();
-        for area in mappings.areas() {
-            let (content, slot, table) = match &area.backing {
-                Backing::File(code) => {
-                    // From the other end than the kernel, which gives out slots from 1 on.
-                    let next = MAX_SLOT - (self.slots.len() % OWN_SLOTS) as u32;
-                    let slot = *self.slots.entry(code.number()).or_insert(next);
-                    files.entry(code.number()).or_insert_with(|| (slot, Arc::clone(code)));
-                    if !self.known.contains_key(&code.number()) {
-                        let table = self.table(code).ok().map(Arc::new);
-                        self.known.insert(code.number(), table);
-                    }
-                    let name = PathBuf::from(&**code.name());
-                    let content = host::Content::File { path: name.clone(), name };
-                    (content, slot, self.known.get(&code.number()).cloned().flatten())
-                }
-                Backing::Vdso => {
-                    let table = vdso(pid, area.start).map(Arc::new);
-                    (host::Content::Vdso, steth_probes::unwind::VDSO_SLOT, table)
-                }
-                Backing::Closed(_) | Backing::Memory => (host::Content::Anonymous, 0, None),
-            };
-            let region = host::Region { start: area.start, end: area.end, file_offset: area.offset, content };
-            code.push(host::Code::new(&region, slot, table));
-        }
-        Some(Process { pid, code, python })
-    }
-}
-
-/// The table of the page of code that the kernel maps into each process.
-fn vdso(pid: u32, start: u64) -> Option<FileTable> {
-    let regions = host::regions(Path::new("/proc"), pid).ok()?;
-    let region = regions.iter().find(|region| region.start == start && region.content == host::Content::Vdso)?;
-    let bytes = host::ProcessMemory::open(Path::new("/proc"), pid).ok()?.region(region).ok()?;
-    elf::table_of_bytes(&bytes).ok()
 }
