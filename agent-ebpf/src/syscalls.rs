@@ -79,6 +79,7 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let ns = now_ns - entered_ns;
+    state.call_ns = ns;
     let bucket = bucket_of(ns);
     let syscall = state.syscall;
     let result: i64 = ctx.arg(1);

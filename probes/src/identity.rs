@@ -58,6 +58,8 @@ record! {
         pub away: u32,
         /// 1: a wait of it was told, and its stack is still to be told.
         pub follows: u32,
+        /// How long the system call took that ended last; 0 once it is known whether that is to be told.
+        pub call_ns: u64,
     }
 }
 

@@ -38,6 +38,8 @@ kinds! {
         NoTable = 8,
         /// A thread waits while sampling ends; the frames of the process are its registers RIP, RSP and RBP.
         Still = 9,
+        /// A system call has ended that took long; its weight is how long.
+        LongCall = 10,
     }
 }
 
@@ -84,6 +86,8 @@ record! {
         pub always_ns: u64,
         /// Time that one of the clock on demand stands for.
         pub demand_ns: u64,
+        /// From which duration on a system call is told.
+        pub long_call_ns: u64,
         /// Of which kinds samples of all processes are taken: bits of [`SampleKind::bit`].
         pub all: u32,
         /// Of which kinds any are taken.

@@ -111,6 +111,22 @@ fn waits_weigh_what_they_last_also_on_the_move() {
 }
 
 #[test]
+fn long_system_calls_are_told_with_who_made_them_and_short_ones_are_not() {
+    let program = Program::build_with("waits", WAITS, BARE).unwrap();
+    let (folded, said) = profile_of(&program, &["4"], &["--syscalls", "10ms"]);
+    let truth = said_number(&said, "sleeps").unwrap() as f64;
+    let told = folded.only(|line| line.frames.iter().any(|it| it == "sleeps"));
+    let share = told.ns() as f64 / truth;
+    // A call lasts until its thread has a CPU again; what the program says is the time that it was off it.
+    assert!((0.98..1.1).contains(&share), "{share}: {folded:#?}");
+    assert!(told.0.iter().all(|line| line.frames.last().is_some_and(|it| it == "clock_nanosleep_[k]")), "{told:#?}");
+    assert!(told.whole() >= 0.995, "{told:#?}");
+    assert_eq!(folded.with("naps"), 0, "{folded:#?}");
+    let read = folded.only(|line| line.frames.last().is_some_and(|it| it == "read_[k]"));
+    assert!(read.with("reads_pipe") > 0, "{folded:#?}");
+}
+
+#[test]
 fn who_runs_through_the_whole_profile_is_not_said_to_wait_for_it() {
     let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();
     let mut process = program.start(&["60", "1"]).unwrap();

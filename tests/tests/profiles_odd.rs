@@ -67,6 +67,15 @@ fn a_process_that_does_not_exist_is_an_error_in_words() {
 }
 
 #[test]
+fn system_calls_too_short_to_be_told_are_refused_in_words() {
+    need_bpf!();
+    let arguments = ["flame", "--config", "/dev/null", "--alone", "--all", "--syscalls", "0s", "-o", "-"];
+    let (code, out, said) = steth(&arguments).unwrap();
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{said}");
+    assert!(said.contains("from 1 ms on"), "{said}");
+}
+
+#[test]
 fn one_that_ends_in_the_middle_keeps_its_samples_and_names() {
     need_bpf!();
     let program = spins(BARE);

@@ -188,7 +188,7 @@ fn tell_wait(space: u32, kind: SampleKind, task: Known, state: &mut TaskState, n
     None
 }
 
-/// A system call returns; attached beside the program that times them, as long as waits are looked at.
+/// A system call returns; attached after the program that times them, as long as waits or long calls are looked at.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn profile_return(_ctx: BtfTracePointContext) -> i32 {
     returns();
@@ -199,14 +199,30 @@ pub fn profile_return(_ctx: BtfTracePointContext) -> i32 {
 fn returns() -> Option<()> {
     let task = Known::current();
     let state = TASKS.get(task)?;
-    if state.follows == 0 {
+    let (follows, call_ns) = (state.follows != 0, state.call_ns);
+    state.follows = 0;
+    state.call_ns = 0;
+    let is_long = call_ns != 0 && is_long(task, state, call_ns);
+    if !follows && !is_long {
         return None;
     }
-    state.follows = 0;
     let mut taking = Taking::begin(OF_RETURNS, SampleKind::CallReturns, task, state)?;
     taking.walk(task);
-    taking.send();
+    if follows {
+        taking.send();
+    }
+    if is_long {
+        taking.set_long_call(state.syscall, call_ns);
+        taking.send();
+    }
     None
+}
+
+#[inline(always)]
+fn is_long(task: Known, state: &TaskState, call_ns: u64) -> bool {
+    SAMPLING.get(0).is_some_and(|sampling| {
+        call_ns >= sampling.long_call_ns && is_wanted(sampling, SampleKind::LongCall.bit(), task, state.service)
+    })
 }
 
 /// `struct bpf_iter__task` of the kernel's `kernel/bpf/task_iter.c`.

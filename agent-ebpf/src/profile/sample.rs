@@ -102,6 +102,15 @@ impl Taking {
         unsafe { &mut (*self.space).record.head }
     }
 
+    /// It tells of a system call that took this long.
+    #[inline(always)]
+    pub fn set_long_call(&mut self, syscall: u32, ns: u64) {
+        let head = self.head();
+        head.header.kind = SampleKind::LongCall as u32;
+        head.call = syscall;
+        head.weight_ns = ns;
+    }
+
     /// What it weighs, in nanoseconds.
     #[inline(always)]
     pub fn set_weight(&mut self, ns: u64) {

@@ -1,7 +1,6 @@
 //! Turns totals into series: which cell stands under which metric and labels.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::Arc,
 };
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::model::{
     catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, query::role_name,
-    snapshot::Series,
+    snapshot::Series, syscall::syscall_name,
 };
 
 /// Places of label values.
@@ -320,17 +319,6 @@ fn by_time<K: Ord>(times: HashMap<K, u64>) -> Vec<K> {
     let mut keys: Vec<(K, u64)> = times.into_iter().collect();
     keys.sort_by(|(a, a_ns), (b, b_ns)| b_ns.cmp(a_ns).then_with(|| a.cmp(b)));
     keys.into_iter().map(|(key, _)| key).collect()
-}
-
-fn syscall_name(number: u32) -> Cow<'static, str> {
-    match number {
-        syscalls::COMPAT => "compat_32bit".into(),
-        syscalls::OTHER => OTHER.into(),
-        _ => match ::syscalls::Sysno::new(number as usize) {
-            Some(call) => call.name().into(),
-            None => format!("syscall_{number}").into(),
-        },
-    }
 }
 
 // Of a cell that there was no room for all labels are zero.

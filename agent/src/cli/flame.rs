@@ -43,6 +43,7 @@ Examples:
   steth flame --all -d 30s -o host.html              the whole host, in a page with search, zoom and more
   steth flame --query 1f0c2a94b6d3e875 --wall        only while this Postgres statement was being served
   steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
+  steth flame -p 4711 --syscalls 10ms                who made system calls that took 10 ms and more
   steth flame -p 4711 -o - | less                    folded stacks
   steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
   steth flame --from 03:10 --to 03:15                what the host was doing then, as an agent has kept it
@@ -72,6 +73,9 @@ pub struct Arguments {
     /// Both
     #[arg(long)]
     wall: bool,
+    /// Time in system calls that took at least this long, from 1ms on, by who made them
+    #[arg(long, value_name = "10ms", value_parser = parse_duration, conflicts_with_all = ["off_cpu", "wall"])]
+    syscalls: Option<Duration>,
     /// Only while a Postgres statement with this fingerprint was being served
     #[arg(long, value_name = "FINGERPRINT")]
     query: Option<String>,
@@ -198,9 +202,10 @@ impl Arguments {
     }
 
     const fn kind(&self) -> Kind {
-        match (self.off_cpu, self.wall) {
-            (true, _) => Kind::OffCpu,
-            (_, true) => Kind::Wall,
+        match (self.off_cpu, self.wall, self.syscalls) {
+            (true, ..) => Kind::OffCpu,
+            (_, true, _) => Kind::Wall,
+            (.., Some(_)) => Kind::Syscalls,
             _ => Kind::Cpu,
         }
     }
@@ -285,6 +290,7 @@ impl Arguments {
             hertz: self.frequency,
             query: self.query.clone(),
             slow: self.slow,
+            least_call: self.syscalls.unwrap_or_default(),
             enough,
             begun: Some(begun),
             answer,
@@ -313,6 +319,9 @@ impl Arguments {
         }
         if let Some(slow) = self.slow {
             add("slow", &show_duration(slow));
+        }
+        if let Some(least) = self.syscalls {
+            add("syscalls", &show_duration(least));
         }
         if self.icicle {
             add("icicle", "true");

@@ -14,7 +14,7 @@ use aya::{
     util::online_cpus,
 };
 use steth_probes::{
-    catalog::{PROFILE_PROBES, ProfileProbe},
+    catalog::PROFILE_PROBES,
     profile::{SLOT_NUMBER, Sampling, Target, UnwindFile},
     python,
     record::read,
@@ -26,15 +26,22 @@ use super::{
     report::refusal,
     tables::Table,
 };
-use crate::model::probe::ProbeState;
+use crate::model::{probe::ProbeState, profile::Kind};
 
+/// The program that looks at system calls as they return.
+const RETURN: &str = "profile_return";
+/// The one that looks at threads as they leave a CPU and come back.
+const SWITCH: &str = "profile_switch";
 /// The programs that look at waits, in the order in which they are attached.
-const WAITS: [&str; 2] = ["profile_return", "profile_switch"];
+const WAITS: [&str; 2] = [RETURN, SWITCH];
 
 /// The one that asks for unwind tables.
 const FILES: &str = "profile_files";
 /// The one that tells of threads which wait while it ends.
 const STILL: &str = "profile_still";
+
+/// The clocks.
+const CLOCKS: [&str; 2] = ["profile_always", "profile_demand"];
 
 /// Which clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +66,8 @@ impl Clock {
 pub(super) struct Running {
     always: Vec<PerfEventLink>,
     demand: Vec<PerfEventLink>,
-    waits: Vec<BtfTracePointLink>,
+    /// With the names of their programs.
+    tracepoints: Vec<(&'static str, BtfTracePointLink)>,
 }
 
 /// Steers the programs that take samples.
@@ -95,14 +103,24 @@ impl Kernel {
         Ok((sampler, self.ring("SAMPLES")?))
     }
 
-    /// Why no profile of time on a CPU, or of waiting time, can be taken, if so.
-    pub fn cannot_sample(&self, waits: bool) -> Option<String> {
-        let of_kind = |probe: &ProfileProbe| WAITS.contains(&probe.name) == waits;
-        self.profile_probes.iter().filter(|(probe, _)| of_kind(probe)).find_map(|(probe, state)| match state {
+    /// Why no profile of this kind can be taken, if so.
+    pub fn cannot_sample(&self, kind: Kind) -> Option<String> {
+        let needed: &[&str] = match kind {
+            Kind::Cpu => &CLOCKS,
+            Kind::OffCpu => &WAITS,
+            Kind::Wall => &[CLOCKS[0], CLOCKS[1], RETURN, SWITCH],
+            Kind::Syscalls => &[RETURN],
+        };
+        let profiles = self.profile_probes.iter().filter(|(probe, _)| needed.contains(&probe.name));
+        let lacking = profiles.map(|(probe, state)| (probe.name, state)).find_map(|(name, state)| match state {
             ProbeState::Off => Some("they are switched off (`probes.profiles`)".to_owned()),
-            ProbeState::Unavailable { reason } => Some(format!("{}: {reason}", probe.name)),
+            ProbeState::Unavailable { reason } => Some(format!("{name}: {reason}")),
             _ => None,
-        })
+        });
+        let runs = |state: &ProbeState| matches!(state, ProbeState::Attached | ProbeState::Partial { .. });
+        let is_timed = || self.probes.iter().any(|(probe, state)| probe.name == "sys_exit" && runs(state));
+        let untimed = || Some("system calls are not timed; steth doctor says why".to_owned());
+        lacking.or_else(|| if kind == Kind::Syscalls && !is_timed() { untimed() } else { None })
     }
 
     /// Loads what takes samples, without letting it run. What the kernel refuses is said by [`Kernel::statuses`].
@@ -161,19 +179,28 @@ impl Kernel {
         }
     }
 
-    /// Begins to look at threads that wait.
+    /// Looks at threads that wait, and at long system calls, or no longer does.
     ///
     /// # Errors
     /// If the verifier refused a program.
-    pub fn start_waits(&mut self) -> Result<(), ProgramError> {
-        let mut links = Vec::new();
-        for name in WAITS {
-            let program: &mut BtfTracePoint = self.program(name)?;
-            let link = program.attach()?;
-            links.push(program.take_link(link)?);
+    pub fn look_at(&mut self, waits: bool, long_calls: bool) -> Result<(), ProgramError> {
+        for (name, wanted) in [(RETURN, waits || long_calls), (SWITCH, waits)] {
+            let at = self.running.tracepoints.iter().position(|(running, _)| *running == name);
+            match (at, wanted) {
+                (None, true) => {
+                    let program: &mut BtfTracePoint = self.program(name)?;
+                    let link = program.attach()?;
+                    let link = program.take_link(link)?;
+                    self.running.tracepoints.push((name, link));
+                    self.set_state(&[name], &ProbeState::Attached);
+                }
+                (Some(at), false) => {
+                    self.running.tracepoints.swap_remove(at);
+                    self.set_state(&[name], &ProbeState::Ready);
+                }
+                _ => {}
+            }
         }
-        self.running.waits = links;
-        self.set_state(&WAITS, &ProbeState::Attached);
         Ok(())
     }
 
@@ -191,13 +218,6 @@ impl Kernel {
     /// If the kernel refuses to go through its threads.
     pub fn tell_waiting(&mut self) -> Result<(), ProgramError> {
         run(self.program::<Iter>(STILL)?)
-    }
-
-    /// Ends that.
-    pub fn stop_waits(&mut self) {
-        if !std::mem::take(&mut self.running.waits).is_empty() {
-            self.set_state(&WAITS, &ProbeState::Ready);
-        }
     }
 
     fn set_state(&mut self, names: &[&str], state: &ProbeState) {

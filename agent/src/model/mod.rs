@@ -10,3 +10,4 @@ pub mod query;
 pub mod sample;
 pub mod service;
 pub mod snapshot;
+pub mod syscall;

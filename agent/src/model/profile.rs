@@ -63,11 +63,13 @@ pub enum Kind {
     OffCpu,
     /// Both.
     Wall,
+    /// Time in system calls that took long.
+    Syscalls,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::OffCpu, Self::Wall];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::OffCpu, Self::Wall, Self::Syscalls];
 
     /// What it is called where it is typed.
     pub const fn name(self) -> &'static str {
@@ -75,6 +77,7 @@ impl Kind {
             Self::Cpu => "cpu",
             Self::OffCpu => "off-cpu",
             Self::Wall => "wall",
+            Self::Syscalls => "syscalls",
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
         probe::{ProbeState, ProbeStatus},
+        profile::Kind,
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::Series,
@@ -118,7 +119,7 @@ pub fn limits(config: &Config) -> Limits {
 
 /// What takes profiles, or why nothing does.
 fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String> {
-    if let (Some(why), Some(_)) = (kernel.cannot_sample(false), kernel.cannot_sample(true)) {
+    if let (Some(why), Some(_)) = (kernel.cannot_sample(Kind::Cpu), kernel.cannot_sample(Kind::OffCpu)) {
         return Err(why);
     }
     Profiles::new(kernel, config).map_err(|error| error.to_string())

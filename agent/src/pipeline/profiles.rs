@@ -47,6 +47,8 @@ const MOST_SESSIONS: usize = 8;
 pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 /// Samples in a second and CPU, at most.
 pub const MOST_HERTZ: u32 = 999;
+/// Shortest system call that is told: more of them would cost those who make them too much.
+const LEAST_CALL: Duration = Duration::from_millis(1);
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
@@ -112,7 +114,7 @@ impl Profiles {
     }
 
     fn start_always(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), String> {
-        if let Some(why) = kernel.cannot_sample(false) {
+        if let Some(why) = kernel.cannot_sample(Kind::Cpu) {
             return Err(why);
         }
         let hertz = u32::try_from(config.profile.hertz).unwrap_or(u32::MAX);
@@ -234,10 +236,7 @@ impl Profiles {
     }
 
     fn check(&self, request: &ProfileRequest, kernel: &Kernel) -> Result<(), ProfileRefused> {
-        let lacking = [(false, Kind::OffCpu), (true, Kind::Cpu)]
-            .into_iter()
-            .find_map(|(waits, without)| if request.kind == without { None } else { kernel.cannot_sample(waits) });
-        if let Some(why) = lacking {
+        if let Some(why) = kernel.cannot_sample(request.kind) {
             return Err(ProfileRefused::Impossible(why));
         }
         if self.sessions.len() >= MOST_SESSIONS {
@@ -250,6 +249,10 @@ impl Profiles {
         if !(1..=MOST_HERTZ).contains(&request.hertz) {
             return Err(ProfileRefused::OutOfRange(format!("a frequency is from 1 to {MOST_HERTZ} Hz")));
         }
+        if request.kind == Kind::Syscalls && request.least_call < LEAST_CALL {
+            let text = format!("system calls are told from {} ms on", LEAST_CALL.as_millis());
+            return Err(ProfileRefused::OutOfRange(text));
+        }
         let gone = request.whose.pids.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists());
         gone.map_or(Ok(()), |pid| Err(ProfileRefused::NoProcess(*pid)))
     }
@@ -260,11 +263,13 @@ impl Profiles {
         let ready = || taking().filter(|session| session.preparing.is_none());
         let hertz = ready().filter(|it| it.has(SampleKind::Demand)).map(|it| it.request.hertz).max().unwrap_or(0);
         let waits = ready().any(|session| session.has(SampleKind::Back));
+        let long_calls = ready().any(|session| session.has(SampleKind::LongCall));
         let (mut all, mut targets) = (0, HashMap::<Target, u32>::new());
         for session in taking() {
             let mut bits = 0;
             bits |= if session.has(SampleKind::Demand) { SampleKind::Demand.bit() } else { 0 };
             bits |= if session.has(SampleKind::Back) { SampleKind::WAITS } else { 0 };
+            bits |= if session.has(SampleKind::LongCall) { SampleKind::LongCall.bit() } else { 0 };
             let Whose { pids, services } = &session.request.whose;
             if pids.is_empty() && services.is_empty() {
                 all |= bits;
@@ -287,8 +292,12 @@ impl Profiles {
         sampling.demand_ns = 1_000_000_000 / u64::from(hertz.max(1));
         // As often as on a CPU.
         sampling.interval_ns = 1_000_000_000 / u64::from(fastest.max(1));
+        let calls = taking().filter(|session| session.has(SampleKind::LongCall));
+        let least_call = calls.map(|session| session.request.least_call).min().unwrap_or(LEAST_CALL);
+        sampling.long_call_ns = u64::try_from(least_call.as_nanos()).unwrap_or(u64::MAX);
         let changed = (sampling.all, sampling.any) != (self.sampling.all, self.sampling.any)
             || (sampling.demand_ns, sampling.interval_ns) != (self.sampling.demand_ns, self.sampling.interval_ns)
+            || sampling.long_call_ns != self.sampling.long_call_ns
             || targets != self.targets;
         if changed {
             if self.waits {
@@ -308,17 +317,13 @@ impl Profiles {
             }
             self.hertz = hertz;
         }
-        if waits != self.waits {
-            if waits {
-                kernel.start_waits().map_err(|error| error.to_string())?;
-                // That took its time, in which nobody was looked at.
-                self.sampling.epoch_ns = monotonic_ns();
-                self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
-            } else {
-                kernel.stop_waits();
-            }
-            self.waits = waits;
+        kernel.look_at(waits, long_calls).map_err(|error| error.to_string())?;
+        if waits && !self.waits {
+            // That took its time, in which nobody was looked at.
+            self.sampling.epoch_ns = monotonic_ns();
+            self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
         }
+        self.waits = waits;
         Ok(())
     }
 

@@ -17,7 +17,7 @@ pub struct Sampled {
 }
 
 /// What takes samples.
-const TRIGGERS: [&str; 3] = ["always", "demand", "wait"];
+const TRIGGERS: [&str; 4] = ["always", "demand", "wait", "long_call"];
 
 impl Default for Sampled {
     fn default() -> Self {
@@ -31,11 +31,12 @@ impl Sampled {
     /// Counts a record as the kernel told it. A wait that is told in two parts is one sample; its stack is in the part that
     /// bears no weight.
     pub fn count(&mut self, sample: &Sample) {
-        let [always, demand, wait] = &mut self.samples;
+        let [always, demand, wait, long_call] = &mut self.samples;
         match sample.kind {
             SampleKind::Always => *always += 1,
             SampleKind::Demand => *demand += 1,
             SampleKind::WaitInCall | SampleKind::Back | SampleKind::WaitBefore | SampleKind::Still => *wait += 1,
+            SampleKind::LongCall => *long_call += 1,
             SampleKind::CallReturns | SampleKind::Leaves | SampleKind::NoTable => {}
         }
         let Some(stop) = sample.stop else { return };

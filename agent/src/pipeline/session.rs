@@ -11,8 +11,9 @@ use steth_probes::profile::SampleKind;
 
 use crate::{
     aggregate::Names,
+    config::value::show_duration,
     model::{
-        profile::Kind,
+        profile::{Kind, State},
         sample::{ProfileRequest, Whose},
     },
     profile::{
@@ -46,16 +47,20 @@ pub(super) struct Session {
 impl Session {
     pub fn has(&self, kind: SampleKind) -> bool {
         match kind {
-            SampleKind::Demand => self.request.kind != Kind::OffCpu,
+            SampleKind::Demand => matches!(self.request.kind, Kind::Cpu | Kind::Wall),
+            SampleKind::LongCall => self.request.kind == Kind::Syscalls,
             SampleKind::Always | SampleKind::NoTable => false,
-            _ => self.request.kind != Kind::Cpu,
+            _ => matches!(self.request.kind, Kind::OffCpu | Kind::Wall),
         }
     }
 
     pub fn wants(&self, taken: &Taken, names: &Names) -> bool {
-        let of_kind = match taken.stack.state {
-            crate::model::profile::State::OnCpu => self.request.kind != Kind::OffCpu,
-            crate::model::profile::State::OffCpu => self.request.kind != Kind::Cpu,
+        let of_kind = match (self.request.kind, taken.stack.state) {
+            (Kind::Syscalls, _) => {
+                taken.stack.call.is_some() && u128::from(taken.ns) >= self.request.least_call.as_nanos()
+            }
+            (Kind::OffCpu, State::OnCpu) | (Kind::Cpu, State::OffCpu) => false,
+            _ => taken.stack.call.is_none(),
         };
         let Whose { pids, services } = &self.request.whose;
         let service = || names.service_name(taken.stack.service);
@@ -114,6 +119,9 @@ pub(super) fn title(session: &Session) -> Title {
     if let Some(slow) = session.request.slow {
         target.push_str(&format!(", requests of {} ms and more", slow.as_millis()));
     }
+    if session.request.kind == Kind::Syscalls {
+        target.push_str(&format!(", calls of {} and more", show_duration(session.request.least_call)));
+    }
     let mut notes = Vec::new();
     if session.slow_beyond > 0 {
         notes.push(format!("{} slow requests more than there is room for are left out", session.slow_beyond));
@@ -151,6 +159,7 @@ fn why_empty(session: &Session) -> String {
         Kind::Cpu => "it used no CPU time while it was looked at; --off-cpu or --wall show where it waits".into(),
         Kind::OffCpu => "it waited for nothing while it was looked at".into(),
         Kind::Wall => "nothing of it ran or waited while it was looked at".into(),
+        Kind::Syscalls => "no system call of it ended that took so long".into(),
     }
 }
 

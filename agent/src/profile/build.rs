@@ -18,6 +18,7 @@ use super::{
     symbols::{Location, Symbolizer, SymbolizerGone},
 };
 use crate::model::profile::{Frame, Kind, Origin, Profile, Stack};
+use crate::model::syscall::syscall_name;
 
 /// What is known of the files that slots stand for.
 #[derive(Clone, Debug, Default)]
@@ -107,6 +108,9 @@ impl Recipe {
                 let native: Vec<Frame> = native.cloned().collect();
                 indices.extend(self.with_python(stack, &native).iter().map(|frame| frames.index(frame)));
             }
+            if let Some(call) = stack.call {
+                indices.push(frames.index(&system_call(call)));
+            }
             Stack {
                 frames: indices,
                 state: stack.state,
@@ -163,6 +167,11 @@ fn places_of(stack: &Gathering) -> Vec<Place> {
         _ => (0, *word),
     });
     kernel.chain(user).collect()
+}
+
+fn system_call(number: u32) -> Frame {
+    let function = syscall_name(number).into();
+    Frame { function, module: "[system call]".into(), origin: Origin::Kernel, ..note("".into()) }
 }
 
 fn note(text: Arc<str>) -> Frame {

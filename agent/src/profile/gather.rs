@@ -52,6 +52,8 @@ pub struct Stack {
     pub python: Box<[u64]>,
     /// Why there are no more.
     pub stop: Option<Stop>,
+    /// The system call whose time this is, if it is that of one.
+    pub call: Option<u32>,
 }
 
 impl Stack {
@@ -68,6 +70,7 @@ impl Stack {
             user: none.clone(),
             python: none,
             stop: None,
+            call: None,
         }
     }
 
@@ -98,6 +101,7 @@ impl Stack {
             user: sample.user.clone(),
             python: sample.python.clone(),
             stop: sample.stop,
+            call: None,
         }
     }
 }
@@ -138,6 +142,10 @@ impl Joiner {
                 finished.push(joined(sample.weight_ns, &sample, left.as_ref().unwrap_or(&sample)));
             }
             SampleKind::WaitBefore | SampleKind::Still => finished.push(joined(sample.weight_ns, &sample, &sample)),
+            SampleKind::LongCall => {
+                let stack = Stack { call: sample.call, ..Stack::of(&sample, State::OffCpu) };
+                finished.push(Taken { stack, ns: sample.weight_ns, at_ns: sample.at_ns, request: sample.request });
+            }
             SampleKind::NoTable => {}
         }
     }

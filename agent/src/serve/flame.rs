@@ -25,6 +25,8 @@ use crate::{
 const SECONDS: f64 = 10.0;
 /// Samples in a second and CPU unless asked otherwise: not a multiple of what programs do by the clock.
 const HERTZ: u32 = 99;
+/// How long a system call takes unless asked otherwise.
+const LONG_CALL: Duration = Duration::from_millis(10);
 /// The longest that may be asked for.
 const MOST_SECONDS: f64 = 600.0;
 /// How long an answer to the longest may take: sampling, and then finding names.
@@ -44,6 +46,7 @@ pub struct Typed {
     frequency: Option<u32>,
     query: Option<String>,
     slow: Option<String>,
+    syscalls: Option<String>,
     icicle: bool,
     reversed: bool,
     from: Option<String>,
@@ -133,6 +136,7 @@ impl Typed {
             ("frequency", self.frequency.is_some()),
             ("query", self.query.is_some()),
             ("slow", self.slow.is_some()),
+            ("syscalls", self.syscalls.is_some()),
         ];
         match only_now.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(wrong(format!(
@@ -158,21 +162,32 @@ impl Typed {
             .collect();
         let services = self.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
         let kind = match &self.kind {
+            None if self.syscalls.is_some() => Kind::Syscalls,
             None => Kind::Cpu,
             Some(name) => Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
                 wrong(format!("kind = {name:?}: allowed are {}", Kind::ALL.map(Kind::name).join(", ")))
             })?,
         };
-        let slow = self.slow.as_ref().map(|typed| {
-            parse_duration(typed).map_err(|why| wrong(format!("slow = {typed:?}: {why}; it is written 250ms or 2s")))
-        });
+        let duration = |name: &str, typed: &Option<String>| {
+            let read = |typed: &String| {
+                parse_duration(typed)
+                    .map_err(|why| wrong(format!("{name} = {typed:?}: {why}; it is written 250ms or 2s")))
+            };
+            typed.as_ref().map(read).transpose()
+        };
+        let least_call = match (kind, duration("syscalls", &self.syscalls)?) {
+            (Kind::Syscalls, given) => given.unwrap_or(LONG_CALL),
+            (_, None) => Duration::ZERO,
+            (_, Some(_)) => return Err(wrong(format!("syscalls is given together with kind = {}", kind.name()))),
+        };
         Ok(ProfileRequest {
             whose: Whose { pids: pids?, services },
             kind,
             length: Duration::from_secs_f64(seconds),
             hertz: self.frequency.unwrap_or(HERTZ),
             query: self.query.clone(),
-            slow: slow.transpose()?,
+            slow: duration("slow", &self.slow)?,
+            least_call,
             enough: Arc::default(),
             begun: None,
             answer,

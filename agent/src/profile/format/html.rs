@@ -33,6 +33,7 @@ pub fn write(profile: &Profile, options: &Options<'_>, to: &mut dyn Write) -> io
             Kind::Cpu => "cpu",
             Kind::OffCpu => "off-cpu",
             Kind::Wall => "wall",
+            Kind::Syscalls => "syscalls",
         },
         icicle: options.icicle,
         reversed: options.reversed,

@@ -72,6 +72,7 @@ pub fn title(profile: &Profile) -> String {
         Kind::Cpu => "CPU time",
         Kind::OffCpu => "Waiting time",
         Kind::Wall => "CPU and waiting time",
+        Kind::Syscalls => "Time in system calls",
     };
     format!("{kind} of {}", shown(&profile.target))
 }
@@ -81,15 +82,19 @@ pub fn facts(profile: &Profile) -> String {
     let samples = profile.stacks.iter().fold(0u64, |sum, stack| sum.saturating_add(stack.samples));
     let (on, off) = totals_ns(profile);
     let mut facts = format!("{} · {}", utc(profile.began), span(profile.lasted.as_nanos()));
-    if profile.kind != Kind::OffCpu {
+    let has_cpu = matches!(profile.kind, Kind::Cpu | Kind::Wall);
+    if has_cpu {
         facts += &format!(" at {} Hz", profile.hertz);
     }
-    facts += &format!(" · {samples} {}", if samples == 1 { "sample" } else { "samples" });
-    if profile.kind != Kind::OffCpu {
+    let (one, several) = if profile.kind == Kind::Syscalls { ("call", "calls") } else { ("sample", "samples") };
+    facts += &format!(" · {samples} {}", if samples == 1 { one } else { several });
+    if has_cpu {
         facts += &format!(" · {} on CPU", span(on.into()));
     }
-    if profile.kind != Kind::Cpu {
-        facts += &format!(" · {} waiting", span(off.into()));
+    match profile.kind {
+        Kind::Cpu => {}
+        Kind::OffCpu | Kind::Wall => facts += &format!(" · {} waiting", span(off.into())),
+        Kind::Syscalls => facts += &format!(" · {} in them", span(off.into())),
     }
     facts
 }
@@ -101,6 +106,7 @@ pub fn why_empty(profile: &Profile) -> Vec<String> {
             Kind::Cpu => "nothing of it ran on a CPU while it was looked at".to_owned(),
             Kind::OffCpu => "nothing of it waited while it was looked at".to_owned(),
             Kind::Wall => "nothing of it ran or waited while it was looked at".to_owned(),
+            Kind::Syscalls => "no system call of it ended that took so long".to_owned(),
         }];
     }
     profile.notes.iter().map(|note| shown(note).into_owned()).collect()
