@@ -54,7 +54,7 @@ const OPEN_FILES: usize = 512;
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
-const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(250);
+const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
 /// How long the stacks of threads that wait still are waited for.
 const WALK_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -25,9 +25,10 @@ pub const WHAT: &str = "\
     while someone takes samples of all processes: nobody, an agent that takes none, an agent by its own clock, \
     `steth flame --all` through an agent, `perf record -a`, BCC's profile. All variants take turns, in legs of 6 s. \
     Their costs: the run time of BPF programs that clocks drive (`kernel.bpf_stats_enabled`, on in all legs), and the \
-    CPU time of the profiler's processes until the profile is written, for steth with names and for perf without (and \
-    less what an agent that takes no samples needs); both as a share of all processors. What perf does in the kernel \
-    is told by no count, but by the throughput.";
+    CPU time of the profiler's processes, less what an agent that takes no samples needs; both while the load runs, as a \
+    share of all processors. Apart from that what a profile costs once: to begin, and at its end to find names (steth, \
+    BCC) and to write (all; perf finds names later, in `perf script`). What perf does in the kernel is told by no \
+    count, but by the throughput.";
 
 /// Processors that are kept busy.
 const BUSY: usize = 2;
@@ -121,11 +122,12 @@ fn costs(legs: &[(Profiler, Vec<Leg>)], findings: &mut Findings) -> Vec<(Profile
             or_none(bpf, percent(programs)),
             figure(percent(processes.max(0.0))),
             or_none(bpf, share),
+            or_none(*profiler != Profiler::Always, 1e3 * middle(legs, |leg| leg.once_seconds).median),
             or_none(*profiler != Profiler::Always, 100.0 * middle(legs, |leg| leg.whole).median),
         ]);
         shares.push((*profiler, share));
     }
-    let head = ["% of two processors", "programs", "processes", "both", "stacks that reach `main`, %"];
+    let head = ["% of two processors", "programs", "processes", "both", "once, CPU ms", "stacks that reach `main`, %"];
     findings.table(&head, &rows);
     shares
 }

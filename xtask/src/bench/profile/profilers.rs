@@ -9,7 +9,7 @@ use crate::bench::{
     Context,
     agent::Agent,
     bpf, interrupt,
-    process::{self, Process, command},
+    process::{self, Process, command, times},
 };
 
 /// How long the load runs.
@@ -43,10 +43,12 @@ pub enum Profiler {
 pub struct Leg {
     /// Turns of the load in a second.
     pub turns: f64,
-    /// Run time of BPF programs that clocks drive.
+    /// Run time of BPF programs that clocks drive, while it ran.
     pub programs_seconds: f64,
-    /// CPU time of the profiler's processes.
+    /// CPU time of the profiler's processes, while it ran.
     pub cpu_seconds: f64,
+    /// What they needed before and after: to begin, to find names, to write; not a number if that is not known.
+    pub once_seconds: f64,
     /// The part of the load's samples whose stacks have its `main`; not a number if nobody takes any.
     pub whole: f64,
     /// How long walks took: upper bounds in seconds, and how many took no longer.
@@ -86,7 +88,7 @@ impl Profiler {
     /// Something fails.
     pub fn leg(self, context: &Context, program: &Program, processors: usize) -> Result<Leg> {
         let whole = LEG + BEFORE + AFTER;
-        let mut leg = Leg { whole: f64::NAN, ..Leg::default() };
+        let mut leg = Leg { whole: f64::NAN, once_seconds: f64::NAN, ..Leg::default() };
         let file = program.folder().join("profile");
         match self {
             Self::Nobody => leg.turns = program.run(LEG, processors)?,
@@ -104,11 +106,8 @@ impl Profiler {
             Self::Flame(hertz) => {
                 let agent = Agent::start(&context.steth, NO_CLOCK)?;
                 interrupt::sleep(BEFORE)?;
-                let before = agent.cpu_seconds()?;
                 let flame = flame(context, &agent, whole, hertz, &file)?;
-                let flame_seconds = leg.under(flame, program, processors)?;
-                leg.cpu_seconds = agent.cpu_seconds()? - before + flame_seconds;
-                leg.programs_seconds = bpf::driven_by_clocks(agent.id()).1 as f64 / 1e9;
+                leg.under(flame, program, processors, Some(&agent))?;
                 leg.scrape(&agent, "demand")?;
                 leg.whole = whole_of_folded(&fs::read_to_string(&file)?);
             }
@@ -118,7 +117,7 @@ impl Profiler {
                 perf.args(["record", "-q", "-F", "99", "-a"]).args(how).arg("-o").arg(&file);
                 perf.args(["--", "sleep", &whole.as_secs_f64().to_string()]);
                 perf.stdout(Stdio::null()).stderr(Stdio::null());
-                leg.cpu_seconds = leg.under(Process::start(&mut perf)?, program, processors)?;
+                leg.under(Process::start(&mut perf)?, program, processors, None)?;
                 let mut script = command("perf", None, None);
                 script.args(["script", "--no-inline", "--comms", NAME, "-F", "comm,ip,sym", "-i"]).arg(&file);
                 let text = program.folder().join("script");
@@ -130,7 +129,7 @@ impl Profiler {
                 let mut bcc = command("profile-bpfcc", None, None);
                 bcc.args(["-F", "99", "-f", &whole.as_secs().to_string()]);
                 bcc.stdout(fs::File::create(&file)?).stderr(Stdio::null());
-                leg.cpu_seconds = leg.under(Process::start(&mut bcc)?, program, processors)?;
+                leg.under(Process::start(&mut bcc)?, program, processors, None)?;
                 leg.whole = whole_of_folded(&fs::read_to_string(&file)?);
             }
         }
@@ -156,14 +155,27 @@ impl Profiler {
 }
 
 impl Leg {
-    /// Runs the load while someone looks; returns the CPU time of whoever does.
-    fn under(&mut self, mut profiler: Process, program: &Program, processors: usize) -> Result<f64> {
+    /// Runs the load while someone looks, alone or through an agent.
+    fn under(
+        &mut self,
+        mut profiler: Process,
+        program: &Program,
+        processors: usize,
+        agent: Option<&Agent>,
+    ) -> Result<()> {
+        let of_agent = || agent.map_or(Ok(0.0), Agent::cpu_seconds);
+        let owner = agent.map_or(profiler.id(), Agent::id);
+        let id = profiler.id();
+        let used = || -> Result<f64> { Ok(times(id)?.cpu_seconds + of_agent()?) };
+        let begun = of_agent()?;
         interrupt::sleep(BEFORE)?;
+        let (before, (_, before_ns)) = (used()?, bpf::driven_by_clocks(owner));
         self.turns = program.run(LEG, processors)?;
-        let mut run_ns = 0;
-        let cpu_seconds = profiler.wait_watched(PATIENCE, |pid| run_ns = run_ns.max(bpf::driven_by_clocks(pid).1))?;
-        self.programs_seconds = run_ns as f64 / 1e9;
-        Ok(cpu_seconds)
+        self.programs_seconds = (bpf::driven_by_clocks(owner).1 - before_ns) as f64 / 1e9;
+        self.cpu_seconds = used()? - before;
+        let ended = profiler.wait_watched(PATIENCE, |_| {})?;
+        self.once_seconds = ended + of_agent()? - begun - self.cpu_seconds;
+        Ok(())
     }
 
     fn scrape(&mut self, agent: &Agent, trigger: &str) -> Result<()> {
@@ -235,7 +247,8 @@ pub fn first_sample(context: &Context, agent: Option<&Agent>, to: &Path) -> Resu
     while bpf::driven_by_clocks(watched).0 <= before {
         ensure!(started.elapsed() < PATIENCE, "no sample after {} s", PATIENCE.as_secs());
         ensure!(flame.is_running(), "steth flame ended before it took a sample");
-        std::thread::sleep(Duration::from_millis(1));
+        // Each look takes CPU time from who is looked at.
+        std::thread::sleep(Duration::from_millis(10));
     }
     let took = started.elapsed();
     flame.wait(PATIENCE).context("steth flame")?;
