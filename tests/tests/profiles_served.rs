@@ -123,7 +123,8 @@ fn a_ninth_at_a_time_is_refused_and_who_hangs_up_ends_his_own() {
 fn requests_at_the_same_time_get_each_its_own() {
     need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
-    let programs = ["first", "second", "third"].map(|name| {
+    let names = ["first", "second", "third"];
+    let programs = names.map(|name| {
         let program = Program::build_with("spin", &SPINS.replace("inner", name), BARE).unwrap();
         let process = started(&program, "spin");
         (name, program, process)
@@ -137,15 +138,22 @@ fn requests_at_the_same_time_get_each_its_own() {
     thread::scope(|scope| {
         let all: Vec<_> = programs
             .iter()
-            .zip(["frequency=99&seconds=1", "frequency=997&seconds=2.5", "frequency=499&seconds=0.5"])
-            .map(|((name, _, process), how)| {
-                let query = format!("pid={}&{how}", process.id());
-                (name, scope.spawn(move || ask(query)))
+            .zip([(99, 1.0), (997, 2.5), (499, 0.5)])
+            .map(|((name, _, process), (hertz, seconds))| {
+                let query = format!("pid={}&frequency={hertz}&seconds={seconds}", process.id());
+                (name, hertz, scope.spawn(move || ask(query)))
             })
             .collect();
-        for (name, asked) in all {
+        for (name, hertz, asked) in all {
             let folded = asked.join().unwrap();
-            assert!(folded.share(name) >= 0.97 && folded.whole() >= 0.995, "{name}: {folded:#?}");
+            let of_others = names.iter().filter(|it| it != &name).map(|it| folded.with(it)).sum::<u64>();
+            assert_eq!(of_others, 0, "{name}: {folded:#?}");
+            // A short profile at a low rate has some sixty samples: one that met a page on its way elsewhere is two per cent.
+            let sample_ns = 1e9 / f64::from(hertz);
+            let most_ns = |part: f64| (part * folded.ns() as f64).max(1.5 * sample_ns);
+            let (elsewhere, not_whole) = (1.0 - folded.share(name), 1.0 - folded.whole());
+            assert!(elsewhere * folded.ns() as f64 <= most_ns(0.03), "{name}: {folded:#?}");
+            assert!(not_whole * folded.ns() as f64 <= most_ns(0.005), "{name}: {folded:#?}");
         }
     });
 }

@@ -79,7 +79,7 @@ impl Always {
 
     /// The piece ends, and the next one begins. If the thread has too much to do already, it goes on instead.
     pub fn hand_on(&mut self, files: &Files, pythons: &Pythons, names: &Names) -> bool {
-        let is_taken = self.keeper.keep(self.recipe(files, pythons, names));
+        let is_taken = self.keeper.keep(|| self.recipe(files, pythons, names));
         if is_taken {
             (self.began, self.started) = (SystemTime::now(), Instant::now());
             self.gathered = Gathered::with_room(MOST_STACKS);
@@ -178,11 +178,11 @@ impl Keeper {
     }
 
     /// One at a time, so that pieces leave room for questions.
-    fn keep(&self, recipe: Recipe) -> bool {
+    fn keep(&self, recipe: impl FnOnce() -> Recipe) -> bool {
         if self.has_piece.swap(true, Ordering::Relaxed) {
             return false;
         }
-        let is_taken = self.work.try_send(Work::Keep(recipe)).is_ok();
+        let is_taken = self.work.try_send(Work::Keep(recipe())).is_ok();
         if !is_taken {
             self.has_piece.store(false, Ordering::Relaxed);
         }

@@ -257,8 +257,9 @@ impl Probes {
 
     /// Someone wants a profile.
     pub fn profile(&mut self, request: ProfileRequest) {
+        let lost = self.lost(Loss::SamplesFull);
         match &mut self.profiles {
-            Ok(profiles) => profiles.begin(request, &mut self.kernel, &self.names),
+            Ok(profiles) => profiles.begin(request, &mut self.kernel, &self.names, lost),
             Err(why) => drop(request.answer.send(Err(ProfileRefused::Impossible(why.clone())))),
         }
         self.watch_slow();
@@ -274,8 +275,9 @@ impl Probes {
         if self.told.is_heard() {
             self.tell();
         }
+        let lost = self.lost(Loss::SamplesFull);
         if let Ok(profiles) = &mut self.profiles {
-            profiles.tick(&mut self.kernel, &self.names);
+            profiles.tick(&mut self.kernel, &self.names, lost);
         }
         self.watch_slow();
     }

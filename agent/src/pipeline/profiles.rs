@@ -144,7 +144,7 @@ impl Profiles {
             // A piece that could not be handed on goes on, and needs its files and names.
             if always.hand_on(&self.files, &self.pythons, names) && self.sessions.is_empty() {
                 self.forget_files();
-                self.pythons.rest();
+                self.pythons.rest(&self.sampler);
             }
         }
     }
@@ -198,6 +198,7 @@ impl Profiles {
     pub fn series(&self, series: &mut Vec<Series>) -> u64 {
         self.sampled.series(series);
         self.unwinding.series(series);
+        self.pythons.series(series);
         self.samples.malformed()
     }
 
@@ -206,8 +207,8 @@ impl Profiles {
         !self.sessions.is_empty()
     }
 
-    /// Begins a profile; the answer comes when it is over.
-    pub fn begin(&mut self, request: ProfileRequest, kernel: &mut Kernel, names: &Names) {
+    /// Begins a profile; the answer comes when it is over. `lost` counts the samples that found no room so far.
+    pub fn begin(&mut self, request: ProfileRequest, kernel: &mut Kernel, names: &Names, lost: u64) {
         if let Err(refused) = self.check(&request, kernel) {
             let _ = request.answer.send(Err(refused));
             return;
@@ -222,6 +223,7 @@ impl Profiles {
             gathered: Gathered::default(),
             slow: HashSet::new(),
             slow_beyond: 0,
+            lost,
             preparing: Some(Instant::now() + patience),
             span_ns: (u64::MAX, 0),
             closing: None,
@@ -374,8 +376,8 @@ impl Profiles {
         self.sessions.iter().filter_map(|session| session.request.slow).min()
     }
 
-    /// Takes what samples there are, and finishes what is due.
-    pub fn tick(&mut self, kernel: &mut Kernel, names: &Names) {
+    /// Takes what samples there are, and finishes what is due. `lost` counts the samples that found no room so far.
+    pub fn tick(&mut self, kernel: &mut Kernel, names: &Names, lost: u64) {
         self.drain(names);
         let now = Instant::now();
         let due: Vec<bool> = self.sessions.iter().map(|it| it.closing.is_none() && it.is_over(now)).collect();
@@ -390,6 +392,7 @@ impl Profiles {
                 if due {
                     session.closing = Some(now + WALK_PATIENCE);
                     session.span_ns.1 = monotonic_ns();
+                    session.lost = lost - session.lost;
                     session.lasted = session.began.elapsed().unwrap_or_default();
                 }
             }
@@ -410,7 +413,7 @@ impl Profiles {
             self.finish(session, names);
         }
         if is_last && self.always.is_none() {
-            self.pythons.rest();
+            self.pythons.rest(&self.sampler);
         }
     }
 

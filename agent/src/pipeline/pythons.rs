@@ -15,7 +15,7 @@ use steth_probes::{
 
 use crate::{
     kernel::sampling::Sampler,
-    model::sample::Sample,
+    model::{catalog::profile as catalog, sample::Sample, snapshot::Series},
     profile::{
         code::{Code, CodeTable},
         gather::Gathered,
@@ -38,6 +38,7 @@ pub struct Pythons {
     found: HashMap<u32, Interpreter>,
     descriptions: Descriptions,
     names: Names,
+    refused: u64,
 }
 
 impl Pythons {
@@ -50,22 +51,20 @@ impl Pythons {
             found: HashMap::new(),
             descriptions: Descriptions::default(),
             names: Names::new(),
+            refused: 0,
         }
     }
 
     /// Nobody holds samples any more; by the time of the next ones, processes may have become others.
-    pub fn rest(&mut self) {
+    pub fn rest(&mut self, sampler: &Sampler) {
+        self.forget_gone(sampler);
         self.looked_at.clear();
         self.names.clear();
     }
 
     /// Samples of these processes will be taken, or of any.
     pub fn begin(&mut self, pids: Option<&[u32]>, sampler: &Sampler) {
-        let gone = |pid: &u32| !Path::new("/proc").join(pid.to_string()).exists();
-        let gone: Vec<u32> = self.found.keys().copied().filter(gone).collect();
-        for pid in gone {
-            self.forget(pid, sampler);
-        }
+        self.forget_gone(sampler);
         match pids {
             Some(pids) => pids.iter().for_each(|pid| self.look(*pid, sampler)),
             None => {
@@ -128,12 +127,26 @@ impl Pythons {
             return;
         };
         let process = Process { runtime: interpreter.runtime, layout: interpreter.layout };
-        let is_full = self.found.len() >= limits::PYTHONS as usize && !self.found.contains_key(&pid);
-        if is_full || sampler.set_python(pid, &process).is_err() {
-            tracing::debug!("process {pid} runs Python, but there is no room for it");
+        if !self.has_room(pid) {
+            self.forget_gone(sampler);
+        }
+        if !self.has_room(pid) || sampler.set_python(pid, &process).is_err() {
+            self.refused += 1;
             return;
         }
         self.found.insert(pid, interpreter);
+    }
+
+    fn has_room(&self, pid: u32) -> bool {
+        self.found.len() < limits::PYTHONS as usize || self.found.contains_key(&pid)
+    }
+
+    fn forget_gone(&mut self, sampler: &Sampler) {
+        let gone = |pid: &u32| !Path::new("/proc").join(pid.to_string()).exists();
+        let gone: Vec<u32> = self.found.keys().copied().filter(gone).collect();
+        for pid in gone {
+            self.forget(pid, sampler);
+        }
     }
 
     fn forget(&mut self, pid: u32, sampler: &Sampler) {
@@ -152,6 +165,12 @@ impl Pythons {
         let places: Vec<_> = words.iter().map(|word| FrameWord(*word).frame()).collect();
         let named = self.descriptions.describe(pid, interpreter, &mut memory, &places);
         self.names.extend(words.iter().map(|word| (pid, *word)).zip(named));
+    }
+
+    /// The series of this moment.
+    pub fn series(&self, series: &mut Vec<Series>) {
+        series.push(Series::number(&catalog::PYTHONS, vec![], self.found.len() as f64));
+        series.push(Series::number(&catalog::PYTHONS_REFUSED, vec![], self.refused as f64));
     }
 
     /// The names that were found, for the samples of a profile.

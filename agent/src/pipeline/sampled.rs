@@ -76,6 +76,7 @@ const fn reason(stop: Stop) -> &'static str {
         Stop::BrokenTable => "table_replaced",
         Stop::Busy => "busy",
         Stop::NoUserPart => "no_user_part",
+        Stop::Untold => "untold",
     }
 }
 

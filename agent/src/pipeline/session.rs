@@ -36,6 +36,9 @@ pub(super) struct Session {
     pub slow: HashSet<(u64, u64)>,
     /// Slow requests that there was no room for.
     pub slow_beyond: u64,
+    /// Samples that found no room on their way from the kernel, from the start of the agent until that of the session; once it is
+    /// [closing](Self::closing), those of the session.
+    pub lost: u64,
     /// Set while unwind tables are waited for, so that the first samples have whole stacks.
     pub preparing: Option<Instant>,
     /// From when to when its samples are, by the monotonic clock.
@@ -125,6 +128,9 @@ pub(super) fn title(session: &Session) -> Title {
     let mut notes = Vec::new();
     if session.slow_beyond > 0 {
         notes.push(format!("{} slow requests more than there is room for are left out", session.slow_beyond));
+    }
+    if session.lost > 0 {
+        notes.push(format!("{} samples are missing: they came faster than they were read", session.lost));
     }
     if session.gathered.is_empty() {
         notes.push(why_empty(session));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use steth_probes::{
+    profile::KERNEL_FRAMES,
     python,
     unwind::{FrameWord, Origin as From, VDSO_SLOT},
 };
@@ -100,6 +101,9 @@ impl Recipe {
             }
             if stack.is_rest() {
                 indices.push(frames.index(&note("[too many different stacks]".into())));
+            }
+            if stack.kernel.len() >= KERNEL_FRAMES {
+                indices.push(frames.index(&note("[too many kernel frames]".into())));
             }
             if let Some(stop) = stack.stop.filter(|stop| !stop.is_complete()) {
                 indices.push(frames.index(&note(format!("[{}]", stop.text()).into())));

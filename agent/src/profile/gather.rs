@@ -165,7 +165,8 @@ fn on_cpu(sample: &Sample) -> Taken {
 /// The kernel's part and the request are the wait's, the process' part is that of whoever told it.
 fn joined(ns: u64, wait: &Sample, own: &Sample) -> Taken {
     let (user, python) = (own.user.clone(), own.python.clone());
-    let stack = Stack { user, python, stop: own.stop, ..Stack::of(wait, State::OffCpu) };
+    let stop = own.stop.or(Some(Stop::Untold));
+    let stack = Stack { user, python, stop, ..Stack::of(wait, State::OffCpu) };
     Taken { stack, ns, at_ns: wait.at_ns, request: wait.request.or(own.request) }
 }
 
@@ -253,6 +254,43 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, [(0, 3, 5), (1, 0, 10), (2, 1, 5), (2, 2, 5)]);
         assert!(gathered.iter().all(|(stack, ..)| !stack.is_rest() && stack.tid == 0));
+    }
+
+    fn sample(kind: SampleKind, stop: Option<Stop>) -> Sample {
+        Sample {
+            kind,
+            at_ns: 0,
+            weight_ns: 5,
+            thread: [0; 16],
+            pid: 1,
+            tid: 1,
+            service: 0,
+            request: None,
+            kernel: Box::default(),
+            user: Box::default(),
+            python: Box::default(),
+            stop,
+            walk_ns: 0,
+            call: None,
+        }
+    }
+
+    #[test]
+    fn a_wait_whose_process_told_no_stack_says_so() {
+        use SampleKind::{Back, CallReturns, Leaves, WaitBefore, WaitInCall};
+        for (told, stop) in [
+            (vec![(WaitInCall, None), (CallReturns, Some(Stop::End))], Stop::End),
+            (vec![(Leaves, Some(Stop::TooDeep)), (Back, None)], Stop::TooDeep),
+            (vec![(WaitInCall, None)], Stop::Untold),
+            (vec![(Back, None)], Stop::Untold),
+            (vec![(WaitBefore, None)], Stop::Untold),
+        ] {
+            let (mut joiner, mut finished) = (Joiner::default(), Vec::new());
+            told.iter().for_each(|(kind, stop)| joiner.take(sample(*kind, *stop), &mut finished));
+            joiner.flush(&mut finished);
+            let stops: Vec<_> = finished.iter().map(|taken| taken.stack.stop).collect();
+            assert_eq!(stops, [Some(stop)], "{told:?}");
+        }
     }
 
     #[test]

@@ -117,6 +117,8 @@ kinds! {
         Busy = 13,
         /// A thread of the kernel, without a user's part.
         NoUserPart = 14,
+        /// A part of a wait without its process' stack: it began before anyone looked, or did not end while someone did.
+        Untold = 15,
     }
 }
 
@@ -143,6 +145,7 @@ impl Stop {
             Self::BrokenTable => "unwind table replaced",
             Self::Busy => "unwinder busy",
             Self::NoUserPart => "kernel thread",
+            Self::Untold => "stack of the process not told",
         }
     }
 }

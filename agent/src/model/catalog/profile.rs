@@ -46,12 +46,35 @@ pub static WITHOUT_TABLE: Metric = Metric::counter(
     "Times that code was met of which no unwind table could be had, by reason. Its stacks are walked by frame pointer.",
     &["reason"],
 );
+/// Processes with Python.
+pub static PYTHONS: Metric = Metric::gauge(
+    "steth_profile_python_processes",
+    "Processes whose Python frames the kernel programs know how to read.",
+    &[],
+);
+/// Those without room.
+pub static PYTHONS_REFUSED: Metric = Metric::counter(
+    "steth_profile_python_processes_refused_total",
+    "Times that there was no room for one more process with Python (1024): its stacks show the interpreter only.",
+    &[],
+);
 
 /// Taking profiles.
 pub static PROFILES: Chapter = Chapter {
     title: "Profiles",
     source: "the samples and what they say of their stacks",
     metrics: || {
-        vec![&SAMPLES, &WALK_SECONDS, &STACKS_INCOMPLETE, &TABLES, &ROWS, &ROWS_LIMIT, &EVICTED, &WITHOUT_TABLE]
+        vec![
+            &SAMPLES,
+            &WALK_SECONDS,
+            &STACKS_INCOMPLETE,
+            &TABLES,
+            &ROWS,
+            &ROWS_LIMIT,
+            &EVICTED,
+            &WITHOUT_TABLE,
+            &PYTHONS,
+            &PYTHONS_REFUSED,
+        ]
     },
 };
