@@ -180,8 +180,10 @@ impl Agent {
             self.marker.run(&[])?;
             Ok(Some(self.scrape()?).filter(|metrics| marks(metrics) > before))
         };
-        wait::poll("the marker process in the metrics", SEEN, marked)
-            .with_context(|| format!("the agent said:\n{}", self.log()))
+        wait::poll("the marker process in the metrics", SEEN, marked).with_context(|| {
+            let full = self.scrape().map(|metrics| metrics.sums_by("steth_cells_full_total", &[], "map"));
+            format!("without room, by map: {full:?}; the agent said:\n{}", self.log())
+        })
     }
 }
 
@@ -215,7 +217,9 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     let limits = "[limits]\nshown_services = 1024\nshown_syscalls = 512\nshown_peers = 1024\nshown_queries = 1000\n";
     // As short as may be: what a test waits for shows in the next window.
     let window = if options.sections.contains("[window]") { "" } else { "[window]\nlive = \"100ms\"\n" };
-    let own = format!("[run]\nlock = \"{}\"\n{limits}{window}", lock.display());
+    // Each agent looks at the whole host, on which compilers and databases of other tests start as services of their own.
+    let room = if options.sections.contains("[kernel]") { "" } else { "[kernel]\nmemory = \"64MiB\"\n" };
+    let own = format!("[run]\nlock = \"{}\"\n{limits}{window}{room}", lock.display());
     std::fs::write(&config, own + &options.sections)?;
     let mut program = options.program.clone().map_or_else(binary, Ok)?;
     if options.user.is_some() {
