@@ -1,6 +1,7 @@
 // Spends its CPU time on two paths of ten calls each and in a recursion, and says at the end how much on each, by the thread's
 // own CPU clock. Arguments: seconds, threads, and any of "signal" (a timer interrupts, whose handler works too), "fork" (all is done by
-// a child without exec), "library PATH" (the path "left" goes through a function of that library, opened after a while).
+// a child without exec), "library PATH" (the path "left" goes through a function of that library, opened after a while), "long" (each
+// path is stayed on for a hundred times as long at a stretch).
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
@@ -20,6 +21,7 @@ static _Thread_local unsigned long spent[4];
 static unsigned long totals[4];
 static unsigned long by_handler;
 static double seconds;
+static int stretch = 1;
 static int (*through)(int (*)(int), int);
 
 static unsigned long now(clockid_t clock) {
@@ -66,15 +68,15 @@ static void *run(void *nothing) {
     unsigned long at = now(CLOCK_THREAD_CPUTIME_ID), begun = at;
     while (now(CLOCK_MONOTONIC) < end) {
         unsigned long handled = by_handler;
-        left1(600);
+        left1(600 * stretch);
         unsigned long next = now(CLOCK_THREAD_CPUTIME_ID);
         spent[0] += next - at - (by_handler - handled);
         at = next, handled = by_handler;
-        right1(300);
+        right1(300 * stretch);
         next = now(CLOCK_THREAD_CPUTIME_ID);
         spent[1] += next - at - (by_handler - handled);
         at = next, handled = by_handler;
-        down(200, 100);
+        down(200, 100 * stretch);
         next = now(CLOCK_THREAD_CPUTIME_ID);
         spent[2] += next - at - (by_handler - handled);
         at = next;
@@ -101,6 +103,8 @@ int main(int count, char **arguments) {
                 waitpid(child, NULL, 0);
                 return 0;
             }
+        } else if (!strcmp(arguments[i], "long")) {
+            stretch = 100;
         } else if (!strcmp(arguments[i], "library")) {
             usleep(300000);
             void *library = dlopen(arguments[++i], RTLD_NOW);

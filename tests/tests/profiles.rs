@@ -71,6 +71,18 @@ fn shares_are_right_and_stacks_whole_with_and_without_frame_pointers() {
     }
 }
 
+/// A thousand samples that fell anywhere would be off by as much; on long stretches they are spread evenly.
+#[test]
+fn shares_are_right_at_the_rate_that_is_taken_unless_another_is_given() {
+    let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();
+    let (folded, said) = profile_of(&program, &["10", "1", "long"], &[]);
+    let told = compare(&folded, &said);
+    assert!(folded.whole() >= 0.995, "{told}\n{folded:#?}");
+    let own = folded.only(|line| line.has("run"));
+    let main = own.share("main");
+    assert!(main >= 0.995, "{main} of it from main\n{told}");
+}
+
 #[test]
 fn a_library_that_is_opened_later_is_followed() {
     let program = Program::build_with("paths", TWO_PATHS, BARE).unwrap();

@@ -14,11 +14,12 @@ use prost::Message as _;
 use serde_json::Value;
 use steth_tests::{
     agent::{Agent, Options, steth},
+    cgroup::Group,
     flame::Folded,
     http, need_bpf,
     process::Process,
     programs::{Program, SPINS},
-    wait,
+    skipped, unique_name, wait,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -315,6 +316,43 @@ fn an_empty_profile_says_why_through_an_agent_too() {
     let (code, out, said) = steth(&arguments).unwrap();
     assert_eq!((code, out.as_str()), (Some(0), ""), "{said}");
     assert!(said.contains("no CPU time") && said.contains("--wall"), "{said}");
+}
+
+#[test]
+fn a_control_group_is_asked_for_with_all_groups_in_it() {
+    need_bpf!();
+    let slice = unique_name("slc");
+    let hierarchy = ["", "pids"].into_iter().find_map(|it| Group::make(it, &slice).ok().map(|group| (it, group)));
+    let Some((hierarchy, outer)) = hierarchy else { skipped!("no control groups can be made here") };
+    let inner = Group::make(hierarchy, &format!("{slice}/inner.service")).unwrap();
+    let beside = Group::make(hierarchy, &format!("{slice}beside")).unwrap();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let programs = [("first", Some(&outer)), ("second", Some(&inner)), ("third", Some(&beside)), ("fourth", None)];
+    let programs = programs.map(|(name, group)| {
+        let program = Program::build_with("spin", &SPINS.replace("waits", name), BARE).unwrap();
+        let command = match group {
+            Some(group) => group.command(&program.path, &["wait"]),
+            None => program.command(&["wait"]),
+        };
+        let process = Process::start("spin", command).unwrap();
+        process.wait_for_line("that it is ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+        (program, process)
+    });
+    let group = format!("/{slice}");
+    let common = ["flame", "--config", "/dev/null", "-d", "1s", "--wall", "-o", "-", "--cgroup", &group];
+    for how in [&["--agent", agent.address()][..], &["--alone"]] {
+        let (code, out, said) = steth(&[&common[..], how].concat()).unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        let folded = Folded::read(&out).unwrap();
+        for name in ["first", "second"] {
+            assert!((0.45..0.55).contains(&folded.share(name)), "{how:?}: {folded:#?}");
+        }
+        assert!(folded.with("third") + folded.with("fourth") == 0, "{how:?}: {folded:#?}");
+    }
+    drop(programs);
+    let (code, _, said) = steth(&["flame", "--cgroup", "kubepods"]).unwrap();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("/proc/PID/cgroup"), "{said}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub struct StatementName {
 #[derive(Debug, Default)]
 pub struct Names {
     services: HashMap<u32, Arc<str>>,
+    cgroups: HashMap<u32, Arc<str>>,
     peers: HashMap<u32, String>,
     statements: HashMap<u32, StatementName>,
     databases: HashMap<u32, String>,
@@ -35,6 +36,16 @@ impl Names {
     /// Names a service.
     pub fn set_service(&mut self, number: u32, name: Arc<str>) {
         self.services.insert(number, name);
+    }
+
+    /// Says in which control group a service lives.
+    pub fn set_cgroup(&mut self, number: u32, path: Arc<str>) {
+        self.cgroups.insert(number, path);
+    }
+
+    /// The path of a service's control group below the root of its hierarchy, if it is known.
+    pub fn cgroup(&self, number: u32) -> Option<&str> {
+        self.cgroups.get(&number).map(|path| &**path)
     }
 
     /// Whether a service has a name.

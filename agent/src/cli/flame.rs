@@ -40,6 +40,7 @@ use crate::{
 Examples:
   steth flame -p 4711                                one process, ten seconds of CPU time
   steth flame --service postgres:15/main --wall      a service, running and waiting
+  steth flame --cgroup /kubepods/burstable           all containers of a class
   steth flame --all -d 30s -o host.html              the whole host, in a page with search, zoom and more
   steth flame --query 1f0c2a94b6d3e875 --wall        only while this Postgres statement was being served
   steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
@@ -58,8 +59,11 @@ pub struct Arguments {
     /// This service; may be given several times
     #[arg(long, value_name = "NAME")]
     service: Vec<String>,
+    /// This control group and those in it, as in /proc/PID/cgroup; may be given several times
+    #[arg(long, value_name = "/PATH", value_parser = control_group)]
+    cgroup: Vec<String>,
     /// All processes
-    #[arg(long, conflicts_with_all = ["pid", "service"])]
+    #[arg(long, conflicts_with_all = ["pid", "service", "cgroup"])]
     all: bool,
     /// How long
     #[arg(short, long, value_name = "10s", value_parser = parse_duration, default_value = "10s")]
@@ -122,11 +126,14 @@ pub fn flame(arguments: &Arguments) -> Outcome {
     }
     if arguments.pid.is_empty()
         && arguments.service.is_empty()
+        && arguments.cgroup.is_empty()
         && !arguments.all
         && arguments.query.is_none()
         && arguments.slow.is_none()
     {
-        return Err(Failure::usage("whose profile? Give -p PID, --service NAME, --query, --slow or --all; see --help"));
+        return Err(Failure::usage(
+            "whose profile? Give -p PID, --service NAME, --cgroup /PATH, --query, --slow or --all; see --help",
+        ));
     }
     let format = arguments.format().map_err(Failure::usage)?;
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
@@ -149,6 +156,10 @@ pub fn flame(arguments: &Arguments) -> Outcome {
             Err(failure)
         }
     }
+}
+
+fn control_group(path: &str) -> Result<String, String> {
+    if path.starts_with('/') { Ok(path.into()) } else { Err("a path as in /proc/PID/cgroup, beginning with /".into()) }
 }
 
 /// Sees to it that a file can be written; whether it is a new one.
@@ -284,7 +295,7 @@ impl Arguments {
         answer: oneshot::Sender<Result<Arc<Profile>, ProfileRefused>>,
     ) -> ProfileRequest {
         ProfileRequest {
-            whose: Whose { pids: self.pid.clone(), services: self.service.clone() },
+            whose: Whose { pids: self.pid.clone(), services: self.service.clone(), cgroups: self.cgroup.clone() },
             kind: self.kind(),
             length: self.duration,
             hertz: self.frequency,
@@ -311,6 +322,9 @@ impl Arguments {
         }
         if !self.service.is_empty() {
             add("service", &self.service.join(","));
+        }
+        if !self.cgroup.is_empty() {
+            add("cgroup", &self.cgroup.join(","));
         }
         add("kind", self.kind().name());
         add("frequency", &self.frequency.to_string());
@@ -344,7 +358,11 @@ impl Arguments {
     /// Named after the target and the time.
     fn default_path(&self, format: &str) -> PathBuf {
         let pids = self.pid.iter().map(u32::to_string);
-        let target: Vec<String> = pids.chain(self.service.iter().cloned()).chain(self.query.clone()).collect();
+        let target: Vec<String> = pids
+            .chain(self.service.iter().cloned())
+            .chain(self.cgroup.iter().cloned())
+            .chain(self.query.clone())
+            .collect();
         let target = if target.is_empty() { "all".into() } else { target.join("-") };
         let safe: String =
             target.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();

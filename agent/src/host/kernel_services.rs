@@ -59,7 +59,7 @@ impl KernelServices {
     }
 
     /// The group's path below its hierarchy's root. The number of a group is its directory's inode number.
-    fn cgroup_path(&mut self, service: &ServiceSeen) -> Option<&str> {
+    pub fn cgroup_path(&mut self, service: &ServiceSeen) -> Option<&str> {
         let key = (service.cgroup_v1, service.cgroup);
         if !self.paths.contains_key(&key) {
             let root = if service.cgroup_v1 { &self.pids } else { &self.unified };

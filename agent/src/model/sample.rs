@@ -86,12 +86,29 @@ pub struct Whose {
     pub pids: Vec<u32>,
     /// Services by name.
     pub services: Vec<String>,
+    /// Control groups by their path below the root of their hierarchy, with all groups in them.
+    pub cgroups: Vec<String>,
 }
 
 impl Whose {
+    /// Whether it is everybody.
+    pub const fn is_everybody(&self) -> bool {
+        self.pids.is_empty() && self.services.is_empty() && self.cgroups.is_empty()
+    }
+
     /// The processes, if it is known by their numbers alone whose samples are wanted.
     pub fn pids(&self) -> Option<&[u32]> {
-        if self.pids.is_empty() || !self.services.is_empty() { None } else { Some(&self.pids) }
+        let by_number = !self.pids.is_empty() && self.services.is_empty() && self.cgroups.is_empty();
+        by_number.then_some(&*self.pids)
+    }
+
+    /// Whether a service is wanted that has this name and lives in this control group.
+    pub fn has_service(&self, name: &str, cgroup: Option<&str>) -> bool {
+        let within = |group: &String| {
+            let rest = cgroup.and_then(|path| path.strip_prefix(group.trim_end_matches('/')));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.services.iter().any(|it| it == name) || self.cgroups.iter().any(within)
     }
 }
 

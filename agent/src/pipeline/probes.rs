@@ -450,6 +450,9 @@ impl Probes {
                 self.mark(service.number, &name);
             }
             self.names.set_service(service.number, name);
+            if let Some(path) = self.services.cgroup_path(service) {
+                self.names.set_cgroup(service.number, path.into());
+            }
         }
         self.clusters.look(&self.cells, services);
     }

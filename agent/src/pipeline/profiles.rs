@@ -30,7 +30,7 @@ use crate::{
     },
     model::{
         profile::Kind,
-        sample::{PastRequest, ProfileRefused, ProfileRequest, Request, Told, Whose},
+        sample::{PastRequest, ProfileRefused, ProfileRequest, Request, Told},
         snapshot::Series,
     },
     profile::{
@@ -214,8 +214,9 @@ impl Profiles {
             return;
         }
         let until = Instant::now() + request.length;
-        let patience = if request.whose == Whose::default() { TABLES_OF_ALL_PATIENCE } else { TABLE_PATIENCE };
+        let patience = if request.whose.is_everybody() { TABLES_OF_ALL_PATIENCE } else { TABLE_PATIENCE };
         let session = Session {
+            hertz: request.hertz,
             request,
             began: SystemTime::now(),
             until,
@@ -274,15 +275,15 @@ impl Profiles {
             bits |= if session.has(SampleKind::Demand) { SampleKind::Demand.bit() } else { 0 };
             bits |= if session.has(SampleKind::Back) { SampleKind::WAITS } else { 0 };
             bits |= if session.has(SampleKind::LongCall) { SampleKind::LongCall.bit() } else { 0 };
-            let Whose { pids, services } = &session.request.whose;
-            if pids.is_empty() && services.is_empty() {
+            let whose = &session.request.whose;
+            if whose.is_everybody() {
                 all |= bits;
             }
-            for pid in pids {
+            for pid in &whose.pids {
                 *targets.entry(Target { what: TARGET_PROCESS, number: *pid }).or_default() |= bits;
             }
             for (number, name) in names.services() {
-                if services.iter().any(|wanted| **wanted == **name) {
+                if whose.has_service(name, names.cgroup(number)) {
                     *targets.entry(Target { what: TARGET_SERVICE, number }).or_default() |= bits;
                 }
             }
@@ -321,6 +322,8 @@ impl Profiles {
             }
             self.hertz = hertz;
         }
+        let taking = |session: &&mut Session| session.preparing.is_none() && session.closing.is_none();
+        self.sessions.iter_mut().filter(taking).for_each(|session| session.hertz = session.hertz.max(hertz));
         kernel.look_at(waits, long_calls).map_err(|error| error.to_string())?;
         if waits && !self.waits {
             // That took its time, in which nobody was looked at.
@@ -471,7 +474,7 @@ impl Profiles {
         let fingerprint = |request: &Request| names.fingerprint(request.statement);
         let Session { request, slow, gathered, .. } = &mut session;
         // At the client's end the thread only waits.
-        let server_only = request.whose == Whose::default();
+        let server_only = request.whose.is_everybody();
         if request.query.is_some() || request.slow.is_some() {
             gathered.retain(|it| {
                 (!server_only || it.role == Role::Server)

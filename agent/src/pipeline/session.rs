@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub until: Instant,
     pub lasted: Duration,
     pub gathered: Gathered,
+    /// The rate of the clock that it got: that of the fastest of those who share it.
+    pub hertz: u32,
     /// Postgres requests that were slow enough.
     pub slow: HashSet<(u64, u64)>,
     /// Slow requests that there was no room for.
@@ -65,20 +67,19 @@ impl Session {
             (Kind::OffCpu, State::OnCpu) | (Kind::Cpu, State::OffCpu) => false,
             _ => taken.stack.call.is_none(),
         };
-        let Whose { pids, services } = &self.request.whose;
-        let service = || names.service_name(taken.stack.service);
-        let everybody = pids.is_empty() && services.is_empty();
-        let whose = match everybody {
+        let whose = &self.request.whose;
+        let service = taken.stack.service;
+        let has_service =
+            || names.service_name(service).is_some_and(|name| whose.has_service(name, names.cgroup(service)));
+        let is_his = match whose.is_everybody() {
             // Whoever looks at all others does not look at itself.
             true => taken.stack.pid != std::process::id(),
-            false => {
-                pids.contains(&taken.stack.pid) || service().is_some_and(|name| services.iter().any(|it| it == name))
-            }
+            false => whose.pids.contains(&taken.stack.pid) || has_service(),
         };
         let (from_ns, to_ns) = self.span_ns;
         (from_ns..=to_ns).contains(&taken.at_ns)
             && of_kind
-            && whose
+            && is_his
             && (!self.is_of_requests() || taken.request.is_some())
     }
 
@@ -105,7 +106,7 @@ impl Session {
 
 /// What a finished profile is said to be.
 pub(super) fn title(session: &Session) -> Title {
-    let Whose { pids, services } = &session.request.whose;
+    let Whose { pids, services, cgroups } = &session.request.whose;
     let process = |pid: &u32| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         match name.trim() {
@@ -113,8 +114,9 @@ pub(super) fn title(session: &Session) -> Title {
             name => format!("{name} (PID {pid})"),
         }
     };
-    let parts: Vec<String> =
-        pids.iter().map(process).chain(services.iter().map(|service| format!("service {service}"))).collect();
+    let services_of = services.iter().map(|service| format!("service {service}"));
+    let groups = cgroups.iter().map(|group| format!("control group {group}"));
+    let parts: Vec<String> = pids.iter().map(process).chain(services_of).chain(groups).collect();
     let mut target = if parts.is_empty() { "all processes".into() } else { parts.join(", ") };
     if let Some(query) = &session.request.query {
         target.push_str(&format!(", query {query}"));
@@ -140,14 +142,14 @@ pub(super) fn title(session: &Session) -> Title {
         kind: session.request.kind,
         began: session.began,
         lasted: session.lasted,
-        hertz: session.request.hertz,
-        several: pids.len() != 1 || !services.is_empty(),
+        hertz: session.hertz,
+        several: session.request.whose.pids().is_none_or(|pids| pids.len() != 1),
         notes,
     }
 }
 
 fn why_empty(session: &Session) -> String {
-    let Whose { pids, services } = &session.request.whose;
+    let Whose { pids, services, cgroups } = &session.request.whose;
     let living = pids.iter().any(|pid| PathBuf::from(format!("/proc/{pid}")).exists());
     if let Some(query) = &session.request.query {
         return format!("no sample was taken while a statement with fingerprint {query} was being served");
@@ -158,8 +160,8 @@ fn why_empty(session: &Session) -> String {
     if !pids.is_empty() && !living {
         return "the process ended before a sample was taken".into();
     }
-    if !services.is_empty() {
-        return format!("no thread of {} was met", services.join(", "));
+    if !services.is_empty() || !cgroups.is_empty() {
+        return format!("no thread of {} was met", [&services[..], cgroups].concat().join(", "));
     }
     match session.request.kind {
         Kind::Cpu => "it used no CPU time while it was looked at; --off-cpu or --wall show where it waits".into(),

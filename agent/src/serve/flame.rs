@@ -41,6 +41,7 @@ pub struct Typed {
     seconds: Option<f64>,
     pid: Option<String>,
     service: Option<String>,
+    cgroup: Option<String>,
     format: Option<String>,
     kind: Option<String>,
     frequency: Option<u32>,
@@ -80,7 +81,7 @@ async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Respo
     let (profile, baseline) = match typed.period()? {
         Some((period, against)) => {
             let (answer, answered) = oneshot::channel();
-            let services = typed.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+            let services = list(typed.service.as_ref());
             content.desk.put(Question::Past(PastRequest { period, against, services, answer })).await?;
             let past = answered.await.map_err(|_| NoAnswer)??;
             (Arc::new(past.profile), past.against)
@@ -132,6 +133,7 @@ impl Typed {
         let only_now = [
             ("seconds", self.seconds.is_some()),
             ("pid", self.pid.is_some()),
+            ("cgroup", self.cgroup.is_some()),
             ("kind", self.kind.as_ref().is_some_and(|kind| kind != Kind::Cpu.name())),
             ("frequency", self.frequency.is_some()),
             ("query", self.query.is_some()),
@@ -160,7 +162,10 @@ impl Typed {
                 pid.trim().parse().map_err(|_| wrong(format!("pid = {pid:?}: process numbers, parted by commas")))
             })
             .collect();
-        let services = self.service.iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+        let cgroups = list(self.cgroup.as_ref());
+        if let Some(path) = cgroups.iter().find(|path| !path.starts_with('/')) {
+            return Err(wrong(format!("cgroup = {path:?}: a path as in /proc/PID/cgroup, beginning with /")));
+        }
         let kind = match &self.kind {
             None if self.syscalls.is_some() => Kind::Syscalls,
             None => Kind::Cpu,
@@ -181,7 +186,7 @@ impl Typed {
             (_, Some(_)) => return Err(wrong(format!("syscalls is given together with kind = {}", kind.name()))),
         };
         Ok(ProfileRequest {
-            whose: Whose { pids: pids?, services },
+            whose: Whose { pids: pids?, services: list(self.service.as_ref()), cgroups },
             kind,
             length: Duration::from_secs_f64(seconds),
             hertz: self.frequency.unwrap_or(HERTZ),
@@ -193,6 +198,10 @@ impl Typed {
             answer,
         })
     }
+}
+
+fn list(typed: Option<&String>) -> Vec<String> {
+    typed.into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect()
 }
 
 fn typed(parameters: Parameters) -> Result<Typed, Problem> {
