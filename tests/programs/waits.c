@@ -1,6 +1,7 @@
 // Waits in known ways on known paths, and says how long each took, while another thread moves it from processor to processor.
-// Begins at the first byte of input. Arguments: seconds.
+// Begins at the first byte of input. Arguments: seconds; a file to write to disk, if it shall wait for that too.
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 static volatile unsigned long sink;
 static volatile int over;
 static int pipes[2];
+static int file = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static unsigned long now(clockid_t clock) {
@@ -39,6 +41,13 @@ static APART void reads_pipe(void) {
 static APART void takes_lock(void) {
     pthread_mutex_lock(&lock);
     pthread_mutex_unlock(&lock);
+    sink++;
+}
+
+static APART void writes_disk(void) {
+    static char bytes[1 << 18];
+    if (file >= 0 && (pwrite(file, bytes, sizeof bytes, 0) != sizeof bytes || fdatasync(file)))
+        _exit(2);
     sink++;
 }
 
@@ -79,7 +88,8 @@ static void *moves(void *target) {
 }
 
 int main(int count, char **arguments) {
-    (void)count;
+    if (count > 2 && (file = open(arguments[2], O_RDWR | O_CREAT, 0600)) < 0)
+        return 2;
     printf("ready\n");
     fflush(stdout);
     if (getchar() == EOF)
@@ -91,11 +101,11 @@ int main(int count, char **arguments) {
     pthread_create(&others[0], NULL, writes_pipe, NULL);
     pthread_create(&others[1], NULL, holds_lock, NULL);
     pthread_create(&others[2], NULL, moves, &self);
-    long spent[5] = {0};
-    void (*ways[5])(void) = {sleeps, naps, reads_pipe, takes_lock, works};
+    long spent[6] = {0};
+    void (*ways[6])(void) = {sleeps, naps, reads_pipe, takes_lock, works, writes_disk};
     unsigned long begun = now(CLOCK_MONOTONIC), cpu = now(CLOCK_THREAD_CPUTIME_ID);
     while (now(CLOCK_MONOTONIC) < end)
-        for (int i = 0; i < 5; i++) {
+        for (int i = 0; i < 6; i++) {
             unsigned long wall = now(CLOCK_MONOTONIC), own = now(CLOCK_THREAD_CPUTIME_ID);
             ways[i]();
             spent[i] += now(CLOCK_MONOTONIC) - wall - (now(CLOCK_THREAD_CPUTIME_ID) - own);
@@ -103,8 +113,8 @@ int main(int count, char **arguments) {
     unsigned long wall = now(CLOCK_MONOTONIC) - begun;
     cpu = now(CLOCK_THREAD_CPUTIME_ID) - cpu;
     over = 1;
-    printf("sleeps=%ld naps=%ld reads_pipe=%ld takes_lock=%ld works=%ld wall=%lu cpu=%lu\n", spent[0], spent[1], spent[2],
-           spent[3], spent[4], wall, cpu);
+    printf("sleeps=%ld naps=%ld reads_pipe=%ld takes_lock=%ld works=%ld writes_disk=%ld wall=%lu cpu=%lu\n", spent[0],
+           spent[1], spent[2], spent[3], spent[4], spent[5], wall, cpu);
     fflush(stdout);
     _exit(0);
 }
