@@ -71,6 +71,8 @@ pub const INLINED: &str = include_str!("../programs/inlined.rs");
 pub const WAITS: &str = include_str!("../programs/waits.c");
 /// A library that is opened by a running program.
 pub const LIBRARY: &str = include_str!("../programs/library.c");
+/// Spends all its CPU time in one function (JavaScript).
+pub const SPINS_JS: &str = include_str!("../programs/spins.js");
 /// Python: known CPU time in nested functions, a generator, a method, called back from C; threads that sleep.
 pub const PYTHON_PATHS: &str = include_str!("../programs/python_paths.py");
 

@@ -8,7 +8,7 @@ use steth_tests::{
     need_bpf, need_program,
     process::{self, Process},
     program_missing,
-    programs::{INLINED, Program, STEP, THROWS, said_number},
+    programs::{INLINED, Program, SPINS_JS, STEP, THROWS, said_number},
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -148,4 +148,34 @@ fn inlined_functions_and_panics_of_rust_have_right_shares_and_whole_stacks() {
     }
     let none = folded.only(|line| line.has("inlined::has_none")).share("inlined::mixes_[i]");
     assert!(none == 0.0, "{none}");
+}
+
+/// A file that another program leaves behind.
+struct Left(String);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn javascript_that_was_compiled_while_it_runs_has_its_names() {
+    need_bpf!();
+    need_program!("node");
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("spins.js");
+    std::fs::write(&source, SPINS_JS).unwrap();
+    let mut node = process::command("node", None);
+    node.arg("--perf-basic-prof").arg(&source).arg("60");
+    let process = Process::start("node", node).unwrap();
+    let _map = Left(format!("/tmp/perf-{}.map", process.id()));
+    process.wait_for_line("that it is ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+    let flame = Flame::begin(&["-p", &process.id().to_string(), "-d", "2s", "-F", "499"]).unwrap();
+    let folded = flame.end(false).unwrap();
+    let (share, whole) = (folded.share("inner_[j]"), folded.whole());
+    assert!(share >= 0.9 && whole >= 0.995, "{share} in the function, {whole} whole: {folded:#?}");
+    // What calls it runs in node's interpreter, which has no names in Debian's build, below the functions of node that start it.
+    let started = folded.only(|line| line.has("inner_[j]"));
+    assert!(started.share("node::Start(int, char**)") >= 0.995, "{started:#?}");
 }
