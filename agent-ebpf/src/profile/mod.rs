@@ -71,15 +71,11 @@ fn on_cpu(ctx: &PerfEventContext, kind: SampleKind) -> Option<()> {
     None
 }
 
-/// A thread leaves a CPU, and another takes it.
-#[btf_tracepoint(function = "sched_switch")]
-pub fn profile_switch(ctx: BtfTracePointContext) -> i32 {
-    let Some(sampling) = SAMPLING.get(0) else { return 0 };
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    leaves(sampling, Known(ctx.arg::<*const u8>(1)), now_ns);
-    comes_back(sampling, Known(ctx.arg::<*const u8>(2)), now_ns);
-    0
+/// A thread leaves a CPU, and another takes it, while waits are looked at.
+#[inline(always)]
+pub fn switched(sampling: &Sampling, leaving: Known, coming: Known, now_ns: u64) {
+    leaves(sampling, leaving, now_ns);
+    comes_back(sampling, coming, now_ns);
 }
 
 /// What [`TaskState::away`] says of a thread that is off its CPU.

@@ -14,7 +14,7 @@ use aya::{
     util::online_cpus,
 };
 use steth_probes::{
-    catalog::{PROFILE_PROBES, ProfileProbe},
+    catalog::{PROFILE_PROBES, SWITCH},
     profile::{SLOT_NUMBER, Sampling, Target, UnwindFile},
     python,
     record::read,
@@ -29,7 +29,7 @@ use super::{
 use crate::model::probe::ProbeState;
 
 /// The programs that look at waits, in the order in which they are attached.
-const WAITS: [&str; 2] = ["profile_return", "profile_switch"];
+const WAITS: [&str; 2] = ["profile_return", SWITCH];
 
 /// The one that asks for unwind tables.
 const FILES: &str = "profile_files";
@@ -97,10 +97,14 @@ impl Kernel {
 
     /// Why no profile of time on a CPU, or of waiting time, can be taken, if so.
     pub fn cannot_sample(&self, waits: bool) -> Option<String> {
-        let of_kind = |probe: &ProfileProbe| WAITS.contains(&probe.name) == waits;
-        self.profile_probes.iter().filter(|(probe, _)| of_kind(probe)).find_map(|(probe, state)| match state {
+        let of_profiles = self.profile_probes.iter().map(|(probe, state)| (probe.name, state));
+        let all = of_profiles.chain(self.probes.iter().map(|(probe, state)| (probe.name, state)));
+        let is_clock = |name: &str| [Clock::Always, Clock::Demand].iter().any(|clock| clock.program() == name);
+        let of_kind = |name: &str| if waits { WAITS.contains(&name) } else { is_clock(name) };
+        all.filter(|(name, _)| of_kind(name)).find_map(|(name, state)| match state {
+            ProbeState::Off if name == SWITCH => Some(format!("{name} is switched off (`kernel.without`)")),
             ProbeState::Off => Some("they are switched off (`probes.profiles`)".to_owned()),
-            ProbeState::Unavailable { reason } => Some(format!("{}: {reason}", probe.name)),
+            ProbeState::Unavailable { reason } => Some(format!("{name}: {reason}")),
             _ => None,
         })
     }
@@ -113,7 +117,7 @@ impl Kernel {
                 None => self.program::<PerfEvent>(probe.name).and_then(PerfEvent::load),
             };
             let loaded = loaded.and_then(|()| match probe.name {
-                "profile_switch" => self.program::<Iter>(STILL)?.load("task", btf),
+                "profile_return" => self.program::<Iter>(STILL)?.load("task", btf),
                 "profile_demand" => self.program::<Iter>(FILES)?.load("task_vma", btf),
                 _ => Ok(()),
             });
@@ -168,6 +172,10 @@ impl Kernel {
     pub fn start_waits(&mut self) -> Result<(), ProgramError> {
         let mut links = Vec::new();
         for name in WAITS {
+            // What splits wall time is there already.
+            if name == SWITCH && self.splits_wall() {
+                continue;
+            }
             let program: &mut BtfTracePoint = self.program(name)?;
             let link = program.attach()?;
             links.push(program.take_link(link)?);
@@ -196,11 +204,19 @@ impl Kernel {
     /// Ends that.
     pub fn stop_waits(&mut self) {
         if !std::mem::take(&mut self.running.waits).is_empty() {
-            self.set_state(&WAITS, &ProbeState::Ready);
+            let stays = self.splits_wall();
+            let ended = WAITS.into_iter().filter(|name| *name != SWITCH || !stays);
+            self.set_state(&ended.collect::<Vec<_>>(), &ProbeState::Ready);
         }
     }
 
     fn set_state(&mut self, names: &[&str], state: &ProbeState) {
+        for (probe, old) in &mut self.probes {
+            // What it cannot do stays so.
+            if names.contains(&probe.name) && !matches!(old, ProbeState::Partial { .. }) {
+                *old = state.clone();
+            }
+        }
         for (probe, old) in &mut self.profile_probes {
             if names.contains(&probe.name) {
                 *old = state.clone();
@@ -208,7 +224,7 @@ impl Kernel {
         }
     }
 
-    fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, ProgramError>
+    pub(super) fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, ProgramError>
     where
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {

@@ -10,3 +10,5 @@ pub mod query;
 pub mod sample;
 pub mod service;
 pub mod snapshot;
+pub mod wait_event;
+pub mod wall;

@@ -315,8 +315,10 @@ impl Profiles {
                 kernel.start_waits().map_err(|error| error.to_string())?;
                 // That took its time, in which nobody was looked at.
                 self.sampling.epoch_ns = monotonic_ns();
-                self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
-            } else {
+            }
+            self.sampling.waits = waits.into();
+            self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
+            if !waits {
                 kernel.stop_waits();
             }
             self.waits = waits;
