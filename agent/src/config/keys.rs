@@ -70,6 +70,7 @@ pub const KEYS: &[Key] = &[
     key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),
     key("probes.postgres", Shape::Switch(|c| &mut c.probes.postgres), Change::Restart),
     key("probes.tls", Shape::Switch(|c| &mut c.probes.tls), Change::Restart),
+    key("probes.wall", Shape::Switch(|c| &mut c.probes.wall), Change::Restart),
     key("probes.profiles", Shape::Switch(|c| &mut c.probes.profiles), Change::Restart),
     key("probes.exclude_services", Shape::Names(|c| &mut c.probes.exclude_services), Change::Restart),
     key("postgres.slow_query", Shape::Duration(ms(1)..=ms(3_600_000), |c| &mut c.postgres.slow_query), Change::Reload),

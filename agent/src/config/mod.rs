@@ -110,6 +110,8 @@ pub struct Probes {
     pub postgres: bool,
     /// Postgres queries behind TLS.
     pub tls: bool,
+    /// What wall time is spent with.
+    pub wall: bool,
     /// Profiles.
     pub profiles: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
@@ -244,6 +246,7 @@ impl Default for Config {
                 sockets: true,
                 postgres: true,
                 tls: true,
+                wall: true,
                 profiles: true,
                 exclude_services: Vec::new(),
             },

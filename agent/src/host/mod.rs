@@ -36,7 +36,7 @@ use std::{
 };
 
 pub use kernel_services::KernelServices;
-pub use postgres_settings::max_connections;
+pub use postgres_settings::{max_connections, server_version};
 pub use processes::Processes;
 pub use services::ProcServices;
 pub use sockets::{socket_holders, unix_inodes};

@@ -8,6 +8,7 @@ use steth_probes::{
     message::{Exec, Header, Kind, Number, Query, Repeated, StatementText},
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
+    wall::STATES,
     watch::{FAILED, SLOW},
 };
 
@@ -150,7 +151,24 @@ fn query(bytes: &[u8]) -> Option<QuerySeen> {
         family: Family::from_u8(query.family)?,
         transaction: query.transaction,
         slow: query.why & SLOW != 0,
+        wall: split(&query),
+        event: (query.event != 0).then(|| (query.event, part(query.duration_ns, query.event_share))),
     })
+}
+
+/// What a cycle was spent with; the parts are its duration.
+fn split(query: &Query) -> Option<[u64; STATES]> {
+    let mut parts = query.wall.map(|share| part(query.duration_ns, share));
+    // They were rounded down; what that cost goes to the largest.
+    let rest = query.duration_ns.saturating_sub(parts.iter().sum());
+    let largest = parts.iter_mut().max().filter(|largest| **largest != 0)?;
+    *largest += rest;
+    Some(parts)
+}
+
+fn part(duration_ns: u64, share: u16) -> u64 {
+    let ns = u128::from(duration_ns) * u128::from(share) / u128::from(u16::MAX);
+    u64::try_from(ns).unwrap_or(duration_ns)
 }
 
 /// A statement that came again and again.

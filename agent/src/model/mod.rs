@@ -11,3 +11,5 @@ pub mod sample;
 pub mod service;
 pub mod snapshot;
 pub mod syscall;
+pub mod wait_event;
+pub mod wall;

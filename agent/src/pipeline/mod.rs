@@ -187,6 +187,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.sockets = of_requests;
     config.probes.postgres = of_requests;
     config.probes.tls &= of_requests;
+    config.probes.wall = false;
     // Nobody asks for the past.
     config.profile.hertz = 0;
     let mut probes = Probes::new(load_alone(&config)?, &config)?;

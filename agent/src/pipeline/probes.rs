@@ -87,6 +87,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         (config.probes.sockets, Feature::Sockets),
         (config.probes.postgres, Feature::Postgres),
         (config.probes.postgres && config.probes.tls, Feature::Tls),
+        (config.probes.wall, Feature::Wall),
         (config.probes.profiles, Feature::Profiles),
     ];
     Kernel::load(&kernel::Options {
@@ -400,6 +401,11 @@ impl Probes {
 
     /// Reads all cells and gives the series of this moment, with the services that were met.
     pub fn read(&mut self) -> Vec<Series> {
+        if self.kernel.splits_wall()
+            && let Err(error) = self.kernel.settle_wall()
+        {
+            tracing::debug!("waits are counted only when they end: {error}");
+        }
         let kernel = &self.kernel;
         match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
             Ok(mut reading) => {
@@ -442,6 +448,9 @@ impl Probes {
                 }
             }
             if let Some(postmaster) = service.cluster_pid {
+                if let Some(version) = host::server_version(PROC.as_ref(), postmaster) {
+                    self.names.set_server_version(service.number, version);
+                }
                 self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
             }
             if self.told.wants(&name) {

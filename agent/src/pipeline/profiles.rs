@@ -318,9 +318,12 @@ impl Profiles {
             self.hertz = hertz;
         }
         kernel.look_at(waits, long_calls).map_err(|error| error.to_string())?;
-        if waits && !self.waits {
-            // That took its time, in which nobody was looked at.
-            self.sampling.epoch_ns = monotonic_ns();
+        if waits != self.waits {
+            if waits {
+                // That took its time, in which nobody was looked at.
+                self.sampling.epoch_ns = monotonic_ns();
+            }
+            self.sampling.waits = waits.into();
             self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
         }
         self.waits = waits;
