@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
-use super::sample::{PastRequest, ProfileRequest};
+use super::{
+    finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
+    sample::{PastRequest, ProfileRequest},
+};
 
 /// Header of an answer that has no place of its own for what a reader must know, such as why a profile is empty.
 pub const NOTE: &str = "steth-note";
@@ -378,6 +381,14 @@ pub enum Question {
     Profile(ProfileRequest),
     /// Where did it go?
     Past(PastRequest),
+    /// Why was it slow?
+    Explain(ExplainRequest),
+    /// What was found?
+    Findings(oneshot::Sender<Result<Findings, NotExplained>>),
+    /// Which events are known?
+    Events(oneshot::Sender<Result<Events, NotExplained>>),
+    /// Something happened.
+    Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
 }
 
 /// Someone who wants to be told of each cycle.
