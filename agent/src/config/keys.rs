@@ -88,6 +88,8 @@ pub const KEYS: &[Key] = &[
     key("profile.piece", Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.profile.piece), Change::Restart),
     key("profile.folder", Shape::Path(|c| &mut c.profile.folder), Change::Restart),
     key("profile.kept", Shape::Size(1 << 20..=1 << 40, |c| &mut c.profile.kept_bytes), Change::Restart),
+    key("correlate.enabled", Shape::Switch(|c| &mut c.correlate.enabled), Change::Restart),
+    key("correlate.windows", Shape::Count(60..=8_640, |c| &mut c.correlate.windows), Change::Restart),
     key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
     key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),
     key("limits.queries", Shape::Count(16..=100_000, |c| &mut c.limits.queries), Change::Restart),

@@ -47,6 +47,8 @@ pub struct Config {
     pub postgres: Postgres,
     /// Profiles.
     pub profile: Profile,
+    /// What is kept of the past to find what is unusual.
+    pub correlate: Correlate,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -148,6 +150,15 @@ pub struct Profile {
     pub folder: PathBuf,
     /// Budget for the pieces.
     pub kept_bytes: u64,
+}
+
+/// `[correlate]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correlate {
+    /// Whether the past is kept at all.
+    pub enabled: bool,
+    /// How many windows of it.
+    pub windows: usize,
 }
 
 /// `[limits]`
@@ -265,6 +276,7 @@ impl Default for Config {
                 folder: "/var/lib/steth/profiles".into(),
                 kept_bytes: 256 << 20,
             },
+            correlate: Correlate { enabled: true, windows: 360 },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

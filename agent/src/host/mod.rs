@@ -16,6 +16,7 @@ mod filesystem;
 mod kernel_services;
 mod load;
 mod memory;
+mod memory_limit;
 mod netstat;
 mod network;
 mod postgres_settings;

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod distribution;
 pub mod event;
+pub mod finding;
 pub mod metric;
 pub mod probe;
 pub mod profile;

@@ -11,6 +11,7 @@ use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
     sample::{PastRequest, ProfileRequest},
     wall::Seconds,
 };
@@ -391,6 +392,14 @@ pub enum Question {
     Profile(ProfileRequest),
     /// Where did it go?
     Past(PastRequest),
+    /// Why was it slow?
+    Explain(ExplainRequest),
+    /// What was found?
+    Findings(oneshot::Sender<Result<Findings, NotExplained>>),
+    /// Which events are known?
+    Events(oneshot::Sender<Result<Events, NotExplained>>),
+    /// Something happened.
+    Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
 }
 
 /// Someone who wants to be told of each cycle.

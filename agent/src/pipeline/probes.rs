@@ -14,6 +14,7 @@ use steth_probes::{
 };
 
 use super::{
+    builds::Builds,
     clusters::Clusters,
     connections::{self, Bounds},
     past::Keeper,
@@ -30,6 +31,7 @@ use crate::{
     model::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
+        finding::Event,
         probe::{ProbeState, ProbeStatus},
         profile::Kind,
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
@@ -65,6 +67,7 @@ pub struct Probes {
     memory_read: Instant,
     passes: Passes,
     clusters: Clusters,
+    builds: Builds,
     profiles: Result<Profiles, String>,
 }
 
@@ -158,6 +161,7 @@ impl Probes {
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             clusters,
+            builds: Builds::default(),
             profiles: profiles(&mut kernel, config),
             kernel,
         })
@@ -337,6 +341,7 @@ impl Probes {
     pub fn drain(&mut self) {
         let mut strangers = false;
         let (mut run, mut mapped) = (HashSet::new(), HashSet::new());
+        let mut executed = BTreeMap::new();
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -362,6 +367,7 @@ impl Probes {
                 Record::Exec { pid, service } => {
                     tracing::trace!(pid, service, "exec");
                     run.insert(pid);
+                    executed.insert(service, pid);
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
@@ -374,6 +380,16 @@ impl Probes {
         if strangers {
             self.name_new_services();
         }
+        for (service, pid) in executed {
+            if let Some(name) = self.names.service_name(service) {
+                self.builds.executed(PROC.as_ref(), pid, name);
+            }
+        }
+    }
+
+    /// What services began to run since this was asked last, that is not what they ran before.
+    pub fn new_builds(&mut self) -> Vec<Event> {
+        self.builds.told()
     }
 
     fn name_new_services(&mut self) {
