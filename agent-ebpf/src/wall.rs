@@ -36,6 +36,7 @@ const S_IFSOCK: u16 = 0o140_000;
 /// Saved user registers: see `syscalls::regs`.
 mod regs {
     pub const DI: u32 = 112;
+    pub const SI: u32 = 104;
     pub const ORIG_AX: u32 = 120;
     pub const CS: u32 = 136;
     pub const CS_32: u64 = 0x23;
@@ -252,6 +253,7 @@ fn find_out(task: Known, wall: &mut ThreadWall, task_state: u32) -> Option<()> {
         } else {
             Some(call as u32)
         },
+        arguments: [saved.load(regs::DI), saved.load(regs::SI)],
         task_state,
         waits_for_device: match setting!(device_bit) {
             0 => None,

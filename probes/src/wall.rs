@@ -140,6 +140,8 @@ record! {
 pub struct Leaving {
     /// System call that it is in.
     pub call: Option<u32>,
+    /// The call's first two arguments.
+    pub arguments: [u64; 2],
     /// Its state: bits of the kernel's `task_struct.__state`.
     pub task_state: u32,
     /// Whether it waits for a device, if the kernel says so.
@@ -186,11 +188,24 @@ pub fn waits_for(leaving: &Leaving) -> Waits {
         DISK => Waits::For(WallState::Disk),
         LOCK => Waits::For(WallState::Lock),
         NETWORK => Waits::For(WallState::Network),
+        POLL if polls_nothing(call, leaving.arguments) => Waits::For(WallState::Sleep),
         POLL => Waits::For(WallState::Poll),
         SLEEP => Waits::For(WallState::Sleep),
         UNKNOWN => Waits::For(WallState::Unknown),
         DESCRIPTOR => Waits::ForDescriptor,
         _ => Waits::For(WallState::Other),
+    }
+}
+
+/// Whether a call waits for none of no descriptors: programs sleep so, PostgreSQL 15 for one (`pg_usleep`).
+#[inline(always)]
+fn polls_nothing(call: u32, [first, second]: [u64; 2]) -> bool {
+    match call {
+        // poll, ppoll
+        7 | 271 => second == 0,
+        // select, pselect6
+        23 | 270 => first == 0,
+        _ => false,
     }
 }
 
@@ -372,7 +387,7 @@ mod tests {
     const SLEEPS: u32 = 1;
 
     fn waits(call: Option<u32>, task_state: u32, waits_for_device: Option<bool>) -> Waits {
-        waits_for(&Leaving { call, task_state, waits_for_device })
+        waits_for(&Leaving { call, arguments: [1, 1], task_state, waits_for_device })
     }
 
     #[test]
@@ -403,6 +418,21 @@ mod tests {
         assert_eq!(waits(None, UNINTERRUPTIBLE, Some(false)), Waits::For(WallState::Other), "a lock of its mappings");
         assert_eq!(waits(None, UNINTERRUPTIBLE, None), disk, "a kernel that says nothing");
         assert_eq!(waits(Some(17), STOPPED_OR_TRACED, Some(false)), Waits::For(WallState::Other));
+    }
+
+    #[test]
+    fn who_polls_nothing_sleeps() {
+        for (call, arguments, state) in [
+            (23, [0, 1], WallState::Sleep),
+            (270, [0, 0], WallState::Sleep),
+            (23, [1, 0], WallState::Poll),
+            (7, [1, 0], WallState::Sleep),
+            (271, [0, 1], WallState::Poll),
+            (232, [0, 0], WallState::Poll),
+        ] {
+            let leaving = Leaving { call: Some(call), arguments, task_state: SLEEPS, waits_for_device: None };
+            assert_eq!(waits_for(&leaving), Waits::For(state), "{call}");
+        }
     }
 
     #[test]

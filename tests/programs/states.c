@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +21,8 @@ static void *spins(void *nothing) {
 }
 
 static void *sleeps(void *nothing) {
-    nanosleep(&length, NULL);
+    struct timeval time = {length.tv_sec, length.tv_nsec / 1000};
+    select(0, NULL, NULL, NULL, &time);
     return nothing;
 }
 

@@ -51,7 +51,7 @@ const LEFT_OUT: &[&[&str]] = &[
     &["sched_process_fork", "tcp_retransmit_skb"],
     &["sched_process_exec", "tcp_send_reset"],
     &["sys_exit", "tcp_receive_reset"],
-    &["sys_enter"],
+    &["sys_enter", "sched_switch"],
     &["inet_sock_set_state", "sk_data_ready"],
 ];
 

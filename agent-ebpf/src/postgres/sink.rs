@@ -295,6 +295,10 @@ impl Effects for Sink {
 
     #[inline(always)]
     fn connected(&mut self, wire: &Wire, ns: u64) {
+        if setting!(wall) != 0 && self.walk().role == Role::Server as u32 {
+            // From here on it serves nothing.
+            self.split(wire, ns);
+        }
         let (service, role) = (self.walk().service, self.walk().role as u8);
         self.observe(slot_of(&key(HistogramKind::PostgresConnect, role, service, wire.database, 0)), ns);
     }
