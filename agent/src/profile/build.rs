@@ -30,6 +30,11 @@ impl Files {
         self.0.insert(slot, code);
     }
 
+    /// How many slots there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Forgets slots that are not among these.
     pub fn retain(&mut self, wanted: impl Fn(u32) -> bool) {
         self.0.retain(|slot, _| wanted(*slot));

@@ -27,7 +27,8 @@ pub const WHAT: &str = "\
     1,000 programs, different for everyone who goes by build-ids (one in four linked with all of libc), each run once \
     for 30 ms, two at a time, under `steth flame --all -F 999` through one agent; then 1,000 others; and so on, a \
     round each. Resident memory (VmRSS) of the agent and kernel memory of its maps and programs, right after each \
-    profile was written.";
+    profile was written. Programs in the profile: those that are a service of their own, of which the kernel numbers \
+    1,024.";
 
 /// Programs of one round.
 const PROGRAMS: usize = 1_000;
