@@ -323,7 +323,8 @@ impl<'a> Scene<'a> {
         for edge in edges.iter().filter(|edge| edge.is_local) {
             let own = self.symptom(&edge.callee);
             let near = own.map_or(1.0, |own| self.near(own.since_unix_ms, Some(symptom)));
-            let causes = self.candidates(&edge.callee, own, depth - 1);
+            // What shows nothing of its own may have begun when the caller's waits did.
+            let causes = self.candidates(&edge.callee, own.or(Some(symptom)), depth - 1);
             // What has its seat in the host, or in the caller, is counted there.
             let theirs = causes.into_iter().find(|it| it.cause.service.as_deref().is_some_and(|name| name != service));
             let Some(theirs) = theirs else { continue };

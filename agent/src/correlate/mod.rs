@@ -52,6 +52,8 @@ pub struct Correlator {
     events: Events,
     /// By number of a finding that lasts: the window that it was last seen in, and below what a change is over.
     lasting: HashMap<u64, Lasting>,
+    /// The window in which leaks are looked for next.
+    leaks_due: u64,
 }
 
 struct Lasting {
@@ -68,6 +70,7 @@ impl Correlator {
             ledger: Ledger::default(),
             events: Events::default(),
             lasting: HashMap::new(),
+            leaks_due: 0,
         }
     }
 
@@ -77,7 +80,10 @@ impl Correlator {
         self.events.look(&self.history);
         self.find_saturations();
         self.find_changes();
-        if self.history.last().is_some_and(|last| last % LEAK_EVERY == 0) {
+        if let Some(last) = self.history.last()
+            && last >= self.leaks_due
+        {
+            self.leaks_due = last + LEAK_EVERY;
             self.find_leaks();
         }
         self.end_findings();
@@ -142,7 +148,7 @@ impl Correlator {
         for one in saturated(&self.history) {
             let Saturated { about, part, service, since, what, score, evidence, contenders } = one;
             let since_unix_ms = self.history.ended_unix_ms(since);
-            let who = blamed(&contenders);
+            let who = if service.is_none() { blamed(&contenders) } else { String::new() };
             let conclusion = format!("{what}, since {}{who}", clock(since_unix_ms));
             let kind = FindingKind::Saturation;
             let until_unix_ms = None;

@@ -261,7 +261,7 @@ impl Pipeline {
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
                 _ = kept.tick() => {
-                    let snapshot = self.fresh_snapshot();
+                    let snapshot = self.end_of_window();
                     self.correlate(&snapshot);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
                 }
@@ -356,27 +356,29 @@ impl Pipeline {
         let builds = self.sources.probes().map(Probes::new_builds).unwrap_or_default();
         let Some(correlator) = &mut self.correlator else { return };
         builds.into_iter().for_each(|build| correlator.tell(build));
-        let elapsed = match self.observed {
-            // Someone was served the same one; the next window is longer for it.
-            Some(observed) if observed == self.taken => return,
-            Some(observed) => self.taken - observed,
-            None => self.config.window.kept,
-        };
+        let elapsed = self.observed.map_or(self.config.window.kept, |observed| self.taken - observed);
         self.observed = Some(self.taken);
         correlator.observe(snapshot, elapsed);
+    }
+
+    /// The one that a window ends with: never that of the window before, however short they are.
+    fn end_of_window(&mut self) -> Arc<Snapshot> {
+        if self.observed == Some(self.taken) { self.take_snapshot() } else { self.fresh_snapshot() }
     }
 
     fn fresh_snapshot(&mut self) -> Arc<Snapshot> {
         match self.snapshots.latest() {
             Some(latest) if self.taken.elapsed() < self.config.window.live => latest,
-            _ => {
-                let mut fresh = self.sources.snapshot();
-                fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
-                let fresh = Arc::new(fresh);
-                self.taken = Instant::now();
-                self.snapshots.publish(Arc::clone(&fresh));
-                fresh
-            }
+            _ => self.take_snapshot(),
         }
+    }
+
+    fn take_snapshot(&mut self) -> Arc<Snapshot> {
+        let mut fresh = self.sources.snapshot();
+        fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
+        let fresh = Arc::new(fresh);
+        self.taken = Instant::now();
+        self.snapshots.publish(Arc::clone(&fresh));
+        fresh
     }
 }
