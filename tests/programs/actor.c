@@ -78,6 +78,16 @@ static struct sockaddr_in at(const char *address, int port) {
     return name;
 }
 
+// Takes what is sent.
+static void *drain(void *connection) {
+    char block[65536];
+    while (read((int)(long)connection, block, sizeof block) > 0) continue;
+    close((int)(long)connection);
+    return NULL;
+}
+
+static void *(*part)(void *) = answer;
+
 static int serve(const char *address, int port) {
     int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
     struct sockaddr_in name = at(address, port);
@@ -89,7 +99,7 @@ static int serve(const char *address, int port) {
     for (;;) {
         int fd = accept(listener, NULL, NULL);
         pthread_t thread;
-        if (fd >= 0 && !pthread_create(&thread, NULL, upstream ? pass_on : answer, (void *)(long)fd)) pthread_detach(thread);
+        if (fd >= 0 && !pthread_create(&thread, NULL, part, (void *)(long)fd)) pthread_detach(thread);
     }
 }
 
@@ -106,35 +116,24 @@ static void call(const char *address, int port, long pause) {
     }
 }
 
+struct far { const char *address; int port; };
+
 // Sends as much as goes.
-static void stream(const char *address, int port) {
-    struct sockaddr_in name = at(address, port);
+static void *stream(void *argument) {
+    struct far *far = argument;
+    struct sockaddr_in name = at(far->address, far->port);
     static char block[8192];
     for (;;) {
         int fd = socket(AF_INET, SOCK_STREAM, 0);
         if (!connect(fd, (struct sockaddr *)&name, sizeof name))
-            while (write(fd, block, sizeof block) > 0) pause_us(20000);
+            while (write(fd, block, sizeof block) > 0) pause_us(100000);
         close(fd);
         pause_us(50000);
     }
+    return NULL;
 }
 
-// Takes what is sent.
-static int drain(const char *address, int port) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
-    struct sockaddr_in name = at(address, port);
-    static char block[65536];
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&name, sizeof name) || listen(listener, 8)) return perror("bind"), 1;
-    printf("port=%d\n", port);
-    for (;;) {
-        int fd = accept(listener, NULL, NULL);
-        while (fd >= 0 && read(fd, block, sizeof block) > 0) continue;
-        close(fd);
-    }
-}
-
-// Listens, and accepts nobody while told to go.
+// Listens, and accepts nobody while told to go, or each a while after the one before.
 static int deaf(int port) {
     int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
     struct sockaddr_in name = at("127.0.0.1", port);
@@ -148,19 +147,24 @@ static int deaf(int port) {
             pause_us(100000);
             continue;
         }
+        pause_us(delay_us);
         int fd = accept(listener, NULL, NULL);
         if (fd >= 0) close(fd);
     }
 }
 
-// Calls again and again without waiting for an answer.
+// Calls again and again, twice at once, without waiting for an answer.
 static void knock(int port, long pause) {
     struct sockaddr_in name = at("127.0.0.1", port);
     for (;;) {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-        connect(fd, (struct sockaddr *)&name, sizeof name);
+        int pair[2];
+        for (int at = 0; at < 2; at++) {
+            pair[at] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+            connect(pair[at], (struct sockaddr *)&name, sizeof name);
+        }
         pause_us(pause);
-        close(fd);
+        close(pair[0]);
+        close(pair[1]);
     }
 }
 
@@ -227,12 +231,13 @@ int main(int count, char **arguments) {
     pthread_create(&orders, NULL, listen_to_orders, NULL);
 #define IS(name, more) (!strcmp(role, name) && count == 2 + more)
 #define N(at) atol(arguments[at])
+    struct far far = {count > 2 ? arguments[2] : "", count > 3 ? atoi(arguments[3]) : 0};
     struct writer writer = {count > 2 ? arguments[2] : "", 4096, 50000, 0}, hog = {writer.path, 4 << 20, 0, 1};
     if (IS("serve", 3)) return work_us = N(4), serve(arguments[2], (int)N(3));
-    if (IS("relay", 3)) return upstream = arguments[4], serve(arguments[2], (int)N(3));
+    if (IS("relay", 3)) return part = pass_on, upstream = arguments[4], serve(arguments[2], (int)N(3));
     if (IS("call", 3)) call(arguments[2], (int)N(3), N(4));
-    if (IS("stream", 2)) stream(arguments[2], (int)N(3));
-    if (IS("drain", 2)) return drain(arguments[2], (int)N(3));
+    if (IS("stream", 3)) all(stream, &far, (int)N(4));
+    if (IS("drain", 2)) return part = drain, serve(arguments[2], (int)N(3));
     if (IS("deaf", 1)) return deaf((int)N(2));
     if (IS("knock", 2)) knock((int)N(2), N(3));
     if (IS("burn", 1)) all(burn, NULL, (int)N(2));

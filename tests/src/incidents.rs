@@ -89,9 +89,12 @@ pub const TABLE: &[Row] = &[
     Row { name: "a dependency is gone", wave: 0, make: refused },
     Row { name: "the limit of open files is reached", wave: 0, make: file_limit },
     Row { name: "the accept queue overflows", wave: 0, make: accept_queue },
+    Row { name: "connections wait to be accepted", wave: 0, make: late_accept },
+    Row { name: "a dependency computes more", wave: 0, make: busy_dependency },
     Row { name: "a lossy network", wave: 0, make: lossy_network },
     Row { name: "an open transaction holds a lock", wave: 0, make: lock_pile_up },
     Row { name: "a noisy neighbour on the core", wave: 1, make: noisy_neighbour },
+    Row { name: "statements fail", wave: 2, make: failing_statements },
     Row { name: "a neighbour fills the disk's queue", wave: 2, make: disk_hog },
 ];
 
@@ -269,6 +272,23 @@ fn accept_queue(stage: &Stage) -> Result<Made> {
     Ok(quiet(&name, expected, parts, |parts, _| parts.say(0, "go"), |parts, _| parts.say(0, "rest")))
 }
 
+fn late_accept(stage: &Stage) -> Result<Made> {
+    let mut parts = Parts::default();
+    let name = parts.add(stage, "late", &["deaf", "0"])?;
+    let port = parts.port()?;
+    parts.add(stage, "lknk", &["knock", &port, "150000"])?;
+    let expected = vec![("change", "tcp_accept_queue", name.as_str())];
+    Ok(quiet(&name, expected, parts, |parts, _| parts.say(0, "delay 50000"), |parts, _| parts.say(0, "delay 0")))
+}
+
+fn busy_dependency(stage: &Stage) -> Result<Made> {
+    let mut parts = Parts::default();
+    let (server, client) = pair(&mut parts, stage, "bdsv", "bdcl")?;
+    // Where others compute as well, it is the last straw.
+    let expected = vec![("change", "cpu", server.as_str()), ("saturation", "cpu", &server)];
+    Ok(quiet(&client, expected, parts, |parts, _| parts.say(0, "work 80000"), |parts, _| parts.say(0, "work 100")))
+}
+
 /// Two network namespaces behind each other; removed when dropped.
 struct Networks {
     names: [String; 2],
@@ -320,7 +340,7 @@ fn lossy_network(stage: &Stage) -> Result<Made> {
     parts.processes.push(Process::start("drain", command)?);
     parts.programs.push(drain);
     parts.port()?;
-    let name = parts.add(stage, "strm", &["stream", &format!("{net}.6"), "7777"])?;
+    let name = parts.add(stage, "strm", &["stream", &format!("{net}.6"), "7777", "12"])?;
     parts.kept.push(Box::new(networks));
     // Where the kernel cannot lose at random, a narrow queue on the way loses what does not fit.
     let strike = move |_: &mut Parts, _: &str| {
@@ -381,6 +401,20 @@ fn lock_pile_up(stage: &Stage) -> Result<Made> {
     Ok(quiet(cluster, expected, parts, strike, |parts, _| parts.say(0, "rollback;")))
 }
 
+fn failing_statements(stage: &Stage) -> Result<Made> {
+    let Some(postgres) = &stage.postgres else { return Ok(Made::Skipped(Postgres::missing().unwrap_or_default())) };
+    let mut parts = Parts::default();
+    parts.processes.push(session(postgres, "failing")?);
+    let cluster = stage.cluster.as_str();
+    let strike = |parts: &mut Parts, _: &str| {
+        // One after the other, as fast as the server fails them: more than the incident lasts.
+        let line = "do $$ begin perform pg_sleep(0.02); end $$; select 1 / 0;\n".repeat(2_000);
+        parts.say(0, line.trim_end())
+    };
+    let calm = |parts: &mut Parts, _: &str| parts.processes.iter().try_for_each(|process| process.signal("KILL"));
+    Ok(quiet(cluster, vec![("change", "postgres_errors", cluster)], parts, strike, calm))
+}
+
 fn noisy_neighbour(stage: &Stage) -> Result<Made> {
     let cores = std::thread::available_parallelism()?.get();
     if cores < 2 {
@@ -388,12 +422,12 @@ fn noisy_neighbour(stage: &Stage) -> Result<Made> {
     }
     let mut parts = Parts::default();
     let core = Some(cores - 1);
-    let server = parts.add_on(stage, "vict", &["serve", "127.0.0.1", "0", "1000"], core)?;
+    parts.add_on(stage, "vict", &["serve", "127.0.0.1", "0", "10000"], core)?;
     let port = parts.port()?;
-    parts.add(stage, "vcli", &["call", "127.0.0.1", &port, "10000"])?;
+    let client = parts.add(stage, "vcli", &["call", "127.0.0.1", &port, "30000"])?;
     let noisy = parts.add_on(stage, "nois", &["burn", "6"], core)?;
     let expected = vec![("saturation", "cpu", noisy.as_str())];
-    Ok(quiet(&server, expected, parts, |parts, _| parts.say(2, "go"), |parts, _| parts.say(2, "rest")))
+    Ok(quiet(&client, expected, parts, |parts, _| parts.say(2, "go"), |parts, _| parts.say(2, "rest")))
 }
 
 fn disk_hog(stage: &Stage) -> Result<Made> {

@@ -23,7 +23,7 @@ pub const CONFIRMED: usize = 8;
 /// promised, because they do.
 const FALSE_A_DAY: f64 = 0.1;
 /// How far the middle of the newest values lies above the usual, in units of scatter, and each of them at least.
-const FAR: f64 = 6.0;
+const FAR: f64 = 5.0;
 const FAR_EACH: f64 = 3.0;
 /// Scatter is taken to be at least this, on the logarithmic scale: a change is one by a third at least.
 const LEAST_SCATTER: f64 = 0.05;

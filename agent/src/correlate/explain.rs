@@ -245,19 +245,36 @@ impl<'a> Scene<'a> {
             };
             self.own(service).any(|finding| signs.contains(&finding.about))
         };
-        let candidate = |finding: &&Finding| {
-            let near = self.near(finding.since_unix_ms, symptom);
-            let weight = match (symptom.is_some(), suffers(finding.about)) {
-                (true, true) => 0.93 * near,
-                (true, false) => 0.7 * near,
-                // Not known to touch it.
-                (false, _) => 0.0,
-            };
+        // Errors and losses do not come of waiting.
+        let waits = !symptom.is_some_and(|symptom| {
+            ["postgres_errors", "tcp_connect_failed", "tcp_retransmits", "tcp_listen_overflows"]
+                .contains(&symptom.about)
+        });
+        // A symptom of somebody else, who calls this service, says nothing of what this one suffers from.
+        let has_symptom = symptom.is_some_and(|symptom| symptom.service.as_deref() == Some(service));
+        let candidate = |finding: &'a Finding| {
+            // Where a resource is short anyway, who took more of it when the symptom began is the cause.
+            let late = finding.contenders.iter().find(|one| {
+                let rose =
+                    self.own(&one.service).find(|own| own.kind == FindingKind::Change && own.about == finding.about);
+                symptom.is_some() && rose.is_some_and(|rose| self.near(rose.since_unix_ms, symptom) >= 1.0)
+            });
+            let near = if late.is_some() { 1.0 } else { self.near(finding.since_unix_ms, symptom) };
             let is_own = finding.contenders.first().is_some_and(|first| first.service == service);
-            let weight = if is_own && symptom.is_none() { 0.6 } else { weight };
-            Candidate { weight, cause: cause_of(finding), says: finding.conclusion.clone(), finding: Some(finding.id) }
+            let weight = match (has_symptom, suffers(finding.about)) {
+                (true, true) => 0.93 * near,
+                (true, false) if waits => 0.7 * near,
+                (false, _) if is_own && symptom.is_none() => 0.6,
+                // Not known to touch it.
+                _ => 0.0,
+            };
+            let mut cause = cause_of(finding);
+            if let Some(late) = late {
+                cause.service = Some(late.service.clone());
+            }
+            Candidate { weight, cause, says: finding.conclusion.clone(), finding: Some(finding.id) }
         };
-        self.findings.iter().copied().filter(|finding| finding.service.is_none()).map(|it| candidate(&it)).collect()
+        self.findings.iter().copied().filter(|finding| finding.service.is_none()).map(candidate).collect()
     }
 
     fn near_events(&self, service: &str, symptom: Option<&Finding>) -> Vec<Candidate> {

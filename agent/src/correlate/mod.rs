@@ -15,6 +15,7 @@ mod look;
 mod robust;
 mod saturation;
 mod signal;
+mod table;
 #[cfg(test)]
 mod tests;
 mod together;

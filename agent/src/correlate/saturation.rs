@@ -14,8 +14,8 @@ pub const SUSTAINED: u64 = 3;
 const CORE_FULL: f64 = 0.95;
 /// That somebody waits for it shows in this part of the time.
 const WAITED: f64 = 0.25;
-/// A disk that is as busy, and answers as much later than usual, or has as many requests under way.
-const DISK_FULL: f64 = 0.9;
+/// A disk that is as busy (a virtual one rests between its requests however many wait), and answers as much later than usual, or has as many requests under way.
+const DISK_FULL: f64 = 0.8;
 const DISK_SLOWER: f64 = 3.0;
 const DISK_QUEUE: f64 = 4.0;
 /// So little memory is left, or it is waited for so long.

@@ -140,6 +140,19 @@ fn a_new_build_that_is_slower_is_the_cause_and_one_long_before_is_not() {
 }
 
 #[test]
+fn where_all_is_busy_anyway_who_came_last_is_the_cause() {
+    let mut world = World::new();
+    let busy = Figures { waited: 0.5, neighbour_cores: 0.7, ..QUIET };
+    let step = |world: &mut World, figures: Figures, newcomer: f64| {
+        world.add(&host::PROCESS_CPU_SECONDS, &["newcomer", "user"], newcomer * 10.0);
+        window(world, figures);
+    };
+    (0..90).for_each(|_| step(&mut world, busy, 0.01));
+    (0..10).for_each(|_| step(&mut world, Figures { query_seconds: 0.02, pickup_seconds: 0.01, ..busy }, 0.9));
+    assert_eq!(world.explain(SHOP).cause, cause("saturation", "cpu", Some("newcomer")), "{:?}", world.made());
+}
+
+#[test]
 fn what_is_busy_and_hurts_nobody_is_not_called_a_cause() {
     let mut world = quiet();
     (0..10).for_each(|_| window(&mut world, Figures { neighbour_cores: 0.9, waited: 0.8, ..QUIET }));
