@@ -115,12 +115,10 @@ impl Query {
     #[inline(always)]
     pub fn tell_split(&mut self, split: &Split) {
         let share = |ns: u64| ns.wrapping_mul(u16::MAX as u64).checked_div(self.duration_ns).unwrap_or(0) as u16;
-        let mut wall = [0; STATES];
-        for at in 0..STATES {
-            wall[at] = share(split.ns[at]);
-        }
         (self.event_share, self.event) = (share(split.event_ns), split.event);
-        self.wall = wall;
+        for (part, ns) in self.wall.iter_mut().zip(split.ns) {
+            *part = share(ns);
+        }
     }
 }
 

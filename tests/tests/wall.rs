@@ -78,6 +78,11 @@ fn run(program: &str, arguments: &[&str]) {
     Process::start(program, command).unwrap().finish(SOON).unwrap();
 }
 
+/// Whoever else is busy on this machine has to wait for this process.
+fn prefer(pid: u32) {
+    run("chrt", &["--rr", "--pid", "1", &pid.to_string()]);
+}
+
 /// CPU and run-queue time of a process with one thread, as the kernel has it.
 fn schedstat(pid: u32) -> [f64; 2] {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
@@ -97,13 +102,12 @@ const COMPUTES: &str = "select count(md5(g::text)) from generate_series(1, 15000
 #[test]
 fn a_request_that_computes_is_on_a_cpu_as_long_as_the_kernel_says() {
     need_postgres!();
-    need_program!("renice");
+    need_program!("chrt");
     let (agent, postgres) = start();
     let database = postgres.create_database().unwrap();
     let mut session = Session::open(&postgres, &database).unwrap();
     let backend = backend_of(&postgres, &database);
-    // Whoever else is busy on this machine gets little beside it.
-    run("renice", &["-n", "-20", "-p", &backend.to_string()]);
+    prefer(backend);
     let (before, stolen_before) = (schedstat(backend), stolen());
     for _ in 0..REQUESTS {
         assert_eq!(session.query(COMPUTES).unwrap(), None);
@@ -220,8 +224,7 @@ fn a_request_that_sleeps_does_so_and_one_behind_it_stands_behind_it() {
     assert_top(&queries, "timeout");
     assert!(queries.iter().all(|query| query["wait_event"] == "Timeout:PgSleep"), "{queries:#?}");
 
-    session.send("select 'first', pg_sleep(0.2)").unwrap();
-    session.send("select 'second', 2, pg_sleep(0.1)").unwrap();
+    session.send_together(&["select 'first', pg_sleep(0.2)", "select 'second', 2, pg_sleep(0.1)"]).unwrap();
     session.until_ready().unwrap();
     session.until_ready().unwrap();
     let queries = slow(&agent, backend, "pg_sleep", REQUESTS + 2);
@@ -237,7 +240,7 @@ fn a_request_that_reads_cold_pages_waits_for_the_disk() {
     const PAGES: usize = 1_000;
     const TURNS: usize = 8;
     need_postgres!();
-    need_program!("dd");
+    need_program!("dd", "chrt");
     // So that it reads most pages from files.
     let postgres = Postgres::start_set(&["shared_buffers=2MB"]).unwrap();
     let agent = watch();
@@ -262,6 +265,7 @@ fn a_request_that_reads_cold_pages_waits_for_the_disk() {
     let mut session = Session::open(&postgres, &database).unwrap();
     session.query("set enable_seqscan = off; set effective_io_concurrency = 0").unwrap();
     let backend = backend_of(&postgres, &database);
+    prefer(backend);
     for turn in 0..TURNS {
         drop_cached(&file);
         let ids = format!("select g * {TURNS} + {turn} from generate_series(1, {PAGES}) g");

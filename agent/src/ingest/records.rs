@@ -122,7 +122,7 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 Decoded::Record(Record::Mapped { pid: mapped.pid })
             }
             Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
-            Kind::Query => Decoded::Record(Record::Query(query(bytes)?)),
+            Kind::Query => Decoded::Record(Record::Query(Box::new(query(bytes)?))),
         })
     };
     record().unwrap_or(Decoded::Malformed)
@@ -230,7 +230,11 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use steth_probes::{postgres::push_sqlstate, record::bytes_of};
+    use steth_probes::{
+        postgres::push_sqlstate,
+        record::bytes_of,
+        wall::{Split, WallState},
+    };
 
     use super::*;
 
@@ -280,6 +284,29 @@ mod tests {
         assert!(query(bytes_of(&fine)).is_some_and(|seen| seen.slow && seen.sqlstate.is_none()));
         let strange = Query { role: 9, ..told };
         assert!(query(bytes_of(&strange)).is_none());
+    }
+
+    #[test]
+    fn the_parts_of_a_told_cycle_are_its_duration() {
+        for duration_ns in [1, 999, 1_000_003, u64::from(u32::MAX) * 1_000] {
+            let mut spent = Split::zeroed();
+            spent.ns[WallState::OnCpu as usize] = duration_ns / 3;
+            spent.ns[WallState::Lock as usize] = duration_ns - duration_ns / 3;
+            (spent.event, spent.event_ns) = (0x0300_0005, duration_ns / 2);
+            let mut told = Query { duration_ns, role: Role::Server as u8, ..Query::zeroed() };
+            told.tell_split(&spent);
+            let seen = query(bytes_of(&told)).unwrap();
+            let wall = seen.wall.unwrap();
+            assert_eq!(wall.iter().sum::<u64>(), duration_ns);
+            let tolerance = duration_ns / 10_000 + 1;
+            assert!(
+                wall[WallState::Lock as usize].abs_diff(spent.ns[WallState::Lock as usize]) <= tolerance,
+                "{wall:?}"
+            );
+            assert!(seen.event.unwrap().1.abs_diff(spent.event_ns) <= tolerance);
+        }
+        let client = query(bytes_of(&Query { duration_ns: 5, ..Query::zeroed() })).unwrap();
+        assert_eq!((client.wall, client.event), (None, None));
     }
 
     #[test]

@@ -248,7 +248,7 @@ pub enum Record {
         pid: u32,
     },
     /// A Postgres cycle was slow or failed.
-    Query(QuerySeen),
+    Query(Box<QuerySeen>),
     /// A Postgres statement came again and again.
     Repeated(RepeatSeen),
 }

@@ -371,7 +371,7 @@ impl Probes {
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
-                Record::Query(query) => self.told.keep(query),
+                Record::Query(query) => self.told.keep(*query),
                 Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }
