@@ -139,7 +139,7 @@ impl Profiles {
         }
         self.drain(names);
         // While someone holds frames, no file can be forgotten; a piece can end early for it.
-        let is_crowded = self.sessions.is_empty() && self.files.len() > limits::UNWIND_FILES as usize / 4 * 3;
+        let is_crowded = self.sessions.is_empty() && self.files.count() > limits::UNWIND_FILES as usize / 4 * 3;
         if let Some(always) = self.always.as_mut().filter(|always| is_crowded || always.is_over()) {
             // A piece that could not be handed on goes on, and needs its files and names.
             if always.hand_on(&self.files, &self.pythons, names) && self.sessions.is_empty() {

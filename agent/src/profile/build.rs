@@ -31,7 +31,7 @@ impl Files {
     }
 
     /// How many slots there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 
