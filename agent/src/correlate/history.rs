@@ -111,7 +111,7 @@ impl History {
             self.begin_window(MISSING);
         }
         let window = self.begin_window(snapshot.at_unix_ms);
-        let seconds = (window > 0 && !elapsed.is_zero()).then(|| elapsed.as_secs_f64());
+        let seconds = (window > 0 && !elapsed.is_zero()).then_some(elapsed.as_secs_f64());
         let sums = self.sums(&snapshot.series);
         let newcomers = self.admit(&sums, window, seconds);
         let (ends, capacity) = (&self.ends_unix_ms, self.capacity as u64);

@@ -105,7 +105,7 @@ pub fn largest_believed(mut chances: Vec<f64>, false_share: f64) -> Option<f64> 
     chances.sort_by(f64::total_cmp);
     let tests = chances.len() as f64;
     let passes = |(place, chance): &(usize, f64)| *chance <= (*place + 1) as f64 / tests * false_share;
-    chances.into_iter().enumerate().filter(passes).last().map(|(_, chance)| chance)
+    chances.into_iter().enumerate().rfind(passes).map(|(_, chance)| chance)
 }
 
 /// The slope that half of all pairs of points lie above (Theil and Sen), in units of y for one of x. `None` below two points.
