@@ -289,7 +289,7 @@ impl<'a> Scene<'a> {
     /// chance as far behind as a change does.
     fn sign(&self, service: &str, finding: &Finding) -> Option<String> {
         let signs: &[&str] = match finding.about {
-            "cpu" => &["run_queue_wait", "postgres_run_queue_wait", "socket_pickup", "tcp_accept_queue", "preempted"],
+            "cpu" => &["run_queue_wait", "postgres_run_queue_wait", "socket_pickup", "preempted"],
             "disk" => &["disk_wait", "postgres_disk_wait", "disk_sync", "disk_calls"],
             "memory" => &["major_faults"],
             _ => &[],
