@@ -90,7 +90,7 @@ pub const TABLE: &[Row] = &[
     Row { name: "the limit of open files is reached", wave: 0, make: file_limit },
     Row { name: "the accept queue overflows", wave: 0, make: accept_queue },
     Row { name: "connections wait to be accepted", wave: 0, make: late_accept },
-    Row { name: "a dependency computes more", wave: 0, make: busy_dependency },
+    Row { name: "a dependency computes more", wave: 2, make: busy_dependency },
     Row { name: "a lossy network", wave: 0, make: lossy_network },
     Row { name: "an open transaction holds a lock", wave: 0, make: lock_pile_up },
     Row { name: "a noisy neighbour on the core", wave: 1, make: noisy_neighbour },
@@ -232,7 +232,7 @@ fn new_build(stage: &Stage) -> Result<Made> {
         copy.args([&other.path, &program.path]);
         Process::start("cp", copy)?.finish(SOON)?;
         parts.processes.remove(0).signal("KILL")?;
-        parts.start(&program, &["serve", "127.0.0.1", &port, "15000"], None)
+        parts.start(&program, &["serve", "127.0.0.1", &port, "10000"], None)
     };
     Ok(quiet(&client, vec![("event", "new_build", &name)], parts, strike, nothing))
 }

@@ -12,6 +12,7 @@ use super::{
     events::Events,
     history::History,
     ledger::Ledger,
+    look::{Level, level, signal_of},
     signal::{SIGNALS, Task, signal},
     tested_count,
     words::{clock, figure},
@@ -24,6 +25,8 @@ use crate::model::{
 /// Windows before a symptom in which its cause may lie, and after it: causes are confirmed late, too.
 const BEFORE: u32 = 30;
 const AFTER: u32 = 3;
+/// So many times what was usual is a sign that the service waits for what the host lacks.
+const SIGN: f64 = 2.0;
 /// How much a cause counts that lasted, but did not begin with the symptom.
 const NOT_NEAR: f64 = 0.4;
 /// How deep the calls are followed.
@@ -224,6 +227,7 @@ impl<'a> Scene<'a> {
                 (_, "disk_wait" | "postgres_disk_wait" | "disk_sync" | "disk_calls") => 0.6 * near,
                 (_, "run_queue_wait" | "postgres_run_queue_wait") => 0.55 * near,
                 (_, "cpu") => 0.5 * near,
+                (_, "postgres_errors") => 0.35 * near,
                 _ => 0.25,
             }
         };
@@ -237,14 +241,6 @@ impl<'a> Scene<'a> {
     }
 
     fn host_findings(&self, service: &str, symptom: Option<&Finding>) -> Vec<Candidate> {
-        let suffers = |about: &str| {
-            let signs: &[&str] = match about {
-                "cpu" => &["run_queue_wait", "postgres_run_queue_wait", "socket_pickup", "tcp_accept_queue"],
-                "disk" => &["disk_wait", "postgres_disk_wait", "disk_sync", "disk_calls"],
-                _ => &[],
-            };
-            self.own(service).any(|finding| signs.contains(&finding.about))
-        };
         // Errors and losses do not come of waiting.
         let waits = !symptom.is_some_and(|symptom| {
             ["postgres_errors", "tcp_connect_failed", "tcp_retransmits", "tcp_listen_overflows"]
@@ -259,11 +255,18 @@ impl<'a> Scene<'a> {
                     self.own(&one.service).find(|own| own.kind == FindingKind::Change && own.about == finding.about);
                 symptom.is_some() && rose.is_some_and(|rose| self.near(rose.since_unix_ms, symptom) >= 1.0)
             });
+            let sign = self.sign(service, finding);
+            let suffers = sign.is_some();
             let near = if late.is_some() { 1.0 } else { self.near(finding.since_unix_ms, symptom) };
             let is_own = finding.contenders.first().is_some_and(|first| first.service == service);
-            let weight = match (has_symptom, suffers(finding.about)) {
+            let weight = match (has_symptom, suffers) {
+                _ if !waits => 0.0,
                 (true, true) => 0.93 * near,
-                (true, false) if waits => 0.7 * near,
+                // Without a sign it may wait all the same: the more so if somebody took more just then.
+                (true, false) if late.is_some() => 0.55,
+                (true, false) => 0.4 * near,
+                // No symptom of its own, but a caller's, or none at all.
+                (false, true) => 0.8 * near,
                 (false, _) if is_own && symptom.is_none() => 0.6,
                 // Not known to touch it.
                 _ => 0.0,
@@ -272,9 +275,37 @@ impl<'a> Scene<'a> {
             if let Some(late) = late {
                 cause.service = Some(late.service.clone());
             }
-            Candidate { weight, cause, says: finding.conclusion.clone(), finding: Some(finding.id) }
+            let says = match sign.filter(|_| symptom.is_none()) {
+                Some(sign) => format!("{sign}; {}", finding.conclusion),
+                None => finding.conclusion.clone(),
+            };
+            Candidate { weight, cause, says, finding: Some(finding.id) }
         };
         self.findings.iter().copied().filter(|finding| finding.service.is_none()).map(candidate).collect()
+    }
+
+    /// What shows that a service waits for what the host lacks: while it lacks it, one of these figures is at least twice what it
+    /// was before. Where the reason is known already, that is one question and no search among all series, so it need not leave
+    /// chance as far behind as a change does.
+    fn sign(&self, service: &str, finding: &Finding) -> Option<String> {
+        let signs: &[&str] = match finding.about {
+            "cpu" => &["run_queue_wait", "postgres_run_queue_wait", "socket_pickup", "preempted"],
+            "disk" => &["disk_wait", "postgres_disk_wait", "disk_sync", "disk_calls"],
+            "memory" => &["major_faults"],
+            _ => &[],
+        };
+        let until = finding.until_unix_ms.unwrap_or(u64::MAX);
+        let ended = |window: &u64| self.history.ended_unix_ms(*window);
+        let mut windows = self.history.oldest()..=self.history.last()?;
+        let since = windows.clone().find(|window| ended(window) >= finding.since_unix_ms)?;
+        let end = windows.rfind(|window| ended(window) <= until)?;
+        signs.iter().flat_map(|name| self.history.parts(service, name)).find_map(|track| {
+            let Level { now, usual, .. } = level(self.history, track, since, end)?;
+            let (usual, signal) = (usual?, signal_of(track));
+            let is_sign = now >= usual * SIGN && now - usual >= signal.least;
+            let (now, usual) = (figure(now, signal.unit), figure(usual, signal.unit));
+            is_sign.then(|| format!("{service}: {} {now}, usually {usual}", signal.said))
+        })
     }
 
     fn near_events(&self, service: &str, symptom: Option<&Finding>) -> Vec<Candidate> {
