@@ -364,8 +364,9 @@ fn each_thread_adds_a_second_a_second_where_it_spends_it() {
         assert!((ours - truth).abs() < 0.05 * truth + 0.05, "{state}: {ours} of {truth}");
     }
     let runs: f64 = ["on_cpu", "run_queue"].iter().map(|state| metrics.sum(SERVICE_WALL, &of(state))).sum();
-    assert!((runs - truth).abs() < 0.05 * truth + 0.1, "{runs} of {truth}");
+    // A switch may go by unseen: what was spent since the one before it is then unknown, and not guessed.
     let unknown = metrics.sum(SERVICE_WALL, &of("unknown"));
+    assert!((runs + unknown - truth).abs() < 0.05 * truth + 0.1, "{runs} and {unknown} of {truth}");
     assert!(unknown < 0.02 * 7.0 * truth, "{unknown} of seven threads' {truth}");
 }
 
