@@ -166,7 +166,8 @@ impl Session {
         }
     }
 
-    /// Two programs at a time: they mostly wait, for the kernel to take programs in and for figures to show.
+    /// One program after the other: each agent looks at the whole host, and the programs that two tests run together take more
+    /// cells than one agent has by default.
     fn integration_tests(&mut self, binary: &Path, filter: Option<&str>) {
         eprintln!("== integration tests");
         let programs = match programs() {
@@ -175,7 +176,7 @@ impl Session {
         };
         let (alone, together): (Vec<_>, Vec<_>) =
             programs.into_iter().partition(|program| ALONE.contains(&program.name.as_str()));
-        for (programs, at_a_time) in [(together, 2), (alone, 1)] {
+        for (programs, at_a_time) in [(together, 1), (alone, 1)] {
             let queue = Mutex::new(programs.into_iter());
             let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let session = Mutex::new(&mut *self);
