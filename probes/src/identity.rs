@@ -60,7 +60,7 @@ record! {
         pub waited_ns: u64,
         /// Where in that interval the wait is told which passes by.
         pub point_ns: u64,
-        /// How it left, as `profile_switch` has it.
+        /// How it left, as `sched_switch` has it.
         pub away: u32,
         /// 1: a wait of it was told, and its stack is still to be told.
         pub follows: u32,
