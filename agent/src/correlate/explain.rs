@@ -262,12 +262,14 @@ impl<'a> Scene<'a> {
             let weight = match (has_symptom, suffers) {
                 _ if !waits => 0.0,
                 (true, true) => 0.93 * near,
-                // Without a sign it may wait all the same: the more so if somebody took more just then.
+                // Without a sign it may wait all the same, if somebody took more just then.
                 (true, false) if late.is_some() => 0.55,
-                (true, false) => 0.4 * near,
+                // Else it is told, but below the symptom itself.
+                (true, false) => 0.2 * near,
                 // No symptom of its own, but a caller's, or none at all.
                 (false, true) => 0.8 * near,
-                (false, _) if is_own && symptom.is_none() => 0.6,
+                // Whoever takes it is busy itself, which is what its callers wait for.
+                (false, _) if is_own => 0.6 * near,
                 // Not known to touch it.
                 _ => 0.0,
             };

@@ -164,6 +164,40 @@ fn what_is_busy_and_hurts_nobody_is_not_called_a_cause() {
 }
 
 #[test]
+fn where_all_is_busy_anyway_who_shows_no_wait_is_not_slow_for_it() {
+    let mut world = World::new();
+    let step = |world: &mut World, figures: Figures, queued: f64| {
+        world.observe(&kernel::TCP_ACCEPT_QUEUE, &[SHOP, "80"], 30, queued);
+        window(world, figures);
+    };
+    // Others begin to wait for the core that somebody has had all along; later connections wait to be accepted, for a reason of
+    // their own.
+    let busy = Figures { waited: 0.5, neighbour_cores: 0.7, ..QUIET };
+    (0..90).for_each(|_| step(&mut world, Figures { waited: 0.01, ..busy }, 0.000_04));
+    (0..25).for_each(|_| step(&mut world, busy, 0.000_04));
+    (0..10).for_each(|_| step(&mut world, busy, 0.025));
+    let answer = world.explain(SHOP);
+    assert_eq!(answer.cause, cause("change", "tcp_accept_queue", Some(SHOP)), "{:?}", world.made());
+    assert!(answer.findings.iter().any(|it| it.about == "cpu"), "but it is told");
+}
+
+#[test]
+fn a_callee_that_takes_the_core_is_the_cause_before_that_is_a_change_of_its_own() {
+    let mut world = World::new();
+    let step = |world: &mut World, wait: f64, cores: f64| {
+        let wait = wait * world.about();
+        world.observe(&kernel::SOCKET_READ, &["caller", "inet"], 40, wait);
+        world.add(&kernel::TCP_BYTES, &["caller", "noisy", "sent"], 1e5);
+        window(world, Figures { neighbour_cores: cores, waited: cores, ..QUIET });
+    };
+    (0..90).for_each(|_| step(&mut world, 0.001, 0.02));
+    // In one window others have the core, so that its use is not yet a change.
+    (0..9).for_each(|window| step(&mut world, 0.2, if window == 5 { 0.02 } else { 0.9 }));
+    assert!(!world.made().iter().any(|made| made.starts_with("change cpu")), "{:?}", world.made());
+    assert_eq!(world.explain("caller").cause, cause("saturation", "cpu", Some("noisy")));
+}
+
+#[test]
 fn a_slow_callee_is_the_cause_of_its_callers_waits() {
     let mut world = World::new();
     let step = |world: &mut World, wait: f64, pickup: f64| {
