@@ -34,6 +34,9 @@ pub static TASKS: TaskStorage<TaskState> = TaskStorage::new();
 /// What threads that serve requests spend on them.
 #[btf_map]
 pub static REQUEST_WALLS: TaskStorage<RequestWall> = TaskStorage::new();
+/// How far the clock of these programs is ahead of that of run queues, in nanoseconds.
+#[btf_map]
+pub static CLOCK_AHEAD: Array<u64, 1> = Array::new();
 /// What the threads of each service spent.
 #[btf_map]
 pub static SERVICE_WALLS: Array<ServiceWall, { limits::SERVICES as usize }> = Array::new();

@@ -24,7 +24,7 @@ use crate::{
     cells::{add, lost, observe_slot_shared, slot_of},
     identity::stamp,
     kernel::{Address, Known, offset, read_user, setting},
-    maps::{BACKENDS, REQUEST_WALLS, SAMPLING, SERVICE_ROWS, SERVICE_WALLS, TASKS, WIRES},
+    maps::{BACKENDS, CLOCK_AHEAD, REQUEST_WALLS, SAMPLING, SERVICE_ROWS, SERVICE_WALLS, TASKS, WIRES},
     profile,
 };
 
@@ -89,6 +89,7 @@ fn leaves(task: Known, is_preempted: bool, task_state: u32, now_ns: u64) -> Opti
         return None;
     }
     let state = known_or_new(task)?;
+    compare_clocks(task, &state.wall);
     settle(task, state, now_ns);
     state.wall.on_cpu = 0;
     state.wall.event = 0;
@@ -123,15 +124,59 @@ fn comes(task: Known, now_ns: u64) -> Option<()> {
     None
 }
 
+/// What the two clocks may differ by before that is noted: all CPUs read that place.
+const CLOCKS_DIFFER_NS: u64 = 20_000;
+
+/// Notes how far the clock of run queues is behind, by a thread that leaves its CPU and was seen to come.
+#[inline(always)]
+fn compare_clocks(task: Known, wall: &ThreadWall) -> Option<()> {
+    if wall.on_cpu == 0 || wall.away_ns == 0 {
+        // It came unseen, or has had its time accounted for since.
+        return None;
+    }
+    let ahead = CLOCK_AHEAD.get_ptr_mut(0)?;
+    let ahead_ns = wall.at_ns.wrapping_sub(task.load(offset!(task_arrived)));
+    // SAFETY: a map value. Racing writers write what is nearly the same.
+    unsafe {
+        if ahead_ns.wrapping_sub(*ahead).wrapping_add(CLOCKS_DIFFER_NS) > 2 * CLOCKS_DIFFER_NS {
+            *ahead = ahead_ns;
+        }
+    }
+    None
+}
+
+/// A thread runs that was not seen to come to its CPU: some kernels do not tell when certain threads leave theirs, and so nothing
+/// of whoever follows them. When it came is then taken from the kernel's own account.
+#[inline(never)]
+fn came_unseen(task: Known, wall: &mut ThreadWall, now_ns: u64) -> Option<()> {
+    let (at_ns, told_ns) = (wall.at_ns, wall.told_ns);
+    if at_ns == 0 || at_ns >= now_ns {
+        return None;
+    }
+    // SAFETY: a map value, copied at once.
+    let ahead_ns = unsafe { *CLOCK_AHEAD.get_ptr(0)? };
+    let came_ns = task.load::<u64>(offset!(task_arrived)).wrapping_add(ahead_ns).clamp(at_ns, now_ns);
+    // What its service was told meanwhile stays told.
+    let is_told = told_ns >= came_ns || compare_exchange(&mut wall.told_ns, told_ns, came_ns) != told_ns;
+    wall.away_ns = came_ns - at_ns;
+    wall.away_told_ns = if is_told { 0 } else { came_ns - told_ns };
+    wall.at_ns = came_ns;
+    wall.on_cpu = 1;
+    None
+}
+
 /// Accounts for the time of a thread that runs until now: its last wait, and what it has run since.
 #[inline(never)]
 fn settle(task: Known, state: &mut TaskState, now_ns: u64) -> Option<()> {
     let queued_ns: u64 = task.load(offset!(task_queued));
     let wall = &mut state.wall;
+    if wall.on_cpu == 0 {
+        came_unseen(task, wall, now_ns);
+    }
     let told_ns = exchange(&mut wall.told_ns, now_ns);
     let (at_ns, was_queued_ns, was) = (wall.at_ns, queued_ns.wrapping_sub(wall.queued_ns), wall.state);
     let (away_ns, away_told_ns) = (wall.away_ns, wall.away_told_ns);
-    // It came unseen if it is not known to run.
+    // When it came is not known if it is not known to run.
     let now = if wall.on_cpu != 0 { WallState::OnCpu } else { WallState::Unknown } as usize;
     wall.at_ns = if at_ns > now_ns { at_ns } else { now_ns };
     wall.queued_ns = queued_ns;

@@ -215,6 +215,8 @@ offsets! {
         task_state: "task_struct"."__state",
         /// Time in run queues so far.
         task_queued: "task_struct"."sched_info.run_delay",
+        /// When it came to a CPU last, by the clock of run queues.
+        task_arrived: "task_struct"."sched_info.last_arrival",
     }
     Device {
         /// The byte with the bit for a wait for a device.

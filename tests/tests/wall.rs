@@ -125,7 +125,7 @@ fn a_request_that_computes_is_on_a_cpu_as_long_as_the_kernel_says() {
     assert_top(&queries, "on_cpu");
     let all = |state| queries.iter().map(|query| seconds(query, state)).sum::<f64>();
     let (unknown, computed) = (all("unknown"), after[0] - before[0]);
-    assert!(unknown < 0.06 * computed, "{unknown} of {computed} is unknown");
+    assert!(unknown < 0.02 * computed, "{unknown} of {computed} is unknown");
     for (at, state) in ["on_cpu", "run_queue"].into_iter().enumerate() {
         let (ours, truth) = (all(state), after[at] - before[at]);
         let tolerance = 0.02 * computed + stolen + unknown;
