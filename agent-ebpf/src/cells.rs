@@ -68,7 +68,7 @@ pub fn lost(loss: Loss) {
 
 /// Adds to a map value that other contexts may add to at the same time.
 #[inline(always)]
-fn add(counter: *mut u64, value: u64) {
+pub fn add(counter: *mut u64, value: u64) {
     // SAFETY: the verifier checks that the pointer leads into a map value.
     unsafe { asm!("lock *(u64 *)({counter} + 0) += {value}", counter = in(reg) counter, value = in(reg) value) };
 }

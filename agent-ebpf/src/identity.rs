@@ -19,6 +19,7 @@ use crate::{
     cells::{Numbers, lost, next_number, send},
     kernel::{Known, offset, setting},
     maps::{SERVICE_ROWS, SERVICES, TASKS},
+    wall,
 };
 
 /// A control group's number in the root of the unified hierarchy.
@@ -33,6 +34,9 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         None => service_of(parent),
     };
     let mut state = TaskState::new(service);
+    if setting!(wall) != 0 {
+        wall::begin(&mut state);
+    }
     if TASKS.get_or_insert(child, &mut state).is_none() {
         lost(Loss::TaskStateFailed);
     }
@@ -47,6 +51,9 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let mut fresh = TaskState::new(service);
     match TASKS.get_or_insert(task, &mut fresh) {
         Some(state) => {
+            if setting!(wall) != 0 {
+                wall::flush(state);
+            }
             state.service = service;
             if SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0) {
                 // The execve that began in another service.

@@ -28,6 +28,8 @@ mod syscalls;
 mod tcp;
 #[cfg(target_arch = "bpf")]
 mod tls;
+#[cfg(target_arch = "bpf")]
+mod wall;
 
 /// The kernel lets only programs under a GPL-compatible licence call most helpers.
 #[cfg(target_arch = "bpf")]

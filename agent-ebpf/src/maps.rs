@@ -18,6 +18,7 @@ use steth_probes::{
     python,
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket, TlsCall},
+    wall::{RequestWall, ServiceWall, StatementWall},
     watch::{ServiceWatch, Watch},
 };
 
@@ -30,6 +31,18 @@ use crate::{
 /// State of each thread.
 #[btf_map]
 pub static TASKS: TaskStorage<TaskState> = TaskStorage::new();
+/// What threads that serve requests spend on them.
+#[btf_map]
+pub static REQUEST_WALLS: TaskStorage<RequestWall> = TaskStorage::new();
+/// How far the clock of these programs is ahead of that of run queues, in nanoseconds.
+#[btf_map]
+pub static CLOCK_AHEAD: Array<u64, 1> = Array::new();
+/// What the threads of each service spent.
+#[btf_map]
+pub static SERVICE_WALLS: Array<ServiceWall, { limits::SERVICES as usize }> = Array::new();
+/// What requests of each statement spent.
+#[btf_map]
+pub static STATEMENT_WALLS: PerCpuHashMap<CellKey, StatementWall, { limits::WALLS as usize }> = PerCpuHashMap::new();
 /// Who is who.
 #[btf_map]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry, { limits::SERVICES as usize }> = HashMap::new();
@@ -139,6 +152,9 @@ pub struct TaskStorage<T> {
 // SAFETY: the fields are placeholders that the loader replaces; they are never read.
 unsafe impl<T> Sync for TaskStorage<T> {}
 
+/// `BPF_LOCAL_STORAGE_GET_F_CREATE`
+const CREATE: u64 = 1;
+
 impl<T> TaskStorage<T> {
     const fn new() -> Self {
         Self {
@@ -159,8 +175,13 @@ impl<T> TaskStorage<T> {
     /// The value of a task; it starts as `value` if it has none.
     #[inline(always)]
     pub fn get_or_insert(&self, task: Known, value: &mut T) -> Option<&mut T> {
-        const CREATE: u64 = 1; // BPF_LOCAL_STORAGE_GET_F_CREATE
         self.lookup(task, core::ptr::from_mut(value), CREATE)
+    }
+
+    /// The value of a task; all zero if it has none.
+    #[inline(always)]
+    pub fn get_or_zero(&self, task: Known) -> Option<&mut T> {
+        self.lookup(task, core::ptr::null_mut(), CREATE)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, pro
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
     histogram::bucket_of,
-    identity::{ServiceRow, TaskState},
+    identity::{CALL_UNIT_NS, ServiceRow, TaskState},
     limits::SYSCALLS,
     syscalls::{COMPAT, MMAP, OTHER, SocketCall},
 };
@@ -79,7 +79,7 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let ns = now_ns - entered_ns;
-    state.call_ns = ns;
+    state.call_units = (ns / CALL_UNIT_NS).min(u32::MAX as u64) as u32;
     let bucket = bucket_of(ns);
     let syscall = state.syscall;
     let result: i64 = ctx.arg(1);

@@ -136,7 +136,7 @@ fn try_return(ctx: &RetProbeContext) -> Option<()> {
         return None;
     }
     let Some((sock, inode)) = socket_of(state, ssl) else {
-        task.memory_bio |= (state.moved == 0) as u64;
+        task.memory_bio |= (state.moved == 0) as u32;
         return None;
     };
     let connection = socket::known(sock)?;
@@ -202,7 +202,7 @@ fn try_through(call: &Call, sock: Address, connection: &mut Connection, task: &m
     }
     if !bound && !stands(state) {
         // It wrote to memory.
-        task.memory_bio |= (state.moved == 0 && state.ssl != task.ssl) as u64;
+        task.memory_bio |= (state.moved == 0 && state.ssl != task.ssl) as u32;
         task.ssl = 0;
         return None;
     }

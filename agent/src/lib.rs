@@ -3,6 +3,7 @@
 pub mod aggregate;
 pub mod cli;
 pub mod config;
+pub mod correlate;
 pub mod export;
 pub mod host;
 pub mod ingest;

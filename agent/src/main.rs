@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::Flame(arguments) => cli::flame::flame(&arguments),
+        Command::Explain(arguments) => cli::explain::explain(&arguments),
         Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),

@@ -17,6 +17,8 @@ pub enum Feature {
     Postgres,
     /// Postgres behind TLS.
     Tls,
+    /// What wall time is spent with.
+    Wall,
     /// Profiles.
     Profiles,
 }
@@ -45,6 +47,7 @@ impl Feature {
             Self::Identity | Self::Syscalls => &[Part::Service],
             Self::Sockets | Self::Postgres => &[Part::Service, Part::Descriptor, Part::Socket],
             Self::Tls => &[Part::Service, Part::Descriptor, Part::Socket, Part::Code],
+            Self::Wall => &[Part::Service, Part::Descriptor, Part::Switch, Part::Wall],
             Self::Profiles => &[Part::Service, Part::Descriptor, Part::Code, Part::Mapping, Part::Switch],
             Self::Tcp => &[Part::Service, Part::Socket, Part::Peer, Part::Tcp],
         }
@@ -125,7 +128,18 @@ pub const PROBES: &[Probe] = &[
         needs: &[Part::Service, Part::Descriptor, Part::Socket],
         lost: "the delay from data being ready until the process reads it",
     },
+    Probe {
+        name: SWITCH,
+        tracepoint: "sched_switch",
+        feature: Feature::Wall,
+        since: "5.18",
+        needs: &[Part::Service],
+        lost: "what wall time is spent with, and off-CPU profiles",
+    },
 ];
+
+/// The program that sees threads leave CPUs and come back: for wall time, and for profiles while they are taken.
+pub const SWITCH: &str = "sched_switch";
 
 /// One kernel program that is attached to functions in user space.
 #[derive(Debug)]
@@ -184,18 +198,11 @@ pub const PROFILE_PROBES: &[ProfileProbe] = &[
         lost: "profiles of the past",
     },
     ProfileProbe { name: "profile_demand", hook: "perf_event/cpu-clock", tracepoint: None, lost: "profiles on demand" },
-    // Before the one that decides what it has to tell.
     ProfileProbe {
         name: "profile_return",
         hook: "tp_btf/sys_exit",
         tracepoint: Some("sys_exit"),
         lost: "the stacks of threads that wait in system calls",
-    },
-    ProfileProbe {
-        name: "profile_switch",
-        hook: "tp_btf/sched_switch",
-        tracepoint: Some("sched_switch"),
-        lost: "off-CPU profiles",
     },
 ];
 

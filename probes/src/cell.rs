@@ -77,6 +77,8 @@ kinds! {
         PostgresWait = 12,
         /// From the first byte of a start-up packet to the first ReadyForQuery; `sub` is a [`Role`], `a` the database.
         PostgresConnect = 13,
+        /// A wait in a run queue.
+        RunQueue = 14,
     }
 }
 
@@ -257,6 +259,8 @@ kinds! {
         SamplesFull = 21,
         /// No room for another file of code: its frames are shown by address.
         UnwindFilesFull = 22,
+        /// No room for the wall split of another statement: it goes under "other".
+        WallsFull = 23,
     }
 }
 

@@ -18,4 +18,5 @@ pub mod socket;
 pub mod syscalls;
 pub mod tls;
 pub mod unwind;
+pub mod wall;
 pub mod watch;

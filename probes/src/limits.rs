@@ -35,6 +35,8 @@ pub const PREPARED: u32 = 32_768;
 pub const CLUSTERS: u32 = 64;
 /// Statements that are told apart; further ones are counted as "other".
 pub const STATEMENTS: u32 = 4096;
+/// Statements whose wall split is told apart, of all services, roles and databases; each takes 128 bytes per possible CPU.
+pub const WALLS: u32 = 1024;
 /// Names of databases and users that are told apart.
 pub const DATABASES: u32 = 512;
 /// Bytes of the ring buffer for what is traced: 11,000 cycles, a quarter of a second at the highest rate of two cores.

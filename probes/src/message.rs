@@ -1,6 +1,10 @@
 //! The records that go through the ring buffer: only what is rare. Each begins with a [`Header`]; text follows it.
 
-use crate::{cell::kinds, record::record};
+use crate::{
+    cell::kinds,
+    record::record,
+    wall::{STATES, Split},
+};
 
 kinds! {
     /// What a record tells.
@@ -95,8 +99,26 @@ record! {
         pub transaction: u8,
         /// Why it is told: bits of [`crate::watch`].
         pub why: u8,
+        /// What part of its duration the wait event lasted, in 65,535ths.
+        pub event_share: u16,
+        /// The wait event of Postgres with the most time; 0 if none.
+        pub event: u32,
+        /// What its duration was spent with, in 65,535ths by [`crate::wall::WallState`]; all zero if that was not looked at.
+        pub wall: [u16; STATES],
         /// Spare.
-        pub _pad: [u8; 2],
+        pub _pad: [u8; 4],
+    }
+}
+
+impl Query {
+    /// Puts in what it spent. The parts are rounded down.
+    #[inline(always)]
+    pub fn tell_split(&mut self, split: &Split) {
+        let share = |ns: u64| ns.wrapping_mul(u16::MAX as u64).checked_div(self.duration_ns).unwrap_or(0) as u16;
+        (self.event_share, self.event) = (share(split.event_ns), split.event);
+        for (part, ns) in self.wall.iter_mut().zip(split.ns) {
+            *part = share(ns);
+        }
     }
 }
 

@@ -29,6 +29,10 @@ pub enum Part {
     Switch,
     /// How a thread is numbered where it runs.
     Namespace,
+    /// What a thread is, and how long it was in run queues.
+    Wall,
+    /// Whether it waits for a device; who reads it does without.
+    Device,
 }
 
 /// A field of a kernel structure.
@@ -204,6 +208,20 @@ offsets! {
         /// Its number in each namespace from the first to its own; `struct upid`, 16 bytes each.
         pid_numbers: "pid"."numbers",
     }
+    Wall {
+        /// What kind of thread it is, as bits.
+        task_flags: "task_struct"."flags",
+        /// Whether it is ready to run.
+        task_state: "task_struct"."__state",
+        /// Time in run queues so far.
+        task_queued: "task_struct"."sched_info.run_delay",
+        /// When it came to a CPU last, by the clock of run queues.
+        task_arrived: "task_struct"."sched_info.last_arrival",
+    }
+    Device {
+        /// The byte with the bit for a wait for a device.
+        task_device: "task_struct"."in_iowait",
+    }
     Drops {
         /// Packets dropped, for a listener connections.
         sock_drops: "sock"."sk_drops",
@@ -223,6 +241,12 @@ record! {
         pub postgres: u32,
         /// 1: follow Postgres behind TLS.
         pub tls: u32,
+        /// 1: take samples for profiles.
+        pub profiles: u32,
+        /// 1: split wall time.
+        pub wall: u32,
+        /// The bit of [`Offsets::task_device`].
+        pub device_bit: u32,
         /// Index of the `pids` controller in `css_set.subsys`, or [`ABSENT`].
         pub pids_controller: u32,
         /// Where the histogram cells end that are kept for each [`crate::cell::Share`], and behind them those that are

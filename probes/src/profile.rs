@@ -92,6 +92,10 @@ record! {
         pub all: u32,
         /// Of which kinds any are taken.
         pub any: u32,
+        /// 1: waits are looked at now.
+        pub waits: u32,
+        /// Spare.
+        pub _pad: u32,
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::process;
 
@@ -65,6 +66,42 @@ impl Group {
         Ok(group)
     }
 
+    /// Makes a group whose processes read from the disk below a folder only so often a second, however fast the disk is and
+    /// whoever else uses it.
+    ///
+    /// # Errors
+    /// If there is no disk below the folder, or this kernel limits nobody.
+    pub fn with_slow_disk(path: &str, folder: &Path, reads_per_second: u32) -> Result<Self> {
+        let disk = disk_below(folder)?;
+        // Version 1 first: where its controller is mounted, version 2 does not have it.
+        let versions = [
+            ("blkio", "blkio.throttle.read_iops_device", format!("{disk} {reads_per_second}")),
+            ("", "io.max", format!("{disk} riops={reads_per_second}")),
+        ];
+        let mut why = Vec::new();
+        for (controllers, file, limit) in versions {
+            let limited = Self::make(controllers, path).and_then(|group| {
+                let file = group.folder().join(file);
+                fs::write(&file, limit).with_context(|| format!("cannot write {}", file.display()))?;
+                Ok(group)
+            });
+            match limited {
+                Ok(group) => return Ok(group),
+                Err(error) => why.push(format!("{error:#}")),
+            }
+        }
+        bail!("{}", why.join("; "))
+    }
+
+    /// Moves a process into the group.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn enter(&self, pid: u32) -> Result<()> {
+        let procs = self.folder().join("cgroup.procs");
+        fs::write(&procs, pid.to_string()).with_context(|| format!("cannot write {}", procs.display()))
+    }
+
     /// A command that runs inside the group: a shell enters it and becomes the program.
     pub fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let mut command = process::command("sh", None);
@@ -87,6 +124,16 @@ impl Drop for Group {
             let _ = fs::remove_dir(folder);
         }
     }
+}
+
+/// Number of the whole disk that a folder lies on.
+fn disk_below(folder: &Path) -> Result<String> {
+    let device = fs::metadata(folder)?.dev();
+    let block = format!("/sys/dev/block/{}:{}", libc::major(device), libc::minor(device));
+    let block = fs::canonicalize(block).with_context(|| format!("no disk below {}", folder.display()))?;
+    let is_part = block.join("partition").exists();
+    let disk = block.parent().filter(|_| is_part).unwrap_or(&block);
+    Ok(fs::read_to_string(disk.join("dev"))?.trim().to_owned())
 }
 
 /// Where the hierarchy with these controllers is mounted; without controllers it is that of version 2.

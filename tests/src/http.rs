@@ -1,4 +1,4 @@
-//! The least HTTP/1.1 client that a test needs: one GET, one answer. Knows nothing of what is asked.
+//! The least HTTP/1.1 client that a test needs: one request, one answer. Knows nothing of what is asked.
 
 use std::{
     io::{Read, Write},
@@ -43,6 +43,25 @@ pub fn get_as(url: &str, accept: &str) -> Result<Answer> {
     let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {url}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).with_context(|| format!("no whole answer from {url}"))?;
+    parse(&bytes).with_context(|| format!("bad answer from {url}"))
+}
+
+/// POSTs JSON to `http://host:port/path`.
+///
+/// # Errors
+/// As above.
+pub fn post_json(url: &str, body: &str) -> Result<Answer> {
+    let (host, path) = split(url).with_context(|| format!("not an http URL: {url}"))?;
+    let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {url}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("no whole answer from {url}"))?;
     parse(&bytes).with_context(|| format!("bad answer from {url}"))

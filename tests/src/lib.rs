@@ -14,6 +14,7 @@ pub mod drivers;
 pub mod exposition;
 pub mod flame;
 pub mod http;
+pub mod incidents;
 pub mod network;
 pub mod pgbench;
 pub mod pgwire;

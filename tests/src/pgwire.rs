@@ -54,6 +54,15 @@ impl Session {
         self.request(&[(b'Q', strings(&[statements]))])
     }
 
+    /// Sends several simple queries in one write, without waiting for their answers.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn send_together(&mut self, queries: &[&str]) -> Result<()> {
+        let messages: Vec<_> = queries.iter().map(|query| (b'Q', strings(&[*query]))).collect();
+        self.request(&messages)
+    }
+
     /// Runs a simple query to its end; returns the SQLSTATE of its error, if any.
     ///
     /// # Errors

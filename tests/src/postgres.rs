@@ -72,6 +72,14 @@ impl Postgres {
         })
     }
 
+    /// As [`start`](Self::start), with further settings, `name=value`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_set(settings: &[&'static str]) -> Result<Self> {
+        Self::start_with(|_, _| Ok(settings.to_vec()))
+    }
+
     fn start_with(prepare: impl Fn(&Path, Option<&User>) -> Result<Vec<&'static str>>) -> Result<Self> {
         let programs = programs_folder().context("no PostgreSQL in /usr/lib/postgresql")?;
         let user = unprivileged()?;

@@ -57,6 +57,11 @@ pub const PEERS: &str = include_str!("../programs/peers.c");
 /// Makes data ready on a processor that is interrupted by more of it.
 pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
+/// Spends the time of each of its threads in one known way.
+pub const STATES: &str = include_str!("../programs/states.c");
+/// Plays one part of an incident.
+pub const ACTOR: &str = include_str!("../programs/actor.c");
+
 /// Spends its CPU time on known paths.
 pub const TWO_PATHS: &str = include_str!("../programs/two_paths.c");
 /// Spends all its CPU time on one path, or waits there.

@@ -51,7 +51,7 @@ const LEFT_OUT: &[&[&str]] = &[
     &["sched_process_fork", "tcp_retransmit_skb"],
     &["sched_process_exec", "tcp_send_reset"],
     &["sys_exit", "tcp_receive_reset"],
-    &["sys_enter"],
+    &["sys_enter", "sched_switch"],
     &["inet_sock_set_state", "sk_data_ready"],
 ];
 
@@ -141,6 +141,7 @@ const CASES: &[Case] = &[
         field: "fdtable.max_fds",
         stopped: &[
             ("sk_data_ready", UNAVAILABLE),
+            ("sched_switch", UNAVAILABLE),
             ("sys_exit", PARTIAL),
             ("tls_enter", UNAVAILABLE),
             ("tls_return", UNAVAILABLE),
@@ -148,10 +149,10 @@ const CASES: &[Case] = &[
             ("profile_always", UNAVAILABLE),
             ("profile_demand", UNAVAILABLE),
             ("profile_return", UNAVAILABLE),
-            ("profile_switch", UNAVAILABLE),
         ],
         connects: true,
     },
+    Case { field: "task_struct.sched_info.run_delay", stopped: &[("sched_switch", PARTIAL)], connects: true },
     Case { field: "sock.sk_drops", stopped: &[], connects: true },
 ];
 
@@ -162,7 +163,7 @@ fn a_field_that_this_kernel_lacks_stops_only_what_reads_it() {
     let connect = Program::build("conn", CONNECT).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for Case { field, stopped, connects } in CASES {
-        let (_, member) = field.split_once('.').unwrap();
+        let (_, member) = field.rsplit_once('.').unwrap();
         let sections = kernel_without(member, &folder.path().join(member));
         for line in doctor(&sections) {
             let name = line["name"].as_str().unwrap();

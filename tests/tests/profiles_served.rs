@@ -107,7 +107,7 @@ fn a_ninth_at_a_time_is_refused_and_who_hangs_up_ends_his_own() {
     let answer = String::from_utf8_lossy(&answer[..length]);
     assert!(answer.starts_with("HTTP/1.1 429"), "{answer}");
     assert!(answer.contains("8 profiles are being taken already") && answer.contains("wait until"), "{answer}");
-    let sampling = ["profile_demand", "profile_switch"];
+    let sampling = ["profile_demand", "profile_return"];
     for probe in sampling {
         let attached = || Ok((state(&agent, probe)? == "attached").then_some(()));
         wait::poll(&format!("{probe} to be attached"), SOON, attached).unwrap();
@@ -167,7 +167,7 @@ fn who_comes_later_gets_nothing_from_before() {
     let process = started(&program, "wait");
     // Someone else has looked at the same thread for a while.
     let _other = begin(&agent, &format!("seconds=600&pid={}&kind=wall", process.id()));
-    let attached = || Ok((state(&agent, "profile_switch")? == "attached").then_some(()));
+    let attached = || Ok((state(&agent, "profile_return")? == "attached").then_some(()));
     wait::poll("sampling to begin", SOON, attached).unwrap();
     for _ in 0..2 {
         let path = format!("/api/v1/flame?seconds=1&kind=wall&format=folded&pid={}", process.id());

@@ -68,6 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// names, for which the agents of other tests have no more room than theirs.
 const ALONE: &[&str] = &[
     "drivers",
+    "explain",
     "floods",
     "losses",
     "profiles",
@@ -77,6 +78,7 @@ const ALONE: &[&str] = &[
     "profiles_python",
     "profiles_served",
     "unwind",
+    "wall",
 ];
 
 /// A built program with integration tests.

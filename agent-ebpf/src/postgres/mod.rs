@@ -5,6 +5,7 @@ mod report;
 mod scratch;
 mod sink;
 mod source;
+mod split;
 
 use core::ffi::c_void;
 
@@ -23,10 +24,10 @@ use steth_probes::{
 
 use crate::{
     cells::{ANY, claim, lost, unclaim},
-    kernel::{Address, read_user},
+    kernel::{Address, read_user, setting},
     maps::{SCRATCH, TLS_SCRATCH, WIRES},
     socket::Call,
-    tls,
+    tls, wall,
 };
 
 /// Empty buffers before the first byte that are passed over.
@@ -175,6 +176,9 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
     let up = reads == (wire.role == Role::Server as u8);
+    if setting!(wall) != 0 && reads && up && wire.awaits_request() {
+        wall::request_begins(sock.0, walk.service, now_ns);
+    }
     walk.role = wire.role as u32;
     walk.up = up as u32;
     if up {

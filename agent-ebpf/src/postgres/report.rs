@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_pid_tgid;
 use steth_probes::{
-    cell::{CounterKind, HistogramKind, Loss},
+    cell::{CounterKind, HistogramKind, Loss, Role},
     message::{Header, Kind, Query, Repeated},
     postgres::{REPEATS, Turn, Wire},
     record::clear,
@@ -13,7 +13,7 @@ use steth_probes::{
 use super::sink::{Sink, key};
 use crate::{
     cells::{count, lost, send, slot_of, trace},
-    kernel::Address,
+    kernel::{Address, setting},
     maps::{SERVICE_WATCHES, WATCH},
     socket,
 };
@@ -159,6 +159,11 @@ impl Sink {
         record.role = walk.role as u8;
         record.transaction = wire.down.note;
         record.why = why;
+        if setting!(wall) != 0 && walk.role == Role::Server as u32 {
+            // SAFETY: this CPU's own work space.
+            let split = unsafe { &(*self.scratch).split };
+            record.tell_split(split);
+        }
         if let Some(connection) = socket::known(Address(entry.sock)) {
             record.peer = connection.peer;
             record.port = connection.port;

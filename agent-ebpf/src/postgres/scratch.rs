@@ -5,6 +5,7 @@ use steth_probes::{
     postgres::{NAME_LEN, TEXT_LEN, WireEntry},
     record::Plain,
     shape::Shape,
+    wall::Split,
 };
 
 /// Bytes of user memory that are fetched at a time.
@@ -30,6 +31,7 @@ pub struct Scratch {
     pub name: NameRecord,
     pub query: Query,
     pub repeated: Repeated,
+    pub split: Split,
 }
 
 /// Work space of a walk behind TLS.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user},
 };
 use steth_probes::{
-    cell::{CellKey, CounterKind, HistogramKind, Loss, TransactionOutcome},
+    cell::{CellKey, CounterKind, HistogramKind, Loss, Role, TransactionOutcome},
     message::{Header, Kind, Number, StatementText},
     postgres::{
         Effects, Mode, NAME_LEN, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source, TEXT_LEN, Wire,
@@ -268,6 +268,9 @@ impl Effects for Sink {
         let (query, first_byte) = self.slots(wire.database, statement);
         self.observe(query, duration_ns);
         self.observe(first_byte, first_byte_ns);
+        if setting!(wall) != 0 && self.walk().role == Role::Server as u32 {
+            self.add_split(wire, statement, duration_ns);
+        }
         let waited_ns = wire.waited_ns();
         if waited_ns != 0 {
             self.waited(waited_ns);
@@ -283,12 +286,19 @@ impl Effects for Sink {
     }
 
     #[inline(always)]
-    fn refused(&mut self, _wire: &Wire, statement: u32, duration_ns: u64) {
+    fn refused(&mut self, wire: &Wire, statement: u32, duration_ns: u64) {
+        if setting!(wall) != 0 && self.walk().role == Role::Server as u32 {
+            self.split(wire, duration_ns);
+        }
         self.report(statement, duration_ns, duration_ns);
     }
 
     #[inline(always)]
     fn connected(&mut self, wire: &Wire, ns: u64) {
+        if setting!(wall) != 0 && self.walk().role == Role::Server as u32 {
+            // From here on it serves nothing.
+            self.split(wire, ns);
+        }
         let (service, role) = (self.walk().service, self.walk().role as u8);
         self.observe(slot_of(&key(HistogramKind::PostgresConnect, role, service, wire.database, 0)), ns);
     }

@@ -18,7 +18,7 @@ use aya_ebpf::{
 pub use sample::Space;
 use sample::Taking;
 use steth_probes::{
-    identity::TaskState,
+    identity::{CALL_UNIT_NS, TaskState},
     profile::{SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target, weigh},
 };
 
@@ -71,15 +71,11 @@ fn on_cpu(ctx: &PerfEventContext, kind: SampleKind) -> Option<()> {
     None
 }
 
-/// A thread leaves a CPU, and another takes it.
-#[btf_tracepoint(function = "sched_switch")]
-pub fn profile_switch(ctx: BtfTracePointContext) -> i32 {
-    let Some(sampling) = SAMPLING.get(0) else { return 0 };
-    // SAFETY: a helper without arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    leaves(sampling, Known(ctx.arg::<*const u8>(1)), now_ns);
-    comes_back(sampling, Known(ctx.arg::<*const u8>(2)), now_ns);
-    0
+/// A thread leaves a CPU, and another takes it, while waits are looked at.
+#[inline(always)]
+pub fn switched(sampling: &Sampling, leaving: Known, coming: Known, now_ns: u64) {
+    leaves(sampling, leaving, now_ns);
+    comes_back(sampling, coming, now_ns);
 }
 
 /// What [`TaskState::away`] says of a thread that is off its CPU.
@@ -199,9 +195,9 @@ pub fn profile_return(_ctx: BtfTracePointContext) -> i32 {
 fn returns() -> Option<()> {
     let task = Known::current();
     let state = TASKS.get(task)?;
-    let (follows, call_ns) = (state.follows != 0, state.call_ns);
+    let (follows, call_ns) = (state.follows != 0, state.call_units as u64 * CALL_UNIT_NS);
     state.follows = 0;
-    state.call_ns = 0;
+    state.call_units = 0;
     let is_long = call_ns != 0 && is_long(task, state, call_ns);
     if !follows && !is_long {
         return None;

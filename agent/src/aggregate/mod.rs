@@ -15,6 +15,7 @@ pub use names::{Names, StatementName};
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss},
     histogram::Histogram,
+    wall::{STATES, THREAD_STATES},
 };
 
 use crate::model::{
@@ -41,6 +42,8 @@ pub struct Totals {
     limits: Limits,
     histograms: HashMap<(HistogramKind, CellKey), HistogramTotal>,
     counters: HashMap<(CounterKind, CellKey), u64>,
+    statement_walls: HashMap<CellKey, [u64; STATES]>,
+    service_walls: Vec<(u32, [u64; THREAD_STATES])>,
     losses: Vec<(Loss, u64)>,
     connections: Vec<ConnectionSeen>,
     malformed: u64,
@@ -63,6 +66,8 @@ impl Totals {
             limits,
             histograms: HashMap::new(),
             counters: HashMap::new(),
+            statement_walls: HashMap::new(),
+            service_walls: Vec::new(),
             losses: Vec::new(),
             connections: Vec::new(),
             malformed: 0,
@@ -103,6 +108,11 @@ impl Totals {
                 self.windows.errors(&key, total.saturating_sub(before));
             }
         }
+        for (key, now) in reading.statement_walls {
+            let before = self.statement_walls.insert(key, now).unwrap_or_default();
+            self.windows.spent(&key, &before, &now);
+        }
+        self.service_walls = reading.service_walls;
         self.losses = reading.losses;
         self.connections = reading.connections;
         self.malformed += reading.malformed;

@@ -27,6 +27,7 @@ pub struct Names {
     peers: HashMap<u32, String>,
     statements: HashMap<u32, StatementName>,
     databases: HashMap<u32, String>,
+    versions: HashMap<u32, u32>,
 }
 
 /// Where a name is not known.
@@ -61,6 +62,16 @@ impl Names {
     /// The name of a service, if it has one.
     pub fn service_name(&self, number: u32) -> Option<&str> {
         self.services.get(&number).map(|name| &**name)
+    }
+
+    /// Says which version of PostgreSQL a service is.
+    pub fn set_server_version(&mut self, service: u32, version: u32) {
+        self.versions.insert(service, version);
+    }
+
+    /// That version, if it is known.
+    pub(super) fn server_version(&self, service: u32) -> Option<u32> {
+        self.versions.get(&service).copied()
     }
 
     /// Whether a peer has a name.

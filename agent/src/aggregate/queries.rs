@@ -10,6 +10,7 @@ use std::{
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
     histogram::Histogram,
+    wall::STATES,
 };
 
 use super::{Names, Totals, series};
@@ -17,6 +18,8 @@ use crate::model::{
     distribution::Distribution,
     event::{QuerySeen, RepeatSeen},
     query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, role_name},
+    wait_event::wait_event_name,
+    wall,
 };
 
 /// Kept windows that are held: five minutes of 10 s.
@@ -43,6 +46,7 @@ struct Gain {
     calls: u64,
     rows: u64,
     errors: u64,
+    wall: [u64; STATES],
 }
 
 impl Window {
@@ -87,6 +91,17 @@ impl Windows {
         }
     }
 
+    /// What cycles of a statement spent went from one reading to another.
+    pub(super) fn spent(&mut self, key: &CellKey, before: &[u64; STATES], now: &[u64; STATES]) {
+        if before == now {
+            return;
+        }
+        let wall = &mut self.current.gains.entry(*key).or_default().wall;
+        for (sum, (before, now)) in wall.iter_mut().zip(before.iter().zip(now)) {
+            *sum += now.saturating_sub(*before);
+        }
+    }
+
     fn close(&mut self) {
         if self.kept.len() >= WINDOWS {
             self.kept.pop_front();
@@ -108,8 +123,17 @@ struct Sum {
     calls: u64,
     rows: u64,
     errors: u64,
+    wall: [u64; STATES],
     /// A number of the statement, for its text.
     statement: u32,
+}
+
+impl Sum {
+    fn add_wall(&mut self, wall: &[u64; STATES]) {
+        for (sum, ns) in self.wall.iter_mut().zip(wall) {
+            *sum += ns;
+        }
+    }
 }
 
 /// What tells the figures apart: service, role, database, fingerprint.
@@ -139,6 +163,7 @@ impl Totals {
                         sum.calls += gain.calls;
                         sum.rows += gain.rows;
                         sum.errors += gain.errors;
+                        sum.add_wall(&gain.wall);
                     }
                 }
                 Some(begun.elapsed().as_secs_f64())
@@ -170,6 +195,10 @@ impl Totals {
         for ((_, key), total) in self.counters.iter().filter(|((kind, _), _)| *kind == CounterKind::PostgresFailed) {
             let Some(sum) = sum_of(sums, names, selection, key) else { continue };
             sum.errors += total;
+        }
+        for (key, wall) in &self.statement_walls {
+            let Some(sum) = sum_of(sums, names, selection, key) else { continue };
+            sum.add_wall(wall);
         }
     }
 }
@@ -224,6 +253,7 @@ fn figures(names: &Names, (service, role, database, query): Labels, sum: &Sum, t
         rows: sum.rows,
         total_seconds: seconds(sum_ns),
         share: if total_ns == 0 { 0.0 } else { sum_ns as f64 / total_ns as f64 },
+        wall: wall::seconds(&sum.wall),
         mean_seconds: seconds(sum_ns) / cycles.max(1) as f64,
         p50_seconds: seconds(hdr.value_at_quantile(0.5)),
         p95_seconds: seconds(hdr.value_at_quantile(0.95)),
@@ -262,6 +292,9 @@ impl Names {
             }
             .into(),
             slow: seen.slow,
+            wall: seen.wall.as_ref().map(wall::seconds),
+            wait_event: seen.event.map(|(event, _)| wait_event_name(event, self.server_version(seen.service)).into()),
+            wait_event_seconds: seen.event.map(|(_, ns)| seconds(ns)),
             operation: operation.into(),
             query: query.into(),
             summary: summary.into(),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::{
     catalog::kernel as catalog, distribution::Distribution, event::PostgresState, metric::Metric, query::role_name,
-    snapshot::Series, syscall::syscall_name,
+    snapshot::Series, syscall::syscall_name, wall,
 };
 
 /// Places of label values.
@@ -96,6 +96,7 @@ impl Totals {
         for ((kind, key), total) in &self.counters {
             self.counter(&mut sums, names, *kind, key, *total as f64);
         }
+        self.walls(&mut sums, names);
         self.connections(&mut sums, names);
         for statement in names.statements() {
             let query = self.shown.queries.label(&statement.fingerprint);
@@ -215,6 +216,7 @@ impl Totals {
             HistogramKind::SocketPickup => (&catalog::SOCKET_PICKUP, vec![service(), family(key.sub).into()]),
             HistogramKind::PostgresQuery => (&catalog::POSTGRES_QUERY, self.query_labels(names, key).to_vec()),
             HistogramKind::PostgresFirstByte => (&catalog::POSTGRES_FIRST_BYTE, self.query_labels(names, key).to_vec()),
+            HistogramKind::RunQueue => (&catalog::RUN_QUEUE, vec![service()]),
             HistogramKind::PostgresWait => (&catalog::POSTGRES_WAIT, self.database_labels(names, key)),
             HistogramKind::PostgresConnect => (&catalog::POSTGRES_CONNECT, self.database_labels(names, key)),
             HistogramKind::PostgresTransaction => {
@@ -227,6 +229,22 @@ impl Totals {
             }
         };
         sums.merge(metric, labels, total);
+    }
+
+    fn walls(&self, sums: &mut Sums, names: &Names) {
+        for (key, ns) in &self.statement_walls {
+            let [service, role, database, _, query] = self.query_labels(names, key);
+            for (state, ns) in wall::named(ns) {
+                let labels = vec![service.clone(), role.clone(), database.clone(), query.clone(), state.into()];
+                sums.add(&catalog::POSTGRES_WALL, labels, ns as f64 / 1e9);
+            }
+        }
+        for (service, ns) in &self.service_walls {
+            for (state, ns) in wall::named(ns) {
+                let labels = vec![self.service(names, *service).into(), state.into()];
+                sums.add(&catalog::SERVICE_WALL, labels, ns as f64 / 1e9);
+            }
+        }
     }
 
     fn counter(&self, sums: &mut Sums, names: &Names, kind: CounterKind, key: &CellKey, total: f64) {
@@ -418,6 +436,7 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::ConnectionsFull | Loss::SocketForgotten => (full, "connections", "no_room"),
         Loss::TaskStateFailed => (full, "tasks", "no_memory"),
         Loss::NamesFull => (full, "statements", "no_room"),
+        Loss::WallsFull => (full, "statement_walls", "no_room"),
         Loss::PreparedFull => (full, "prepared", "no_room"),
         Loss::DatabasesFull => (full, "databases", "no_room"),
         Loss::ConversationForgotten => (full, "wires", "no_room"),

@@ -4,6 +4,7 @@ mod agent;
 pub mod config;
 pub mod docs;
 pub mod doctor;
+pub mod explain;
 pub mod flame;
 mod instance;
 mod logging;
@@ -37,6 +38,8 @@ pub enum Command {
     Doctor(doctor::Arguments),
     /// Draw where CPU time and waiting time go
     Flame(Box<flame::Arguments>),
+    /// Say why a service was slow, with evidence
+    Explain(explain::Arguments),
     /// Show what happens as it happens, one line each
     #[command(subcommand)]
     Trace(trace::Command),

@@ -47,6 +47,8 @@ pub struct Config {
     pub postgres: Postgres,
     /// Profiles.
     pub profile: Profile,
+    /// What is kept of the past to find what is unusual.
+    pub correlate: Correlate,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -110,6 +112,8 @@ pub struct Probes {
     pub postgres: bool,
     /// Postgres queries behind TLS.
     pub tls: bool,
+    /// What wall time is spent with.
+    pub wall: bool,
     /// Profiles.
     pub profiles: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
@@ -146,6 +150,15 @@ pub struct Profile {
     pub folder: PathBuf,
     /// Budget for the pieces.
     pub kept_bytes: u64,
+}
+
+/// `[correlate]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Correlate {
+    /// Whether the past is kept at all.
+    pub enabled: bool,
+    /// How many windows of it.
+    pub windows: usize,
 }
 
 /// `[limits]`
@@ -244,6 +257,7 @@ impl Default for Config {
                 sockets: true,
                 postgres: true,
                 tls: true,
+                wall: true,
                 profiles: true,
                 exclude_services: Vec::new(),
             },
@@ -262,6 +276,7 @@ impl Default for Config {
                 folder: "/var/lib/steth/profiles".into(),
                 kept_bytes: 256 << 20,
             },
+            correlate: Correlate { enabled: true, windows: 360 },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -16,6 +16,7 @@ mod filesystem;
 mod kernel_services;
 mod load;
 mod memory;
+mod memory_limit;
 mod netstat;
 mod network;
 mod postgres_settings;
@@ -36,7 +37,7 @@ use std::{
 };
 
 pub use kernel_services::KernelServices;
-pub use postgres_settings::max_connections;
+pub use postgres_settings::{max_connections, server_version};
 pub use processes::Processes;
 pub use services::ProcServices;
 pub use sockets::{socket_holders, unix_inodes};

@@ -15,6 +15,8 @@ const MAX_DEPTH: usize = 10;
 /// Files that are read for one server, and bytes of each.
 const MAX_FILES: usize = 100;
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Bytes of the file with its version.
+const MAX_VERSION_BYTES: u64 = 64;
 
 /// How many connections the server with this postmaster lets in; `None` when its configuration cannot be read. It is what
 /// the files say now: a change waits for a restart of the server.
@@ -36,6 +38,17 @@ pub fn max_connections(proc: &Path, postmaster: u32) -> Option<u32> {
     // Missing where ALTER SYSTEM was never used and nobody keeps the comment that initdb writes.
     let _ = found.read(&data.join("postgresql.auto.conf"), 0);
     found.value.map_or(Some(DEFAULT_MAX_CONNECTIONS), number)
+}
+
+/// The major version of the server with this postmaster, as its data directory has it (`PG_VERSION`, from PostgreSQL 10 on a
+/// whole number).
+pub fn server_version(proc: &Path, postmaster: u32) -> Option<u32> {
+    // A server's working directory is its data directory.
+    let file = proc.join(postmaster.to_string()).join("cwd/PG_VERSION");
+    if fs::metadata(&file).ok()?.len() > MAX_VERSION_BYTES {
+        return None;
+    }
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// A path as the server sees it: a container has its own root.

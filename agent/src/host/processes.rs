@@ -20,12 +20,13 @@ use procfs::{
 
 use super::{
     Problem, group, malformed,
+    memory_limit::memory_limit,
     process_status::{Status, has_ended},
     push,
     services::is_kernel_thread,
 };
 use crate::model::{
-    catalog::host,
+    catalog::{host, steth::SERVICE_MEMORY_LIMIT},
     metric::Metric,
     service::{KERNEL, Services},
     snapshot::Series,
@@ -49,12 +50,13 @@ struct Seen {
     counters: Counters,
     pass: u64,
     files_limit: u64,
-    files_limit_pass: u64,
+    memory_limit: Option<u64>,
+    limits_pass: u64,
 }
 
-/// The limit of open files hardly ever changes, and the kernel takes long to write it out: it is read again after this many
+/// Limits hardly ever change, and the kernel takes long to write that of open files out: they are read again after this many
 /// passes.
-const FILES_LIMIT_PASSES: u64 = 30;
+const LIMITS_PASSES: u64 = 30;
 
 /// All that only grows. The order is that of [`COUNTERS`].
 type Counters = [u64; COUNTERS.len()];
@@ -70,6 +72,9 @@ static COUNTERS: [(&Metric, Option<&str>, Unit); 8] = [
     (&host::PROCESS_READ_BYTES, None, Unit::One),
     (&host::PROCESS_WRITE_BYTES, None, Unit::One),
 ];
+
+/// Where control groups are mounted.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 enum Unit {
     One,
@@ -99,6 +104,7 @@ struct Gauges {
     open_files: u64,
     worst_files_ratio: f64,
     oldest_start_ticks: Option<u64>,
+    memory_limit: Option<u64>,
 }
 
 /// One process at one moment.
@@ -109,6 +115,7 @@ struct Reading {
     swapped_bytes: u64,
     open_files: u64,
     files_limit: u64,
+    memory_limit: Option<u64>,
     was_denied: bool,
 }
 
@@ -167,6 +174,7 @@ impl Processes {
             swapped_bytes: 0,
             open_files: 0,
             files_limit: 0,
+            memory_limit: None,
             was_denied: false,
         };
         let status = Status::read(process, &mut self.buffer)?;
@@ -183,22 +191,25 @@ impl Processes {
             if let Some(count) = reading.unless_denied(process.fd_count())? {
                 reading.open_files = count as u64;
             }
-            reading.files_limit = self.files_limit(process, &mut reading)?;
+            self.limits(process, &mut reading)?;
         }
         Ok(reading)
     }
 
-    /// The soft limit of open files; 0 if there is none, or it may not be read.
-    fn files_limit(&self, process: &Process, reading: &mut Reading) -> ProcResult<u64> {
+    /// The soft limit of open files, 0 if there is none or it may not be read, and that of memory.
+    fn limits(&self, process: &Process, reading: &mut Reading) -> ProcResult<()> {
         let seen = self.seen.get(&(reading.stat.pid, reading.stat.starttime));
-        if let Some(seen) = seen.filter(|seen| self.pass - seen.files_limit_pass < FILES_LIMIT_PASSES) {
-            return Ok(seen.files_limit);
+        if let Some(seen) = seen.filter(|seen| self.pass - seen.limits_pass < LIMITS_PASSES) {
+            (reading.files_limit, reading.memory_limit) = (seen.files_limit, seen.memory_limit);
+            return Ok(());
         }
         let limits = reading.unless_denied(process.limits())?;
-        Ok(match limits.map(|limits| limits.max_open_files.soft_limit) {
+        reading.files_limit = match limits.map(|limits| limits.max_open_files.soft_limit) {
             Some(LimitValue::Value(limit)) => limit,
             Some(LimitValue::Unlimited) | None => 0,
-        })
+        };
+        reading.memory_limit = memory_limit(&self.proc.join(reading.stat.pid.to_string()), Path::new(CONTROL_GROUPS));
+        Ok(())
     }
 
     fn add(&mut self, reading: &Reading, services: &mut dyn Services) {
@@ -217,12 +228,13 @@ impl Processes {
             counters: if is_first_pass { reading.counters } else { Counters::default() },
             pass: 0,
             files_limit: 0,
-            files_limit_pass: self.pass,
+            memory_limit: None,
+            limits_pass: self.pass,
         });
-        if seen.pass == 0 || self.pass - seen.files_limit_pass >= FILES_LIMIT_PASSES {
-            seen.files_limit_pass = self.pass;
+        if seen.pass == 0 || self.pass - seen.limits_pass >= LIMITS_PASSES {
+            seen.limits_pass = self.pass;
         }
-        seen.files_limit = reading.files_limit;
+        (seen.files_limit, seen.memory_limit) = (reading.files_limit, reading.memory_limit);
         seen.pass = self.pass;
         for ((total, before), now) in group.counters.iter_mut().zip(&mut seen.counters).zip(reading.counters) {
             // A file that was denied or had ended reads as zero: then nothing was gained.
@@ -270,6 +282,9 @@ impl Processes {
             ] {
                 push(out, metric, &[service], value);
             }
+            if let Some(limit) = now.memory_limit {
+                push(out, &SERVICE_MEMORY_LIMIT, &[service], limit as f64);
+            }
         }
     }
 }
@@ -294,6 +309,7 @@ impl Gauges {
         if reading.files_limit > 0 {
             self.worst_files_ratio = self.worst_files_ratio.max(reading.open_files as f64 / reading.files_limit as f64);
         }
+        self.memory_limit = self.memory_limit.into_iter().chain(reading.memory_limit).min();
         self.oldest_start_ticks = Some(self.oldest_start_ticks.unwrap_or(u64::MAX).min(stat.starttime));
     }
 }
@@ -349,7 +365,16 @@ mod tests {
         let mut counters = Counters::default();
         counters[0] = user_ticks;
         let resident_bytes = stat.rss * page_size();
-        Reading { stat, counters, resident_bytes, swapped_bytes: 0, open_files: 10, files_limit: 40, was_denied: false }
+        Reading {
+            stat,
+            counters,
+            resident_bytes,
+            swapped_bytes: 0,
+            open_files: 10,
+            files_limit: 40,
+            memory_limit: None,
+            was_denied: false,
+        }
     }
 
     fn pass(processes: &mut Processes, readings: &[Reading], services: &mut Named) {

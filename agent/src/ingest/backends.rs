@@ -10,12 +10,15 @@ use std::{
 
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
 use procfs::process::{MMapPath, Process};
+use steth_probes::wall::{self, WallState};
 use thiserror::Error;
 
 use crate::model::event::Backends;
 
 /// The pointer to a process' own entry in the list that `pg_stat_activity` shows; exported since PostgreSQL 14.
 const ENTRY: &[u8] = b"MyBEEntry";
+/// The pointer to what a process waits for; PostgreSQL 14.
+const EVENT: &[u8] = b"my_wait_event_info";
 /// The size of a text in it: the setting `track_activity_query_size`.
 const TEXT_SIZE: &[u8] = b"pgstat_track_activity_query_size";
 /// `PgBackendStatus` of PostgreSQL 14 to 17 on 64-bit machines (`src/include/utils/backend_status.h`): the process' number,
@@ -41,11 +44,8 @@ pub enum BackendsError {
     /// Its executable is not understood.
     #[error("its executable is no ELF file that can be understood: {0}")]
     Elf(#[from] object::Error),
-    /// It does not export what is looked for.
-    #[error("its executable has no symbol {0} (PostgreSQL 14)")]
-    NoSymbol(&'static str),
-    /// No process of it has an entry that looks as it should.
-    #[error("none of its processes has an entry of the known layout (PostgreSQL 14 to 17)")]
+    /// It does not export what is looked for, or no process of it has an entry that looks as it should.
+    #[error("none of its processes notes what it runs or waits for in a known way (PostgreSQL 14 to 17)")]
     Layout,
 }
 
@@ -53,7 +53,7 @@ pub enum BackendsError {
 ///
 /// # Errors
 /// If they cannot be read, or are not of a version whose layout is known.
-pub fn find(proc: &Path, postmaster: u32) -> Result<Backends, BackendsError> {
+pub fn find(proc: &Path, postmaster: u32) -> Result<Found, BackendsError> {
     let process = Process::new_with_root(proc.join(postmaster.to_string()))?;
     let executable = process.exe()?;
     let symbols = symbols(&proc.join(postmaster.to_string()).join("exe"))?;
@@ -63,17 +63,54 @@ pub fn find(proc: &Path, postmaster: u32) -> Result<Backends, BackendsError> {
     let start = first.map(|mapping| mapping.address.0).ok_or(BackendsError::Layout)?;
     let bias = start.wrapping_sub(symbols.first_segment);
     let memory = File::open(proc.join(postmaster.to_string()).join("mem"))?;
-    let size = i32::from_ne_bytes(bytes(&memory, bias.wrapping_add(symbols.text_size))?);
-    let text_len = u32::try_from(size).ok().filter(|_| TEXT_SIZES.contains(&size)).ok_or(BackendsError::Layout)?;
-    let found = Backends { entry_address: bias.wrapping_add(symbols.entry), text_offset: TEXT_OFFSET, text_len };
     let children = children(proc, postmaster);
-    if children.iter().any(|child| fits(proc, *child, &found)) { Ok(found) } else { Err(BackendsError::Layout) }
+    let event_address = symbols.event.map(|event| bias.wrapping_add(event));
+    let event_address =
+        event_address.filter(|address| children.iter().any(|child| notes_event(proc, *child, *address)));
+    let entry = || {
+        let (entry, text_size) = symbols.entry.zip(symbols.text_size)?;
+        let size = i32::from_ne_bytes(bytes(&memory, bias.wrapping_add(text_size)).ok()?);
+        let text_len = u32::try_from(size).ok().filter(|_| TEXT_SIZES.contains(&size))?;
+        let entry_address = bias.wrapping_add(entry);
+        let found = Backends { entry_address, event_address: 0, text_offset: TEXT_OFFSET, text_len };
+        children.iter().any(|child| fits(proc, *child, &found)).then_some(found)
+    };
+    let found = Found { statements: entry(), event_address };
+    if found.statements.is_none() && event_address.is_none() { Err(BackendsError::Layout) } else { Ok(found) }
+}
+
+/// What was found. Each of the two may be missing.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Where statements are noted; `event_address` is left at 0.
+    pub statements: Option<Backends>,
+    /// Where waits are.
+    pub event_address: Option<u64>,
+}
+
+impl Found {
+    /// Both, as the kernel programs are told.
+    pub fn backends(&self) -> Backends {
+        let none = Backends { entry_address: 0, event_address: 0, text_offset: 0, text_len: 0 };
+        Backends { event_address: self.event_address.unwrap_or(0), ..self.statements.unwrap_or(none) }
+    }
+}
+
+/// Whether a process notes a wait event there: its class is one of those that there are.
+fn notes_event(proc: &Path, pid: i32, address: u64) -> bool {
+    let look = || -> io::Result<u32> {
+        let memory = File::open(PathBuf::from(proc).join(pid.to_string()).join("mem"))?;
+        let event = u64::from_ne_bytes(bytes(&memory, address)?);
+        Ok(u32::from_ne_bytes(bytes(&memory, event)?))
+    };
+    look().is_ok_and(|event| event == 0 || wall::of_event(event).is_some_and(|state| state != WallState::Unknown))
 }
 
 struct Symbols {
     first_segment: u64,
-    entry: u64,
-    text_size: u64,
+    entry: Option<u64>,
+    event: Option<u64>,
+    text_size: Option<u64>,
 }
 
 fn symbols(executable: &Path) -> Result<Symbols, BackendsError> {
@@ -85,8 +122,9 @@ fn symbols(executable: &Path) -> Result<Symbols, BackendsError> {
     };
     Ok(Symbols {
         first_segment: file.segments().map(|segment| segment.address()).min().unwrap_or_default(),
-        entry: address(ENTRY).ok_or(BackendsError::NoSymbol("MyBEEntry"))?,
-        text_size: address(TEXT_SIZE).ok_or(BackendsError::NoSymbol("pgstat_track_activity_query_size"))?,
+        entry: address(ENTRY),
+        event: address(EVENT),
+        text_size: address(TEXT_SIZE),
     })
 }
 

@@ -15,6 +15,7 @@ use steth_probes::{
     record::read,
     socket::{Connection, PeerKey, Protocol, tcp_state},
     tls::{CodeFile, LOOKED_AT},
+    wall::{STATES, ServiceWall, StatementWall},
     watch::{ServiceWatch, Watch},
 };
 
@@ -49,7 +50,8 @@ impl Cells {
     pub fn read(&mut self, refresh: impl FnOnce(Vec<u64>)) -> io::Result<Reading> {
         let mut reading = Reading::default();
         self.read_histograms(&mut reading)?;
-        let Tables { services, counters, losses, connections, peers, wires, .. } = &mut self.tables;
+        let Tables { services, counters, losses, connections, peers, wires, service_walls, statement_walls, .. } =
+            &mut self.tables;
         let malformed = &mut reading.malformed;
 
         losses.visit(LOSSES, |key, values| {
@@ -86,6 +88,17 @@ impl Cells {
                 Some((kind, key)) => reading.counters.push((kind, key, sum(values))),
                 None => *malformed += 1,
             }
+        })?;
+        statement_walls.visit(u32::MAX, |key, copies| match read::<CellKey>(key) {
+            Some(key) => reading.statement_walls.push((key, sum_walls(copies))),
+            None => *malformed += 1,
+        })?;
+        service_walls.visit(u32::MAX, |key, value| match (read::<u32>(key), read::<ServiceWall>(value)) {
+            (Some(service), Some(wall)) if wall.ns.iter().any(|ns| *ns != 0) => {
+                reading.service_walls.push((service, wall.ns));
+            }
+            (Some(_), Some(_)) => {}
+            _ => *malformed += 1,
         })?;
         // Names last: a cell that is met without its name would stand under "other" once, and then jump.
         services.visit(u32::MAX, |key, value| match (read(key), read(value)) {
@@ -164,8 +177,9 @@ impl Cells {
     /// # Errors
     /// If the kernel refuses the write, for example because there are too many clusters.
     pub fn set_backends(&self, service: u32, backends: Backends) -> io::Result<()> {
-        let Backends { entry_address, text_offset, text_len } = backends;
-        self.tables.backends.put(&service, &postgres::Backends { entry_address, text_offset, text_len })
+        let Backends { entry_address, event_address, text_offset, text_len } = backends;
+        let backends = postgres::Backends { entry_address, event_address, text_offset, text_len };
+        self.tables.backends.put(&service, &backends)
     }
 
     /// Reads the peers that were met, and nothing else.
@@ -306,6 +320,17 @@ fn monotonic_ns() -> u64 {
 /// The sum of a counter's copies on all CPUs.
 fn sum(copies: &[u8]) -> u64 {
     copies.chunks_exact(8).filter_map(read::<u64>).fold(0, u64::wrapping_add)
+}
+
+/// The sum of the copies of what a statement's requests spent.
+fn sum_walls(copies: &[u8]) -> [u64; STATES] {
+    let mut sum = [0; STATES];
+    for copy in copies.chunks_exact(size_of::<StatementWall>()).filter_map(read::<StatementWall>) {
+        for (into, from) in sum.iter_mut().zip(copy.ns) {
+            *into = u64::wrapping_add(*into, from);
+        }
+    }
+    sum
 }
 
 /// The sum of a histogram's copies on all CPUs; it wraps as they do.

@@ -8,6 +8,7 @@ use steth_probes::{
     message::{Exec, Header, Kind, Number, Query, Repeated, StatementText},
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
+    wall::STATES,
     watch::{FAILED, SLOW},
 };
 
@@ -121,7 +122,7 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 Decoded::Record(Record::Mapped { pid: mapped.pid })
             }
             Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
-            Kind::Query => Decoded::Record(Record::Query(query(bytes)?)),
+            Kind::Query => Decoded::Record(Record::Query(Box::new(query(bytes)?))),
         })
     };
     record().unwrap_or(Decoded::Malformed)
@@ -150,7 +151,24 @@ fn query(bytes: &[u8]) -> Option<QuerySeen> {
         family: Family::from_u8(query.family)?,
         transaction: query.transaction,
         slow: query.why & SLOW != 0,
+        wall: split(&query),
+        event: (query.event != 0).then(|| (query.event, part(query.duration_ns, query.event_share))),
     })
+}
+
+/// What a cycle was spent with; the parts are its duration.
+fn split(query: &Query) -> Option<[u64; STATES]> {
+    let mut parts = query.wall.map(|share| part(query.duration_ns, share));
+    // They were rounded down; what that cost goes to the largest.
+    let rest = query.duration_ns.saturating_sub(parts.iter().sum());
+    let largest = parts.iter_mut().max().filter(|largest| **largest != 0)?;
+    *largest += rest;
+    Some(parts)
+}
+
+fn part(duration_ns: u64, share: u16) -> u64 {
+    let ns = u128::from(duration_ns) * u128::from(share) / u128::from(u16::MAX);
+    u64::try_from(ns).unwrap_or(duration_ns)
 }
 
 /// A statement that came again and again.
@@ -212,7 +230,11 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use steth_probes::{postgres::push_sqlstate, record::bytes_of};
+    use steth_probes::{
+        postgres::push_sqlstate,
+        record::bytes_of,
+        wall::{Split, WallState},
+    };
 
     use super::*;
 
@@ -262,6 +284,29 @@ mod tests {
         assert!(query(bytes_of(&fine)).is_some_and(|seen| seen.slow && seen.sqlstate.is_none()));
         let strange = Query { role: 9, ..told };
         assert!(query(bytes_of(&strange)).is_none());
+    }
+
+    #[test]
+    fn the_parts_of_a_told_cycle_are_its_duration() {
+        for duration_ns in [1, 999, 1_000_003, u64::from(u32::MAX) * 1_000] {
+            let mut spent = Split::zeroed();
+            spent.ns[WallState::OnCpu as usize] = duration_ns / 3;
+            spent.ns[WallState::Lock as usize] = duration_ns - duration_ns / 3;
+            (spent.event, spent.event_ns) = (0x0300_0005, duration_ns / 2);
+            let mut told = Query { duration_ns, role: Role::Server as u8, ..Query::zeroed() };
+            told.tell_split(&spent);
+            let seen = query(bytes_of(&told)).unwrap();
+            let wall = seen.wall.unwrap();
+            assert_eq!(wall.iter().sum::<u64>(), duration_ns);
+            let tolerance = duration_ns / 10_000 + 1;
+            assert!(
+                wall[WallState::Lock as usize].abs_diff(spent.ns[WallState::Lock as usize]) <= tolerance,
+                "{wall:?}"
+            );
+            assert!(seen.event.unwrap().1.abs_diff(spent.event_ns) <= tolerance);
+        }
+        let client = query(bytes_of(&Query { duration_ns: 5, ..Query::zeroed() })).unwrap();
+        assert_eq!((client.wall, client.event), (None, None));
     }
 
     #[test]

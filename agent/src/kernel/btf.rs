@@ -53,7 +53,16 @@ impl KernelTypes {
         })
     }
 
+    /// The bit that a field is, in the byte at its offset.
+    pub fn bit(&self, structure: &str, path: &str) -> Option<u32> {
+        Some(1 << (self.bits(structure, path)? % 8))
+    }
+
     fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        Some(self.bits(structure, path)? / 8)
+    }
+
+    fn bits(&self, structure: &str, path: &str) -> Option<u32> {
         let mut kind = self
             .btf
             .resolve_types_by_name(structure)
@@ -66,7 +75,7 @@ impl KernelTypes {
             bits += member_bits;
             kind = member_kind;
         }
-        Some(bits / 8)
+        Some(bits)
     }
 
     /// Bit offset and type of a member, looked for also in unnamed structures and unions within.

@@ -1,7 +1,7 @@
 //! What this kernel's structures do not have, and what therefore cannot run. Knows neither BTF nor programs.
 
 use steth_probes::{
-    catalog::{Feature, Probe},
+    catalog::{Feature, Probe, SWITCH},
     offsets::{ABSENT, MEMBERS, Member, Offsets, Part},
 };
 
@@ -31,9 +31,12 @@ impl Lacks {
         wanted.iter().copied().filter(|feature| self.of_parts(feature.needs()).is_none()).collect()
     }
 
-    /// Why a probe that runs does not do all that is wanted of it, and what is lost: the system calls' programs serve
-    /// other features as well.
+    /// Why a probe that runs does not do all that is wanted of it, and what is lost: the system calls' programs, and that at
+    /// switches, serve other features as well.
     pub fn curtail(&self, probe: &Probe, wanted: &[Feature]) -> Option<(String, String)> {
+        if probe.name == SWITCH && wanted.contains(&probe.feature) {
+            return Some((self.refuse(probe.feature)?, "what wall time is spent with".into()));
+        }
         if probe.name != "sys_exit" {
             return None;
         }

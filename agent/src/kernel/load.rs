@@ -13,7 +13,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
-    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, PROFILE_PROBES, Probe, ProfileProbe},
+    catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, PROFILE_PROBES, Probe, ProfileProbe, SWITCH},
     limits,
     offsets::{ABSENT, Settings},
     record::bytes_of,
@@ -33,8 +33,13 @@ use super::{
 };
 use crate::model::probe::{Finding, ProbeState};
 
+/// The program that goes through all threads before figures are read.
+const WALL_SO_FAR: &str = "wall_so_far";
 /// The program that the agent runs for each listener.
 const LISTENER_DROPS: &str = "listener_drops";
+
+/// The bit that says whether a thread waits for a device.
+const DEVICE: (&str, &str) = ("task_struct", "in_iowait");
 
 /// The kernel programs, as they were built with this agent.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steth-ebpf.o"));
@@ -135,6 +140,10 @@ pub struct Tables {
     pub watch: Table,
     /// What is kept of each service for that.
     pub service_watches: Table,
+    /// What the threads of services spent.
+    pub service_walls: Table,
+    /// What requests of statements spent.
+    pub statement_walls: Table,
     /// Number of copies in maps that are kept per CPU.
     pub cpus: usize,
 }
@@ -149,7 +158,8 @@ impl Kernel {
         let types = KernelTypes::read(&options.btf)?;
         let offsets = types.offsets();
         let lacks = Lacks::of(&offsets);
-        let features = lacks.leave(&options.features);
+        let mut features = lacks.leave(&options.features);
+        features.retain(|feature| *feature != Feature::Wall || !options.without.iter().any(|name| name == SWITCH));
         let sizes = Sizes::within(&Wanted {
             memory_bytes: options.memory_bytes,
             cpus: possible_cpus() as u64,
@@ -169,6 +179,9 @@ impl Kernel {
             tcp: on(Feature::Tcp),
             postgres: on(Feature::Postgres),
             tls: on(Feature::Tls),
+            profiles: on(Feature::Profiles),
+            wall: on(Feature::Wall),
+            device_bit: types.bit(DEVICE.0, DEVICE.1).unwrap_or(0),
             pids_controller: types.enumerator("cgroup_subsys_id", "pids_cgrp_id").unwrap_or(ABSENT),
             histograms_calls: histograms.calls,
             histograms_tcp: histograms.tcp,
@@ -199,6 +212,11 @@ impl Kernel {
             .map_max_entries("SERVICES", options.services)
             .map_max_entries("SERVICE_ROWS", options.services)
             .map_max_entries("SERVICE_WATCHES", options.services)
+            .map_max_entries("SERVICE_WALLS", if settings.wall == 0 { 1 } else { options.services })
+            .map_max_entries(
+                "STATEMENT_WALLS",
+                if settings.wall == 0 || settings.postgres == 0 { 1 } else { sizes.walls },
+            )
             .map_max_entries("PEERS", options.peers)
             .map_max_entries("STATEMENTS", options.statements)
             .map_max_entries("RECORDS", options.ring_bytes)
@@ -240,6 +258,11 @@ impl Kernel {
             None => kernel.load_sampling(&btf),
             Some(state) => kernel.profile_probes.extend(PROFILE_PROBES.iter().map(|probe| (probe, state.clone()))),
         }
+        if kernel.splits_wall()
+            && let Err(error) = kernel.load_wall(&btf).and_then(|()| kernel.settle_wall())
+        {
+            tracing::warn!("waits are counted only when they end: {error}");
+        }
         if let Err(error) = kernel.load_seed(&btf).and_then(|()| kernel.pass_over_open_files()) {
             tracing::warn!("sockets that were open before are met at their first use only: {error}");
         }
@@ -271,6 +294,8 @@ impl Kernel {
             code_files: table("CODE_FILES", 1)?,
             watch: table("WATCH", 1)?,
             service_watches: table("SERVICE_WATCHES", 1)?,
+            service_walls: table("SERVICE_WALLS", 1)?,
+            statement_walls: table("STATEMENT_WALLS", cpus)?,
             cpus,
         })
     }
@@ -312,6 +337,24 @@ impl Kernel {
 
     fn open_files(&mut self) -> Result<&mut Iter, ProgramError> {
         self.ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()
+    }
+
+    fn load_wall(&mut self, btf: &Btf) -> Result<(), ProgramError> {
+        self.program::<Iter>(WALL_SO_FAR)?.load("task", btf)
+    }
+
+    /// Whether it is told what wall time is spent with.
+    pub fn splits_wall(&self) -> bool {
+        self.settings.wall != 0
+            && self.probes.iter().any(|(probe, state)| probe.name == SWITCH && *state == ProbeState::Attached)
+    }
+
+    /// Has it told what threads have waited, or run, so far: else that is told only when it ends.
+    ///
+    /// # Errors
+    /// If the program was refused, or cannot be run.
+    pub fn settle_wall(&mut self) -> Result<(), ProgramError> {
+        run(self.program::<Iter>(WALL_SO_FAR)?)
     }
 
     fn load_listener_drops(&mut self) -> Result<(), ProgramError> {
@@ -389,14 +432,29 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Op
         || options.features.contains(&probe.feature)
         // Sockets and Postgres hang on the system calls' programs.
         || (probe.feature == Feature::Syscalls && !options.features.is_empty());
-    if !wanted || options.without.iter().any(|name| name == probe.name) {
+    let is_switch = probe.name == SWITCH;
+    let for_profiles = is_switch && options.features.contains(&Feature::Profiles);
+    if !(wanted || for_profiles) || options.without.iter().any(|name| name == probe.name) {
         return ProbeState::Off;
     }
-    if let Some(reason) = lacks.stop(probe) {
+    // It is attached all the time for wall time; for profiles when somebody asks.
+    let for_profiles = for_profiles && lacks.refuse(Feature::Profiles).is_none();
+    let refused = lacks.stop(probe).or_else(|| lacks.refuse(probe.feature).filter(|_| is_switch));
+    if let Some(reason) = refused.clone().filter(|_| !for_profiles) {
         return ProbeState::Unavailable { reason };
     }
-    match try_attach(ebpf, btf, probe) {
-        Ok(()) => match lacks.curtail(probe, &options.features) {
+    let program = match load(ebpf, btf, probe) {
+        Ok(program) => program,
+        Err(error) => return ProbeState::Unavailable { reason: reason(&error, probe) },
+    };
+    if !wanted {
+        return ProbeState::Ready;
+    }
+    if let Some(reason) = refused {
+        return ProbeState::Partial { reason };
+    }
+    match program.attach() {
+        Ok(_) => match lacks.curtail(probe, &options.features) {
             Some((reason, _)) => ProbeState::Partial { reason },
             None => ProbeState::Attached,
         },
@@ -404,12 +462,11 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Op
     }
 }
 
-fn try_attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe) -> Result<(), ProgramError> {
+fn load<'a>(ebpf: &'a mut Ebpf, btf: &Btf, probe: &Probe) -> Result<&'a mut BtfTracePoint, ProgramError> {
     let program = ebpf.program_mut(probe.name).ok_or(ProgramError::NotLoaded)?;
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(probe.tracepoint, btf)?;
-    program.attach()?;
-    Ok(())
+    Ok(program)
 }
 
 pub(super) fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {

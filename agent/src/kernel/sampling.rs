@@ -14,7 +14,7 @@ use aya::{
     util::online_cpus,
 };
 use steth_probes::{
-    catalog::PROFILE_PROBES,
+    catalog::{PROFILE_PROBES, SWITCH},
     profile::{SLOT_NUMBER, Sampling, Target, UnwindFile},
     python,
     record::read,
@@ -30,8 +30,6 @@ use crate::model::{probe::ProbeState, profile::Kind};
 
 /// The program that looks at system calls as they return.
 const RETURN: &str = "profile_return";
-/// The one that looks at threads as they leave a CPU and come back.
-const SWITCH: &str = "profile_switch";
 /// The programs that look at waits, in the order in which they are attached.
 const WAITS: [&str; 2] = [RETURN, SWITCH];
 
@@ -111,8 +109,10 @@ impl Kernel {
             Kind::Wall => &[CLOCKS[0], CLOCKS[1], RETURN, SWITCH],
             Kind::Syscalls => &[RETURN],
         };
-        let profiles = self.profile_probes.iter().filter(|(probe, _)| needed.contains(&probe.name));
-        let lacking = profiles.map(|(probe, state)| (probe.name, state)).find_map(|(name, state)| match state {
+        let of_profiles = self.profile_probes.iter().map(|(probe, state)| (probe.name, state));
+        let all = of_profiles.chain(self.probes.iter().map(|(probe, state)| (probe.name, state)));
+        let lacking = all.filter(|(name, _)| needed.contains(name)).find_map(|(name, state)| match state {
+            ProbeState::Off if name == SWITCH => Some(format!("{name} is switched off (`kernel.without`)")),
             ProbeState::Off => Some("they are switched off (`probes.profiles`)".to_owned()),
             ProbeState::Unavailable { reason } => Some(format!("{name}: {reason}")),
             _ => None,
@@ -131,7 +131,7 @@ impl Kernel {
                 None => self.program::<PerfEvent>(probe.name).and_then(PerfEvent::load),
             };
             let loaded = loaded.and_then(|()| match probe.name {
-                "profile_switch" => self.program::<Iter>(STILL)?.load("task", btf),
+                "profile_return" => self.program::<Iter>(STILL)?.load("task", btf),
                 "profile_demand" => self.program::<Iter>(FILES)?.load("task_vma", btf),
                 _ => Ok(()),
             });
@@ -185,6 +185,10 @@ impl Kernel {
     /// If the verifier refused a program.
     pub fn look_at(&mut self, waits: bool, long_calls: bool) -> Result<(), ProgramError> {
         for (name, wanted) in [(RETURN, waits || long_calls), (SWITCH, waits)] {
+            // What splits wall time is there already.
+            if name == SWITCH && self.splits_wall() {
+                continue;
+            }
             let at = self.running.tracepoints.iter().position(|(running, _)| *running == name);
             match (at, wanted) {
                 (None, true) => {
@@ -221,6 +225,12 @@ impl Kernel {
     }
 
     fn set_state(&mut self, names: &[&str], state: &ProbeState) {
+        for (probe, old) in &mut self.probes {
+            // What it cannot do stays so.
+            if names.contains(&probe.name) && !matches!(old, ProbeState::Partial { .. }) {
+                *old = state.clone();
+            }
+        }
         for (probe, old) in &mut self.profile_probes {
             if names.contains(&probe.name) {
                 *old = state.clone();
@@ -228,7 +238,7 @@ impl Kernel {
         }
     }
 
-    fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, ProgramError>
+    pub(super) fn program<'a, T>(&'a mut self, name: &str) -> Result<&'a mut T, ProgramError>
     where
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {

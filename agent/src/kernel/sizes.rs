@@ -1,6 +1,8 @@
 //! How many entries the largest maps may have, so that all maps and programs together keep to `[kernel] memory`. Knows what
 //! the kernel accounts an entry with (Linux 6.18, `htab_map_mem_usage` in `kernel/bpf/hashtab.c`); loads nothing.
 
+use std::ops::RangeInclusive;
+
 use steth_probes::{
     catalog::Feature,
     cell::CellKey,
@@ -11,6 +13,7 @@ use steth_probes::{
     profile::{Target, UnwindFile},
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket},
+    wall::{ServiceWall, StatementWall},
     watch::ServiceWatch,
 };
 
@@ -60,19 +63,21 @@ pub struct Sizes {
     pub wires: u32,
     pub ssls: u32,
     pub prepared: u32,
+    pub walls: u32,
 }
 
 impl Sizes {
     /// Shares of what is left once all that has a fixed size is in.
     pub fn within(wanted: &Wanted) -> Self {
         let left = wanted.memory_bytes.saturating_sub(fixed_bytes(wanted));
-        let share = |percent: u64, entry_bytes: u64, most: u32| entries(left / 100 * percent, entry_bytes, most);
+        let share = |percent: u64, entry_bytes: u64, most: u32| entries(left / 100 * percent, entry_bytes, 64..=most);
         Self {
-            histograms: share(30, histogram_bytes(wanted.cpus), limits::HISTOGRAMS),
+            histograms: share(28, histogram_bytes(wanted.cpus), limits::HISTOGRAMS),
             connections: share(18, connection_bytes(), limits::CONNECTIONS),
             wires: share(39, wire_bytes(), limits::WIRES),
             ssls: share(5, ssl_bytes(), limits::SSLS),
             prepared: share(8, prepared_bytes(), limits::PREPARED),
+            walls: entries(left / 100 * 2, wall_bytes(wanted.cpus), 16..=limits::WALLS),
         }
     }
 }
@@ -123,6 +128,11 @@ const fn prepared_bytes() -> u64 {
     hash_bytes(PREPARED_KEY, 4)
 }
 
+/// What a statement spent, on each CPU.
+const fn wall_bytes(cpus: u64) -> u64 {
+    hash_bytes(size_of::<CellKey>(), 8) + size_of::<StatementWall>() as u64 * cpus
+}
+
 /// Rows of unwind tables that there is room for, with all that profiles take beside them within so many bytes.
 pub fn unwind_rows(memory_bytes: u64, cpus: u64) -> u32 {
     let fixed = u64::from(limits::SAMPLES_BYTES)
@@ -142,19 +152,19 @@ fn map_bytes(entries: u32, entry_bytes: u64) -> u64 {
     u64::from(entries) * entry_bytes + u64::from(entries).next_power_of_two() * BUCKET_BYTES
 }
 
-/// As many entries as there is room for.
-fn entries(bytes: u64, entry_bytes: u64, most: u32) -> u32 {
+/// As many entries as there is room for, within these bounds.
+fn entries(bytes: u64, entry_bytes: u64, bounds: RangeInclusive<u32>) -> u32 {
     let fitting = |buckets: u64| bytes.saturating_sub(buckets * BUCKET_BYTES) / entry_bytes;
     // Their number asks for no more buckets than were taken off.
     let entries = fitting((bytes / entry_bytes).next_power_of_two());
-    u32::try_from(entries).unwrap_or(most).clamp(64, most)
+    u32::try_from(entries).unwrap_or(u32::MAX).clamp(*bounds.start(), *bounds.end())
 }
 
 /// What does not depend on the shares.
 fn fixed_bytes(wanted: &Wanted) -> u64 {
     let &Wanted { cpus, ring_bytes, services, peers, statements, .. } = wanted;
     let counter = hash_bytes(size_of::<CellKey>(), 8) + 8 * cpus;
-    let of_service = (size_of::<ServiceRow>() + size_of::<ServiceWatch>()) as u64;
+    let of_service = (size_of::<ServiceRow>() + size_of::<ServiceWatch>() + size_of::<ServiceWall>()) as u64;
     2 * (u64::from(ring_bytes) + RING_EXTRA_BYTES)
         + map_bytes(limits::COUNTERS, counter)
         + u64::from(services) * of_service
@@ -176,13 +186,14 @@ mod tests {
         Wanted { memory_bytes: 32 << 20, cpus: 2, ring_bytes: 1 << 20, services: 1024, peers: 1024, statements: 1000 };
 
     fn total_bytes(wanted: &Wanted) -> u64 {
-        let Sizes { histograms, connections, wires, ssls, prepared } = Sizes::within(wanted);
+        let Sizes { histograms, connections, wires, ssls, prepared, walls } = Sizes::within(wanted);
         fixed_bytes(wanted)
             + map_bytes(histograms, histogram_bytes(wanted.cpus))
             + map_bytes(connections, connection_bytes())
             + map_bytes(wires, wire_bytes())
             + map_bytes(ssls, ssl_bytes())
             + map_bytes(prepared, prepared_bytes())
+            + map_bytes(walls, wall_bytes(wanted.cpus))
     }
 
     #[test]
@@ -192,7 +203,7 @@ mod tests {
                 let wanted = Wanted { memory_bytes: mebibytes << 20, cpus, ..DEFAULT };
                 let left = wanted.memory_bytes.saturating_sub(fixed_bytes(&wanted));
                 // The least that every map has may be more than its share.
-                if left / 100 * 30 < map_bytes(64, histogram_bytes(cpus)) {
+                if left / 100 * 28 < map_bytes(64, histogram_bytes(cpus)) {
                     continue;
                 }
                 let total = total_bytes(&wanted);

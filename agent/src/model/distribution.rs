@@ -54,6 +54,13 @@ impl Distribution {
         }
     }
 
+    /// What was added since an earlier state; `None` if that is none of this distribution.
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        let counts = self.counts.iter().zip(&earlier.counts).map(|(now, before)| now.checked_sub(*before));
+        let counts = counts.collect::<Option<Box<[u64]>>>()?;
+        Some(Self { counts, sum_ns: self.sum_ns.wrapping_sub(earlier.sum_ns) })
+    }
+
     /// Number of durations in each of the kernel's buckets.
     pub fn counts(&self) -> &[u64] {
         &self.counts
@@ -144,6 +151,17 @@ mod tests {
                 assert_eq!(cumulative, all.iter().filter(|ns| **ns < bound).count() as u64, "bound {bound}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_added_since_is_the_difference_and_what_began_anew_has_none() {
+        let mut earlier = Distribution::default();
+        earlier.observe_ns(1_000);
+        let mut later = earlier.clone();
+        later.observe_ns(2_000_000);
+        let gained = later.since(&earlier).unwrap();
+        assert_eq!((gained.count(), gained.sum_ns()), (1, 2_000_000));
+        assert_eq!(Distribution::default().since(&later), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use steth_probes::{
     cell::{CellKey, CounterKind, Family, HistogramKind, Loss, Role},
     histogram::Histogram,
+    wall::{STATES, THREAD_STATES},
 };
 
 /// The kernel's cells at one moment. Counts are totals since the programs were loaded.
@@ -15,6 +16,10 @@ pub struct Reading {
     pub histograms: Vec<(HistogramKind, CellKey, Histogram)>,
     /// Counter cells.
     pub counters: Vec<(CounterKind, CellKey, u64)>,
+    /// What requests of statements spent, in nanoseconds by state.
+    pub statement_walls: Vec<(CellKey, [u64; STATES])>,
+    /// What the threads of services spent.
+    pub service_walls: Vec<(u32, [u64; THREAD_STATES])>,
     /// What was not counted.
     pub losses: Vec<(Loss, u64)>,
     /// Services that were met.
@@ -30,8 +35,10 @@ pub struct Reading {
 /// Where the processes of a Postgres cluster note what they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backends {
-    /// Address, in each of them, of the pointer to its own entry.
+    /// Address, in each of them, of the pointer to its own entry; 0 if unknown.
     pub entry_address: u64,
+    /// Address of the pointer to what it waits for; 0 if unknown.
+    pub event_address: u64,
     /// Offset in the entry of the pointer to the statement's text.
     pub text_offset: u32,
     /// Bytes that there is room for, with the closing zero.
@@ -165,6 +172,10 @@ pub struct QuerySeen {
     pub transaction: u8,
     /// Whether it was slow.
     pub slow: bool,
+    /// What its duration was spent with, in nanoseconds by state, if that was looked at.
+    pub wall: Option<[u64; STATES]>,
+    /// The wait event of Postgres with the most time, and how much that was.
+    pub event: Option<(u32, u64)>,
 }
 
 /// A Postgres statement that came again and again in one transaction, or in requests that followed each other closely.
@@ -237,7 +248,7 @@ pub enum Record {
         pid: u32,
     },
     /// A Postgres cycle was slow or failed.
-    Query(QuerySeen),
+    Query(Box<QuerySeen>),
     /// A Postgres statement came again and again.
     Repeated(RepeatSeen),
 }

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod distribution;
 pub mod event;
+pub mod finding;
 pub mod metric;
 pub mod probe;
 pub mod profile;
@@ -11,3 +12,5 @@ pub mod sample;
 pub mod service;
 pub mod snapshot;
 pub mod syscall;
+pub mod wait_event;
+pub mod wall;

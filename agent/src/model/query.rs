@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
-use super::sample::{PastRequest, ProfileRequest};
+use super::{
+    finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
+    sample::{PastRequest, ProfileRequest},
+    wall::Seconds,
+};
 
 /// Header of an answer that has no place of its own for what a reader must know, such as why a profile is empty.
 pub const NOTE: &str = "steth-note";
@@ -66,6 +70,14 @@ pub struct QueryRecord<'a> {
     pub transaction: Cow<'a, str>,
     /// Whether it took as long as `postgres.slow_query`.
     pub slow: bool,
+    /// What its duration was spent with, in seconds by state, at the server's end; `None` if that was not looked at.
+    #[serde(borrow)]
+    pub wall: Option<Seconds<'a>>,
+    /// What the server's process waited for longest, as `pg_stat_activity` has it.
+    #[serde(borrow)]
+    pub wait_event: Option<Cow<'a, str>>,
+    /// How long.
+    pub wait_event_seconds: Option<f64>,
     /// Operation, such as `SELECT`.
     #[serde(borrow)]
     pub operation: Cow<'a, str>,
@@ -237,6 +249,8 @@ pub struct StatementFigures {
     pub total_seconds: f64,
     /// The part that this is of the time in all cycles.
     pub share: f64,
+    /// What that time was spent with, in seconds by state, at the server's end; empty if that was not looked at.
+    pub wall: Seconds<'static>,
     /// Mean time of a cycle.
     pub mean_seconds: f64,
     /// Median.
@@ -378,6 +392,14 @@ pub enum Question {
     Profile(ProfileRequest),
     /// Where did it go?
     Past(PastRequest),
+    /// Why was it slow?
+    Explain(ExplainRequest),
+    /// What was found?
+    Findings(oneshot::Sender<Result<Findings, NotExplained>>),
+    /// Which events are known?
+    Events(oneshot::Sender<Result<Events, NotExplained>>),
+    /// Something happened.
+    Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
 }
 
 /// Someone who wants to be told of each cycle.
@@ -467,6 +489,9 @@ mod tests {
             sqlstate: Some("23505".into()),
             transaction: "failed".into(),
             slow: false,
+            wall: Some([("lock".into(), 0.015), ("on_cpu".into(), 0.005)].into()),
+            wait_event: Some("Lock:tuple".into()),
+            wait_event_seconds: Some(0.015),
             operation: "INSERT".into(),
             query: "0123456789abcdef".into(),
             summary: "INSERT orders".into(),

@@ -10,6 +10,8 @@ use crate::{
 /// A cluster that just starts has no processes yet: so often is it looked at, once each window.
 const LOOKS: u8 = 10;
 
+const NOT_FOUND: &str = "its processes do not note it in a known way (PostgreSQL 14 to 17)";
+
 /// Clusters that were met.
 #[derive(Debug, Default)]
 pub struct Clusters {
@@ -26,17 +28,28 @@ impl Clusters {
                 continue;
             }
             *looks += 1;
-            let told = match ingest::find_backends(Path::new("/proc"), postmaster) {
-                Ok(backends) => cells.set_backends(service, backends).map_err(|error| error.to_string()),
+            let found = match ingest::find_backends(Path::new("/proc"), postmaster) {
+                Ok(found) => {
+                    let told = cells.set_backends(service, found.backends());
+                    told.map(|()| found).map_err(|error| error.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
-            match told {
-                Ok(()) => *looks = LOOKS,
-                // Its statements are known from the wire; only those prepared before the agent came are not.
-                Err(reason) if *looks == LOOKS => tracing::info!(
-                    "statements that were prepared in the PostgreSQL of process {postmaster} before now stay unknown: {reason}"
-                ),
-                Err(_) => {}
+            let is_last = *looks == LOOKS;
+            // Its statements are known from the wire; only those prepared before the agent came are not.
+            let statements = "statements that were prepared in it before now";
+            let waits = "what its processes wait for, where their system calls do not say so";
+            let (missing, reason) = match &found {
+                Ok(found) if found.statements.is_some() && found.event_address.is_some() => {
+                    *looks = LOOKS;
+                    continue;
+                }
+                Ok(found) if found.statements.is_some() => (waits.to_owned(), NOT_FOUND),
+                Ok(_) => (statements.to_owned(), NOT_FOUND),
+                Err(reason) => (format!("{statements}, and {waits}"), reason.as_str()),
+            };
+            if is_last {
+                tracing::info!("of the PostgreSQL of process {postmaster} stay unknown: {missing}: {reason}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
+mod builds;
 mod clusters;
 mod connections;
 mod drawing;
@@ -18,7 +19,7 @@ mod unwinding;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 pub use drawing::{draw, ending, format_named, format_of_file, stamp};
@@ -28,9 +29,11 @@ use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
     config::Config,
+    correlate::Correlator,
     export::prometheus::{Exporter, Format},
     kernel::{Kernel, LoadError, ability::ability},
     model::{
+        finding::{Events, Findings, NotExplained},
         probe::{HostAbility, ProbeStatus, Verdict},
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
@@ -92,6 +95,9 @@ pub struct Pipeline {
     snapshots: SnapshotPublisher,
     questions: mpsc::Receiver<Question>,
     taken: Instant,
+    correlator: Option<Correlator>,
+    /// When the last window of the correlator ended.
+    observed: Option<Instant>,
 }
 
 /// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
@@ -146,7 +152,10 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
     let server = bound.serve(content, bounds);
-    Ok(Pipeline { config, sources, examination, address, server, snapshots, questions, taken })
+    let correlate = &config.correlate;
+    let correlator = correlate.enabled.then(|| Correlator::new(correlate.windows, config.window.kept));
+    let observed = None;
+    Ok(Pipeline { config, sources, examination, address, server, snapshots, questions, taken, correlator, observed })
 }
 
 /// Traces without an agent: loads the probes that Postgres needs, tells of cycles until the request is over, and unloads
@@ -187,6 +196,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.sockets = of_requests;
     config.probes.postgres = of_requests;
     config.probes.tls &= of_requests;
+    config.probes.wall = false;
     // Nobody asks for the past.
     config.profile.hertz = 0;
     let mut probes = Probes::new(load_alone(&config)?, &config)?;
@@ -251,7 +261,8 @@ impl Pipeline {
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
                 _ = kept.tick() => {
-                    drop(self.fresh_snapshot());
+                    let snapshot = self.end_of_window();
+                    self.correlate(&snapshot);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
                 }
                 command = commands.recv() => match command {
@@ -311,6 +322,25 @@ impl Pipeline {
                     tokio::task::spawn_blocking(move || past::answer(&pieces, request));
                 }
             }
+            Question::Explain(request) => {
+                let explained = self.correlator.as_ref().ok_or(NotExplained::Disabled);
+                let explained = explained.and_then(|it| it.explain(request.service.as_deref(), request.period));
+                let _ = request.answer.send(explained);
+            }
+            Question::Findings(answer) => {
+                let findings = self.correlator.as_ref().map(|it| Findings { findings: it.findings() });
+                let _ = answer.send(findings.ok_or(NotExplained::Disabled));
+            }
+            Question::Events(answer) => {
+                let events = self.correlator.as_ref().map(|it| Events { events: it.events() });
+                let _ = answer.send(events.ok_or(NotExplained::Disabled));
+            }
+            Question::Happened(posted, answer) => {
+                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+                let now_unix_ms = now.as_millis().try_into().unwrap_or(u64::MAX);
+                let taken = self.correlator.as_mut().ok_or(NotExplained::Disabled);
+                let _ = answer.send(taken.and_then(|it| it.post(posted, now_unix_ms)));
+            }
             Question::Profile(request) => match self.sources.probes() {
                 Some(probes) => probes.profile(request),
                 None => {
@@ -321,15 +351,34 @@ impl Pipeline {
         }
     }
 
+    /// A window ends with this snapshot.
+    fn correlate(&mut self, snapshot: &Snapshot) {
+        let builds = self.sources.probes().map(Probes::new_builds).unwrap_or_default();
+        let Some(correlator) = &mut self.correlator else { return };
+        builds.into_iter().for_each(|build| correlator.tell(build));
+        let elapsed = self.observed.map_or(self.config.window.kept, |observed| self.taken - observed);
+        self.observed = Some(self.taken);
+        correlator.observe(snapshot, elapsed);
+    }
+
+    /// The one that a window ends with: never that of the window before, however short they are.
+    fn end_of_window(&mut self) -> Arc<Snapshot> {
+        if self.observed == Some(self.taken) { self.take_snapshot() } else { self.fresh_snapshot() }
+    }
+
     fn fresh_snapshot(&mut self) -> Arc<Snapshot> {
         match self.snapshots.latest() {
             Some(latest) if self.taken.elapsed() < self.config.window.live => latest,
-            _ => {
-                let fresh = Arc::new(self.sources.snapshot());
-                self.taken = Instant::now();
-                self.snapshots.publish(Arc::clone(&fresh));
-                fresh
-            }
+            _ => self.take_snapshot(),
         }
+    }
+
+    fn take_snapshot(&mut self) -> Arc<Snapshot> {
+        let mut fresh = self.sources.snapshot();
+        fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
+        let fresh = Arc::new(fresh);
+        self.taken = Instant::now();
+        self.snapshots.publish(Arc::clone(&fresh));
+        fresh
     }
 }

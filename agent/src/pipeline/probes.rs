@@ -14,6 +14,7 @@ use steth_probes::{
 };
 
 use super::{
+    builds::Builds,
     clusters::Clusters,
     connections::{self, Bounds},
     past::Keeper,
@@ -30,6 +31,7 @@ use crate::{
     model::{
         catalog::kernel as catalog,
         event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
+        finding::Event,
         probe::{ProbeState, ProbeStatus},
         profile::Kind,
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
@@ -65,6 +67,7 @@ pub struct Probes {
     memory_read: Instant,
     passes: Passes,
     clusters: Clusters,
+    builds: Builds,
     profiles: Result<Profiles, String>,
 }
 
@@ -87,6 +90,7 @@ pub fn load(config: &Config) -> Result<Kernel, LoadError> {
         (config.probes.sockets, Feature::Sockets),
         (config.probes.postgres, Feature::Postgres),
         (config.probes.postgres && config.probes.tls, Feature::Tls),
+        (config.probes.wall, Feature::Wall),
         (config.probes.profiles, Feature::Profiles),
     ];
     Kernel::load(&kernel::Options {
@@ -157,6 +161,7 @@ impl Probes {
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             clusters,
+            builds: Builds::default(),
             profiles: profiles(&mut kernel, config),
             kernel,
         })
@@ -338,6 +343,7 @@ impl Probes {
     pub fn drain(&mut self) {
         let mut strangers = false;
         let (mut run, mut mapped) = (HashSet::new(), HashSet::new());
+        let mut executed = BTreeMap::new();
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -363,10 +369,11 @@ impl Probes {
                 Record::Exec { pid, service } => {
                     tracing::trace!(pid, service, "exec");
                     run.insert(pid);
+                    executed.insert(service, pid);
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
-                Record::Query(query) => self.told.keep(query),
+                Record::Query(query) => self.told.keep(*query),
                 Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }
@@ -375,6 +382,16 @@ impl Probes {
         if strangers {
             self.name_new_services();
         }
+        for (service, pid) in executed {
+            if let Some(name) = self.names.service_name(service) {
+                self.builds.executed(PROC.as_ref(), pid, name);
+            }
+        }
+    }
+
+    /// What services began to run since this was asked last, that is not what they ran before.
+    pub fn new_builds(&mut self) -> Vec<Event> {
+        self.builds.told()
     }
 
     fn name_new_services(&mut self) {
@@ -402,6 +419,11 @@ impl Probes {
 
     /// Reads all cells and gives the series of this moment, with the services that were met.
     pub fn read(&mut self) -> Vec<Series> {
+        if self.kernel.splits_wall()
+            && let Err(error) = self.kernel.settle_wall()
+        {
+            tracing::debug!("waits are counted only when they end: {error}");
+        }
         let kernel = &self.kernel;
         match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
             Ok(mut reading) => {
@@ -444,6 +466,9 @@ impl Probes {
                 }
             }
             if let Some(postmaster) = service.cluster_pid {
+                if let Some(version) = host::server_version(PROC.as_ref(), postmaster) {
+                    self.names.set_server_version(service.number, version);
+                }
                 self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
             }
             if self.told.wants(&name) {

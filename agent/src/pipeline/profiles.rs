@@ -325,9 +325,12 @@ impl Profiles {
         let taking = |session: &&mut Session| session.preparing.is_none() && session.closing.is_none();
         self.sessions.iter_mut().filter(taking).for_each(|session| session.hertz = session.hertz.max(hertz));
         kernel.look_at(waits, long_calls).map_err(|error| error.to_string())?;
-        if waits && !self.waits {
-            // That took its time, in which nobody was looked at.
-            self.sampling.epoch_ns = monotonic_ns();
+        if waits != self.waits {
+            if waits {
+                // That took its time, in which nobody was looked at.
+                self.sampling.epoch_ns = monotonic_ns();
+            }
+            self.sampling.waits = waits.into();
             self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
         }
         self.waits = waits;

@@ -330,6 +330,9 @@ fn owned(query: QueryRecord) -> QueryRecord<'static> {
         sqlstate: query.sqlstate.map(own),
         transaction: own(query.transaction),
         slow,
+        wall: query.wall.map(|wall| wall.into_iter().map(|(state, seconds)| (own(state), seconds)).collect()),
+        wait_event: query.wait_event.map(own),
+        wait_event_seconds: query.wait_event_seconds,
         operation: own(query.operation),
         query: own(query.query),
         summary: own(query.summary),
@@ -365,6 +368,8 @@ mod tests {
             family: Family::Unix,
             transaction: b'I',
             slow: false,
+            wall: None,
+            event: None,
         }
     }
 

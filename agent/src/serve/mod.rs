@@ -3,6 +3,7 @@
 
 mod accept;
 mod connection;
+mod findings;
 mod flame;
 mod postgres;
 mod problem;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, accept, flame, postgres, problem::Problem};
+use super::{Content, accept, findings, flame, postgres, problem::Problem};
 use crate::model::{
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
@@ -29,6 +29,9 @@ pub const PATHS: &[&str] = &[
     "/api/v1/services",
     "/api/v1/flame",
     "/debug/pprof/profile",
+    "/api/v1/explain",
+    "/api/v1/findings",
+    "/api/v1/events",
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
     "/api/v1/postgres/n_plus_one",
@@ -56,6 +59,11 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/api/v1/services" => get(services),
         "/api/v1/flame" => get(flame::flame),
         "/debug/pprof/profile" => get(flame::pprof),
+        "/api/v1/explain" => get(findings::explain),
+        "/api/v1/findings" => get(findings::findings),
+        "/api/v1/events" => {
+            get(findings::events).post(findings::post).layer(DefaultBodyLimit::max(findings::MOST_BYTES))
+        }
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
@@ -114,7 +122,8 @@ async fn no_such_path(uri: Uri) -> Problem {
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
     let error = format!("{} cannot be asked with {method}", uri.path());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, "use GET or HEAD")
+    let hint = if uri.path() == "/api/v1/events" { "use GET, HEAD or POST" } else { "use GET or HEAD" };
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, hint)
 }
 
 /// Runs a request in a task of its own, so that a panic ends the request and not the agent, and ends it in time.

@@ -8,6 +8,10 @@ use tokio::{
 
 use super::*;
 use crate::model::{
+    finding::{
+        Cause, Contender, Dependency, Event, EventKind, Events, Evidence, Explanation, Finding, FindingKind, Findings,
+        LookedAt, NotExplained,
+    },
     probe::{ProbeState, ProbeStatus},
     profile::Draw,
     query::{
@@ -72,6 +76,9 @@ fn query() -> QueryRecord<'static> {
         sqlstate: Some("57014".into()),
         transaction: "idle".into(),
         slow: true,
+        wall: Some([("lock".into(), 0.15), ("on_cpu".into(), 0.05)].into()),
+        wait_event: Some("Lock:tuple".into()),
+        wait_event_seconds: Some(0.15),
         operation: "SELECT".into(),
         query: "0123456789abcdef".into(),
         summary: "SELECT orders".into(),
@@ -114,12 +121,58 @@ fn statements() -> Statements {
         rows: 3,
         total_seconds: 0.5,
         share: 1.0,
+        wall: [("on_cpu".into(), 0.5)].into(),
         mean_seconds: 0.25,
         p50_seconds: 0.2,
         p95_seconds: 0.3,
         p99_seconds: 0.3,
     };
     Statements { at_unix_ms: 1, window_seconds: Some(10.0), total_seconds: 0.5, queries: vec![figures] }
+}
+
+fn finding() -> Finding {
+    let figure = Evidence {
+        name: "the disk was busy to".into(),
+        service: None,
+        value: 1.5,
+        usual: Some(0.5),
+        unit: "ratio",
+        check: "sum(x)".into(),
+    };
+    let contender = Contender { service: "backup".into(), value: 2.5, usual: 0.5, unit: "B/s" };
+    Finding {
+        id: 1,
+        kind: FindingKind::Saturation,
+        about: "disk",
+        part: "vda".into(),
+        service: None,
+        since_unix_ms: 1,
+        until_unix_ms: None,
+        conclusion: "disk vda is busy".into(),
+        score: 0.5,
+        evidence: vec![figure],
+        contenders: vec![contender],
+    }
+}
+
+fn event(text: &str) -> Event {
+    Event { kind: EventKind::Posted, at_unix_ms: 1, service: None, text: text.into() }
+}
+
+fn explanation(service: Option<String>) -> Explanation {
+    let (callee, cause) =
+        ("postgres:15/main".to_owned(), Cause { kind: "saturation", about: "disk".into(), service: None });
+    let edge = Dependency { service: "shop.service".into(), callee, is_local: true, bytes_per_second: 0.5 };
+    Explanation {
+        service,
+        conclusion: "slow".into(),
+        cause: Some(cause),
+        findings: vec![finding()],
+        events: vec![event("deploy")],
+        dependencies: vec![edge],
+        looked_at: LookedAt { window_seconds: 0.5, ..LookedAt::default() },
+        ..Explanation::default()
+    }
 }
 
 fn connections() -> Connections {
@@ -145,6 +198,17 @@ fn answering() -> crate::model::query::Desk {
                     let repeats = Repeats { threshold: 10, repeats: vec![repeat()], ..Repeats::default() };
                     drop(answer.send(repeats));
                 }
+                Question::Explain(request) if request.service.as_deref() == Some("nobody") => {
+                    let refused = NotExplained::NoService { name: "nobody".into(), like: None };
+                    drop(request.answer.send(Err(refused)));
+                }
+                Question::Explain(request) => drop(request.answer.send(Ok(explanation(request.service)))),
+                Question::Findings(answer) => drop(answer.send(Ok(Findings { findings: vec![finding()] }))),
+                Question::Events(answer) => drop(answer.send(Ok(Events { events: vec![event("deploy")] }))),
+                Question::Happened(posted, answer) if posted.text.is_empty() => {
+                    drop(answer.send(Err(NotExplained::BadEvent("text is empty".into()))));
+                }
+                Question::Happened(posted, answer) => drop(answer.send(Ok(event(&posted.text)))),
                 Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),
                 Question::Past(request) => {
                     let refused = ProfileRefused::NoPast(format!("nothing of {:?}", request.services));
@@ -304,6 +368,45 @@ async fn a_profile_of_the_past_is_asked_for_by_its_time_alone() {
         assert_eq!(status, code, "{query}: {problem}");
         assert!(problem["error"].as_str().unwrap().contains(words), "{query}: {problem}");
     }
+}
+
+#[tokio::test]
+async fn an_event_is_taken_as_json_alone_and_not_more_than_a_page_of_it() {
+    let stage = stage().await;
+    let post = async |media_type: &str, body: &str| {
+        let head = format!("content-type: {media_type}\r\ncontent-length: {}\r\n", body.len());
+        let request = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+        String::from_utf8(stage.send(request.as_bytes()).await).unwrap()
+    };
+    let answer = post("application/json; charset=utf-8", r#"{"text":"deploy 1.2"}"#).await;
+    assert!(answer.starts_with("HTTP/1.1 201 ") && answer.contains(r#""text":"deploy 1.2""#), "{answer}");
+    let huge = format!(r#"{{"text":"{}"}}"#, "x".repeat(10_000));
+    for (media_type, body, code, words) in [
+        ("text/plain", r#"{"text":"x"}"#, 415, "application/json"),
+        ("application/json", r#"{"text":""}"#, 400, "text is empty"),
+        ("application/json", r#"{"txt":"x"}"#, 400, "unknown field `txt`"),
+        ("application/json", "nonsense", 400, "an event is such as"),
+        ("application/json", &huge, 413, "limit"),
+    ] {
+        let answer = post(media_type, body).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")) && answer.contains(words), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_explained_says_why() {
+    let stage = stage().await;
+    for (query, code, words) in [
+        ("service=nobody", 404, "there is no service"),
+        ("to=-5m", 400, "to is given without from"),
+        ("from=soon", 400, "no point in time"),
+        ("servce=x", 400, "unknown field `servce`"),
+    ] {
+        let (status, problem) = stage.get_json(&format!("/api/v1/explain?{query}")).await;
+        assert_eq!(status, code, "{query}: {problem}");
+        assert!(problem["error"].as_str().unwrap().contains(words), "{query}: {problem}");
+    }
+    assert_eq!(stage.get_json("/api/v1/explain?from=-5m&to=-1m").await.1["service"], serde_json::Value::Null);
 }
 
 #[tokio::test]

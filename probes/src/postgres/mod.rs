@@ -183,8 +183,10 @@ record! {
     /// Where a Postgres server's processes note what they are running: all of a cluster at the same addresses, because they
     /// are forked from one.
     pub struct Backends {
-        /// Address of the pointer to a process' own entry: the variable `MyBEEntry`.
+        /// Address of the pointer to a process' own entry: the variable `MyBEEntry`; 0 if unknown.
         pub entry_address: u64,
+        /// Address of the pointer to what it waits for: the variable `my_wait_event_info`; 0 if unknown.
+        pub event_address: u64,
         /// Offset in the entry of the pointer to the statement's text.
         pub text_offset: u32,
         /// Bytes that there is room for, with the closing zero: `track_activity_query_size`. A longer text is cut.
@@ -295,7 +297,14 @@ impl Wire {
         if self.cycle_count == 0 { None } else { Some(&self.cycles[self.cycle_first as usize % CYCLES]) }
     }
 
+    /// Whether the next byte towards the server begins a request, as far as bytes were seen.
+    #[inline(always)]
+    pub fn awaits_request(&self) -> bool {
+        !self.is_active() && self.up.have == 0 && self.up.left == 0
+    }
+
     /// Whether a request is under way.
+    #[inline(always)]
     pub fn is_active(&self) -> bool {
         self.cycle_count > 0 || self.cycles_untracked > 0
     }

@@ -17,6 +17,7 @@ mod report;
 mod rounds;
 mod scrape;
 mod start;
+mod switch;
 mod syscall;
 mod walk;
 
@@ -46,6 +47,7 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// All benchmarks, in the order of the page.
 const BENCHES: &[Bench] = &[
     Bench { name: "syscall", title: "One syscall", what: syscall::WHAT, rounds: 7, run: syscall::run },
+    Bench { name: "switch", title: "One switch", what: switch::WHAT, rounds: 7, run: switch::run },
     Bench { name: "walk", title: "The longest walk", what: walk::WHAT, rounds: 7, run: walk::run },
     Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
     Bench { name: "idle", title: "An idle host", what: idle::WHAT, rounds: 1, run: idle::run },

@@ -75,6 +75,11 @@ impl Rounds {
         self.compared(variant, |value, base| value - base)
     }
 
+    /// Each round's value less another variant's of the same round.
+    pub fn difference(&self, variant: &Measured, from: &Measured) -> Quartiles {
+        Quartiles::of(&variant.values.iter().zip(&from.values).map(|(value, from)| value - from).collect::<Vec<_>>())
+    }
+
     pub fn variant(&self, name: &str) -> Option<&Measured> {
         self.variants.iter().find(|variant| variant.name == name)
     }
@@ -126,6 +131,7 @@ mod tests {
         let [a, b] = &results[0].variants[..] else { panic!("{results:?}") };
         assert_eq!((&a.values[..], &b.values[..]), (&[1.0, 3.0, 5.0][..], &[4.0, 8.0, 12.0][..]));
         assert_eq!(results[0].ratio(b).median, 8.0 / 3.0);
+        assert_eq!(results[0].difference(a, b).median, -5.0);
         assert_eq!(results[0].added(b), Quartiles { low: 4.0, median: 5.0, high: 6.0 });
         assert_eq!(results[1].variant("b").unwrap().values, [7.0; 3]);
     }

@@ -91,7 +91,7 @@ impl Printer {
 }
 
 const HEAD: &str = "TIME (UTC)       ROLE    SERVICE               PID      PEER                   DATABASE      USER          \
-     DURATION  FIRST BYTE    ROWS  OUTCOME  STATEMENT\n";
+     DURATION  FIRST BYTE    ROWS  OUTCOME  WALL                            STATEMENT\n";
 
 fn row(out: &mut String, query: &QueryRecord) {
     let QueryRecord { role, service, pid, peer, database, user, rows, .. } = query;
@@ -105,8 +105,21 @@ fn row(out: &mut String, query: &QueryRecord) {
     let _ = write!(
         out,
         "{time}  {role:<6}  {service:<20}  {pid:<7}  {peer:<21}  {database:<12}  {user:<12}  {duration:>8}  {first:>10}  \
-         {rows:>6}  {outcome:<7}  {statement}"
+         {rows:>6}  {outcome:<7}  {wall:<30}  {statement}",
+        wall = wall(query)
     );
+}
+
+/// What most of its time was spent with, where that is known: the state, its share, and what Postgres says of it.
+fn wall(query: &QueryRecord) -> String {
+    let largest = query.wall.iter().flatten().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    let Some((state, seconds)) = largest else { return "-".into() };
+    let share = 100.0 * seconds / query.duration_seconds.max(f64::MIN_POSITIVE);
+    match &query.wait_event {
+        // A process that hardly waited says nothing of where its time went.
+        Some(event) if state != "on_cpu" && state != "run_queue" => format!("{share:.0}% {state} {event}"),
+        _ => format!("{share:.0}% {state}"),
+    }
 }
 
 /// Time of day to the microsecond.
@@ -158,6 +171,9 @@ mod tests {
             sqlstate: None,
             transaction: "idle".into(),
             slow: false,
+            wall: None,
+            wait_event: None,
+            wait_event_seconds: None,
             operation: "SELECT".into(),
             query: "aa".into(),
             summary: "SELECT orders".into(),
@@ -174,15 +190,18 @@ mod tests {
             sqlstate: Some("22012".into()),
             peer: "127.0.0.1:5432".into(),
             duration_seconds: 1.5,
+            wall: Some([("lock".into(), 1.2), ("on_cpu".into(), 0.3)].into()),
+            wait_event: Some("Lock:transactionid".into()),
+            wait_event_seconds: Some(1.2),
             operation: "UNKNOWN".into(),
             statement: "".into(),
             ..query()
         };
         row(&mut text, &failed);
         let expected = "\
-TIME (UTC)       ROLE    SERVICE               PID      PEER                   DATABASE      USER          DURATION  FIRST BYTE    ROWS  OUTCOME  STATEMENT
-22:13:20.123456  client  shop.service          4711     unix                   shop          web            12.35ms       250us       3  ok       select * from orders where id = ?
-22:13:20.123456  client  shop.service          4711     127.0.0.1:5432         shop          web             1.500s       250us       3  22012    (UNKNOWN)";
+TIME (UTC)       ROLE    SERVICE               PID      PEER                   DATABASE      USER          DURATION  FIRST BYTE    ROWS  OUTCOME  WALL                            STATEMENT
+22:13:20.123456  client  shop.service          4711     unix                   shop          web            12.35ms       250us       3  ok       -                               select * from orders where id = ?
+22:13:20.123456  client  shop.service          4711     127.0.0.1:5432         shop          web             1.500s       250us       3  22012    80% lock Lock:transactionid     (UNKNOWN)";
         assert_eq!(text, expected);
     }
 

@@ -277,6 +277,37 @@ pub static POSTGRES: Chapter = Chapter {
     },
 };
 
+/// Wall time of requests.
+pub static POSTGRES_WALL: Metric = Metric::counter(
+    "steth_postgres_wall_seconds_total",
+    "What the time of Postgres query cycles was spent with, at the server's end; the states of a cycle sum to its duration. \
+     on_cpu, run_queue (others had the CPU), disk, lock (heavyweight, LWLock, futex), client, network, ipc, timeout, \
+     activity, extension, buffer_pin, sleep, pipeline (behind earlier requests of the connection), other, or unknown.",
+    &["service", "role", "database", "query", "state"],
+);
+/// Wall time of services.
+pub static SERVICE_WALL: Metric = Metric::counter(
+    "steth_service_wall_seconds_total",
+    "What the time of all threads of a service was spent with: a thread adds a second a second. on_cpu, run_queue (ready, but \
+     others had the CPU), disk, lock, network (one socket), poll (epoll and its kin), sleep, other, or unknown.",
+    &["service", "state"],
+);
+/// Run queues.
+pub static RUN_QUEUE: Metric = Metric::histogram(
+    "steth_runqueue_wait_seconds",
+    "From when a thread was ready to run until it ran, or ran again.",
+    &["service"],
+    Coarse,
+);
+
+/// Wall time.
+pub static WALL: Chapter = Chapter {
+    title: "Wall time",
+    source: "BTF tracepoint `sched_switch`, the kernel's own account of run queues, and what Postgres' processes note that \
+             they wait for",
+    metrics: || vec![&SERVICE_WALL, &RUN_QUEUE, &POSTGRES_WALL],
+};
+
 /// Records.
 pub static RECORDS_LOST: Metric = Metric::counter(
     "steth_records_lost_total",

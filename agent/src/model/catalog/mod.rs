@@ -24,6 +24,7 @@ pub const CHAPTERS: &[&Chapter] = &[
     &kernel::TCP,
     &kernel::SOCKETS,
     &kernel::POSTGRES,
+    &kernel::WALL,
     &kernel::PROBES,
     &profile::PROFILES,
     &steth::AGENT,

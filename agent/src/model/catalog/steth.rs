@@ -16,10 +16,43 @@ pub static DUPLICATE_SERIES: Metric = Metric::counter(
     "Series left out of the exposition because one of the same name and labels stood before them.",
     &[],
 );
+/// Limits of memory.
+pub static SERVICE_MEMORY_LIMIT: Metric = Metric::gauge(
+    "steth_service_memory_limit_bytes",
+    "The least memory that a control group of a service's processes, or one above it, is limited to. Absent where there is no \
+     limit.",
+    &["service"],
+);
+/// Findings.
+pub static FINDINGS: Metric = Metric::counter(
+    "steth_findings_total",
+    "Findings that were made of what is kept of the past. kind is saturation, change or leak.",
+    &["kind"],
+);
+/// History.
+pub static HISTORY_SERIES: Metric =
+    Metric::gauge("steth_history_series", "Series whose past is kept for findings (correlate.windows).", &[]);
+/// What there was no room for.
+pub static HISTORY_REFUSED: Metric = Metric::counter(
+    "steth_history_refused_total",
+    "Values whose series had no place in what is kept for findings, because there are too many.",
+    &[],
+);
 
 /// What the agent itself costs.
 pub static AGENT: Chapter = Chapter {
     title: "The agent",
     source: "`/proc/self/stat` and the agent's own counts",
-    metrics: || vec![&BUILD_INFO, &AGENT_CPU, &AGENT_RESIDENT, &DUPLICATE_SERIES],
+    metrics: || {
+        vec![
+            &BUILD_INFO,
+            &AGENT_CPU,
+            &AGENT_RESIDENT,
+            &DUPLICATE_SERIES,
+            &SERVICE_MEMORY_LIMIT,
+            &FINDINGS,
+            &HISTORY_SERIES,
+            &HISTORY_REFUSED,
+        ]
+    },
 };
