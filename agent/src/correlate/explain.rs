@@ -12,7 +12,7 @@ use super::{
     events::Events,
     history::History,
     ledger::Ledger,
-    look::{Level, level, signal_of},
+    look::{Level, contenders, level, signal_of},
     signal::{SIGNALS, Task, signal},
     tested_count,
     words::{clock, figure},
@@ -255,8 +255,12 @@ impl<'a> Scene<'a> {
                     self.own(&one.service).find(|own| own.kind == FindingKind::Change && own.about == finding.about);
                 symptom.is_some() && rose.is_some_and(|rose| self.near(rose.since_unix_ms, symptom) >= 1.0)
             });
-            let sign = self.sign(service, finding);
+            let sign = self.sign(service, finding, symptom);
             let suffers = sign.is_some();
+            // Where the service is seen to wait for it, that is one question too, and need be no change.
+            let late = late
+                .map(|late| late.service.clone())
+                .or_else(|| symptom.filter(|_| suffers).and_then(|symptom| self.took_more(finding, symptom)));
             let near = if late.is_some() { 1.0 } else { self.near(finding.since_unix_ms, symptom) };
             let is_own = finding.contenders.first().is_some_and(|first| first.service == service);
             let weight = match (has_symptom, suffers) {
@@ -275,7 +279,7 @@ impl<'a> Scene<'a> {
             };
             let mut cause = cause_of(finding);
             if let Some(late) = late {
-                cause.service = Some(late.service.clone());
+                cause.service = Some(late);
             }
             let says = match sign.filter(|_| symptom.is_none()) {
                 Some(sign) => format!("{sign}; {}", finding.conclusion),
@@ -286,10 +290,24 @@ impl<'a> Scene<'a> {
         self.findings.iter().copied().filter(|finding| finding.service.is_none()).map(candidate).collect()
     }
 
+    /// Who took more of what the host lacks when the symptom began than before.
+    fn took_more(&self, finding: &Finding, symptom: &Finding) -> Option<String> {
+        let taken = match finding.about {
+            "cpu" => "cpu",
+            "disk" => "disk_bytes",
+            "memory" => "memory",
+            _ => return None,
+        };
+        let last = self.history.last()?;
+        let ended = |window: &u64| self.history.ended_unix_ms(*window);
+        let since = (self.history.oldest()..=last).find(|window| ended(window) >= symptom.since_unix_ms)?;
+        Some(contenders(self.history, taken, "", since, last).into_iter().next()?.service)
+    }
+
     /// What shows that a service waits for what the host lacks: while it lacks it, one of these figures is at least twice what it
     /// was before. Where the reason is known already, that is one question and no search among all series, so it need not leave
     /// chance as far behind as a change does.
-    fn sign(&self, service: &str, finding: &Finding) -> Option<String> {
+    fn sign(&self, service: &str, finding: &Finding, symptom: Option<&Finding>) -> Option<String> {
         let signs: &[&str] = match finding.about {
             "cpu" => &["run_queue_wait", "postgres_run_queue_wait", "socket_pickup", "preempted"],
             "disk" => &["disk_wait", "postgres_disk_wait", "disk_sync", "disk_calls"],
@@ -299,7 +317,9 @@ impl<'a> Scene<'a> {
         let until = finding.until_unix_ms.unwrap_or(u64::MAX);
         let ended = |window: &u64| self.history.ended_unix_ms(*window);
         let mut windows = self.history.oldest()..=self.history.last()?;
-        let since = windows.clone().find(|window| ended(window) >= finding.since_unix_ms)?;
+        // What was short long before the symptom hurts since then, if at all.
+        let since_ms = finding.since_unix_ms.max(symptom.map_or(0, |symptom| symptom.since_unix_ms));
+        let since = windows.clone().find(|window| ended(window) >= since_ms)?;
         let end = windows.rfind(|window| ended(window) <= until)?;
         signs.iter().flat_map(|name| self.history.parts(service, name)).find_map(|track| {
             let Level { now, usual, .. } = level(self.history, track, since, end)?;

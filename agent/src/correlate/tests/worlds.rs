@@ -153,6 +153,21 @@ fn where_all_is_busy_anyway_who_came_last_is_the_cause() {
 }
 
 #[test]
+fn who_came_last_is_the_cause_before_that_is_a_change_of_its_own() {
+    let mut world = World::new();
+    let busy = Figures { waited: 0.5, neighbour_cores: 0.7, ..QUIET };
+    let step = |world: &mut World, figures: Figures, newcomer: f64| {
+        world.add(&host::PROCESS_CPU_SECONDS, &["newcomer", "user"], newcomer * 10.0);
+        window(world, figures);
+    };
+    (0..90).for_each(|_| step(&mut world, busy, 0.01));
+    let slow = Figures { query_seconds: 0.02, pickup_seconds: 0.01, ..busy };
+    (0..9).for_each(|window| step(&mut world, slow, if window == 5 { 0.01 } else { 0.9 }));
+    assert!(!world.made().iter().any(|made| made.starts_with("change cpu")), "{:?}", world.made());
+    assert_eq!(world.explain(SHOP).cause, cause("saturation", "cpu", Some("newcomer")));
+}
+
+#[test]
 fn what_is_busy_and_hurts_nobody_is_not_called_a_cause() {
     let mut world = quiet();
     (0..10).for_each(|_| window(&mut world, Figures { neighbour_cores: 0.9, waited: 0.8, ..QUIET }));
