@@ -2,6 +2,7 @@
 //! everything that is wrong with it. Knows no stage.
 
 pub mod complaint;
+pub mod endpoint;
 pub mod keys;
 pub mod moment;
 mod read;
@@ -17,6 +18,7 @@ use std::{
 };
 
 pub use complaint::{Complaint, Complaints, Place};
+pub use endpoint::Endpoint;
 pub use read::Given;
 
 use keys::{COLLECTORS, Change, KEYS};
