@@ -19,6 +19,9 @@ use crate::{
     process::{self, Process},
 };
 
+/// Times in milliseconds since the Unix epoch, and the values that a series had then, in their order.
+pub type History = Vec<(u64, f64)>;
+
 /// A running server; stopped and removed when dropped.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -114,16 +117,15 @@ impl Prometheus {
         result.iter().map(|one| sample(one).with_context(|| format!("{promql}: {one}"))).collect()
     }
 
-    /// All samples of a range selector, such as `up[5m]`: series without values, and times in milliseconds with values,
-    /// in their order.
+    /// All samples of a range selector, such as `up[5m]`, by series; those have no value of their own.
     ///
     /// # Errors
     /// If the server does not answer, or refuses the query.
-    pub fn history(&self, selector: &str) -> Result<Vec<(Sample, Vec<(u64, f64)>)>> {
+    pub fn history(&self, selector: &str) -> Result<Vec<(Sample, History)>> {
         let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(selector));
         let body: serde_json::Value = serde_json::from_str(&http::get(&url)?.body).context("not JSON")?;
         let Some(result) = body["data"]["result"].as_array() else { bail!("{selector}: {body}") };
-        let history = |one: &serde_json::Value| -> Result<(Sample, Vec<(u64, f64)>)> {
+        let history = |one: &serde_json::Value| -> Result<(Sample, History)> {
             let mut labels: BTreeMap<String, String> = serde_json::from_value(one["metric"].clone())?;
             let name = labels.remove("__name__").unwrap_or_default();
             let values = one["values"].as_array().context("no values")?.iter().map(|pair| {

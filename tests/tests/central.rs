@@ -11,6 +11,7 @@ use steth_tests::{
     agent::{Agent, Options, steth},
     exposition::Exposition,
     need_bpf, need_program,
+    process::{self, Process},
     prometheus::Prometheus,
     receiver::{Certificates, Receiver},
     wait,
@@ -153,6 +154,45 @@ fn a_receiver_that_hangs_holds_up_no_window() {
     let begun = Instant::now();
     assert!(agent.stop().unwrap().success());
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_full_disk_is_told_and_counted_and_the_newest_wait_in_memory() {
+    need_bpf!();
+    let disk = SmallDisk::mount().unwrap();
+    let agent = agent(&disk.0.path().join("spool"), "url = \"http://127.0.0.1:1/\"", "remote-write", "");
+    let dropped = wait::poll("memory is full too", ARRIVES, || {
+        let scrape = agent.scrape()?;
+        let lost = scrape.sum("steth_send_dropped_total", &[("reason", "disk")]);
+        Ok((lost > 0.0).then(|| (lost, scrape.sum("steth_send_spool_bytes", &[]))))
+    });
+    let (_, waiting) = dropped.unwrap();
+    assert!(waiting > f64::from(1 << 20), "{waiting} bytes wait");
+    assert!(agent.log().contains("cannot write: No space left on device"), "{}", agent.log());
+    assert_eq!(agent.log().matches("No space left").count(), 1, "{}", agent.log());
+    // Before the disk is taken from under it.
+    drop(agent);
+}
+
+/// A file system of 128 KiB; unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut mount = process::command("mount", None);
+        mount.args(["-t", "tmpfs", "-o", "size=128k", "none"]).arg(folder.path());
+        Process::start("mount", mount)?.finish(Duration::from_secs(10))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let mut umount = process::command("umount", None);
+        umount.arg("--lazy").arg(self.0.path());
+        let _ = Process::start("umount", umount).and_then(|umount| umount.finish(Duration::from_secs(10)));
+    }
 }
 
 #[test]

@@ -129,3 +129,31 @@ fn unit(metric: &Metric) -> &'static str {
         _ => "short",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packaged(path: &str) -> String {
+        std::fs::read_to_string(format!("{}/../packaging/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_packaged_dashboard_and_rules_are_current() {
+        assert!(packaged("grafana/steth.json") == dashboard(), "cargo xtask docs");
+        assert!(packaged("prometheus/steth.rules.yml") == rules(), "cargo xtask docs");
+    }
+
+    #[test]
+    fn every_metric_has_a_panel_that_asks_for_it() {
+        let document: Value = serde_json::from_str(&dashboard()).unwrap();
+        let rows = document["panels"].as_array().unwrap();
+        let panels: Vec<_> = rows.iter().flat_map(|row| row["panels"].as_array().unwrap()).collect();
+        let metrics: Vec<_> = CHAPTERS.iter().flat_map(|chapter| (chapter.metrics)()).collect();
+        assert_eq!(panels.len(), metrics.len());
+        for (panel, metric) in panels.iter().zip(metrics) {
+            assert!(panel["targets"][0]["expr"].as_str().unwrap().contains(metric.name), "{panel}");
+            assert_eq!(panel["description"], metric.help);
+        }
+    }
+}

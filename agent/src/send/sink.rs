@@ -38,6 +38,9 @@ pub struct Sink {
     client: Option<Client>,
     backoff: Backoff,
     figures: Arc<Figures>,
+    /// The last snapshot that was taken.
+    taken: Option<Arc<Snapshot>>,
+    /// When a failure was last told.
     told: Option<Instant>,
 }
 
@@ -55,6 +58,7 @@ impl Sink {
             backoff: Backoff::new(destination.longest_pause),
             destination: destination.clone(),
             figures,
+            taken: None,
             told: None,
         };
         if !sink.spool.is_empty() {
@@ -83,7 +87,11 @@ impl Sink {
             }
             tokio::select! {
                 _ = windows.tick() => match snapshots.fresh().await {
-                    Ok(snapshot) => self.take(&snapshot),
+                    Ok(snapshot) if self.taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, &snapshot)) => {
+                        // Still the one before: windows last about as long as it is from one to the next.
+                        windows.reset_after(self.destination.every / 10);
+                    }
+                    Ok(snapshot) => self.take(snapshot),
                     Err(NoSnapshot) => return,
                 },
                 (entry, outcome) = arrival(&mut sending) => {
@@ -96,14 +104,15 @@ impl Sink {
         }
     }
 
-    fn take(&mut self, snapshot: &Arc<Snapshot>) {
-        for entry in self.encoder.encode(snapshot) {
+    fn take(&mut self, snapshot: Arc<Snapshot>) {
+        for entry in self.encoder.encode(&snapshot) {
             self.spool.push(entry);
         }
         if self.backoff.failures() > 0 {
             // It will have to wait, maybe for longer than the host runs.
             self.spool.sync();
         }
+        self.taken = Some(snapshot);
     }
 
     /// Has a client, or says how long to wait for one.
