@@ -103,18 +103,15 @@ impl Spool {
         // In order: what waits in memory goes to the disk first, if it takes it again.
         self.keep_in_memory(entry);
         while let Some(entry) = self.in_memory.front().cloned() {
-            match self.append(&entry) {
-                Ok(()) => {
-                    self.pop_memory();
-                    if std::mem::take(&mut self.failing) {
-                        tracing::info!("{}: can be written again", self.shown());
-                    }
-                }
-                Err(error) => {
-                    self.say_failing("write", &error);
-                    break;
-                }
+            if let Err(error) = self.append(&entry) {
+                self.say_failing("write", &error);
+                return;
             }
+            self.pop_memory();
+        }
+        // Only now: a small entry may find room where a large one does not.
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("{}: can be written again", self.shown());
         }
     }
 
