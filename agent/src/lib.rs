@@ -12,5 +12,6 @@ pub mod model;
 pub mod pipeline;
 pub mod postgres;
 pub mod profile;
+pub mod send;
 pub mod serve;
 pub mod store;

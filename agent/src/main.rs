@@ -15,6 +15,8 @@ fn main() -> ExitCode {
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),
         Command::Docs(cli::docs::Command::Config) => cli::docs::config(),
+        Command::Docs(cli::docs::Command::Dashboard) => cli::docs::dashboard(),
+        Command::Docs(cli::docs::Command::Rules) => cli::docs::rules(),
     };
     cli::finish(outcome)
 }

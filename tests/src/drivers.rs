@@ -157,7 +157,9 @@ impl Driver {
         let (original, packages) = match self {
             Self::Psql => (postgres.programs.join("psql"), PathBuf::new()),
             Self::Pgbench => (postgres.programs.join("pgbench"), PathBuf::new()),
-            Self::Psycopg2 | Self::Psycopg3 | Self::Asyncpg => (python()?, python_packages()?),
+            Self::Psycopg2 | Self::Psycopg3 | Self::Asyncpg => {
+                (python()?, python_packages(&programs().join("python/requirements.txt"))?)
+            }
             Self::TokioPostgres => (build()?.join("with-tokio-postgres"), PathBuf::new()),
             Self::NodePostgres | Self::PostgresJs => (node()?, node_packages()?),
             Self::Jdbc => (java()?, java_classes()?),
@@ -265,17 +267,23 @@ fn programs() -> PathBuf {
 }
 
 /// What Python's own interpreter is, whatever stands before it in the path.
-fn python() -> Result<PathBuf> {
+///
+/// # Errors
+/// If there is none.
+pub fn python() -> Result<PathBuf> {
     need("python3")?;
     let mut ask = process::command("python3", None);
     ask.args(["-c", "import os, sys; print(os.path.realpath(sys._base_executable))"]);
     Ok(Process::start("python3", ask)?.finish(READY)?.into())
 }
 
-fn python_packages() -> Result<PathBuf> {
+/// The folder with these packages, installed once: what a file of pip's requirements names, with hashes.
+///
+/// # Errors
+/// If they cannot be installed.
+pub fn python_packages(lock: &Path) -> Result<PathBuf> {
     let python = python()?;
-    let lock = programs().join("python/requirements.txt");
-    cached(&format!("{}\n{}", python.display(), std::fs::read_to_string(&lock)?), |folder| {
+    cached(&format!("{}\n{}", python.display(), std::fs::read_to_string(lock)?), |folder| {
         // An environment of its own for the installer alone: Debian's Python has none that may install.
         let environment = tempfile::Builder::new().prefix("steth-venv-").tempdir()?;
         let mut make = process::command(&python, None);
@@ -283,7 +291,7 @@ fn python_packages() -> Result<PathBuf> {
         Process::start("venv", make)?.finish(INSTALL)?;
         let mut install = process::command(environment.path().join("bin/python"), None);
         install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-deps"]);
-        install.args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(&lock).arg("--target").arg(folder);
+        install.args(["--only-binary=:all:", "--require-hashes", "-r"]).arg(lock).arg("--target").arg(folder);
         Process::start("pip", install)?.finish(INSTALL).map(|_| ())
     })
 }

@@ -23,6 +23,7 @@ pub mod process;
 pub mod profiles;
 pub mod programs;
 pub mod prometheus;
+pub mod receiver;
 pub mod strace;
 pub mod trace;
 pub mod truth;

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::Write,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -18,6 +19,9 @@ use crate::{
     process::{self, Process},
 };
 
+/// Times in milliseconds since the Unix epoch, and the values that a series had then, in their order.
+pub type History = Vec<(u64, f64)>;
+
 /// A running server; stopped and removed when dropped.
 #[derive(Debug)]
 pub struct Prometheus {
@@ -25,10 +29,11 @@ pub struct Prometheus {
     server: Process,
     /// TCP port on 127.0.0.1.
     pub port: u16,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 const START: Duration = Duration::from_secs(60);
+const CONFIG: &str = "prometheus.yml";
 
 impl Prometheus {
     /// Starts a server that scrapes `http://target/metrics` as job `steth`, and itself as job `self`.
@@ -36,32 +41,52 @@ impl Prometheus {
     /// # Errors
     /// If it is not installed or does not start within a minute.
     pub fn start(target: &str) -> Result<Self> {
+        Self::with(|port| {
+            format!(
+                "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+                 scrape_configs:\n\
+                 - {{job_name: steth, static_configs: [{{targets: ['{target}']}}]}}\n\
+                 - {{job_name: self, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
+            )
+        })
+    }
+
+    /// Starts a server that scrapes nothing and takes what is written to [`write_url`](Self::write_url).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn receiver() -> Result<Self> {
+        Self::with(|_| "scrape_configs: []\n".to_owned())
+    }
+
+    /// Where a receiver is written to.
+    pub fn write_url(&self) -> String {
+        format!("http://127.0.0.1:{}/api/v1/write", self.port)
+    }
+
+    /// Stops the server, does something, and starts it again where it was, with all that it has.
+    ///
+    /// # Errors
+    /// If it does not end or does not start again, or what is done fails.
+    pub fn outage(&mut self, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.server.signal("TERM")?;
+        self.server.wait(START)?;
+        meanwhile()?;
+        self.server = launch(self.folder.path(), self.port)?;
+        ready(&self.server)
+    }
+
+    fn with(config: impl Fn(u16) -> String) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("steth-prometheus-").tempdir()?;
         // Somebody may take the port between the choice and its use.
         let mut attempts = 5;
         loop {
             let port = free_port()?;
-            let config = folder.path().join("prometheus.yml");
-            std::fs::write(
-                &config,
-                format!(
-                    "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-                     scrape_configs:\n\
-                     - {{job_name: steth, static_configs: [{{targets: ['{target}']}}]}}\n\
-                     - {{job_name: self, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}\n"
-                ),
-            )?;
-            let mut command = process::command("prometheus", None);
-            command.arg(format!("--config.file={}", config.display()));
-            command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
-            command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
-            let server = Process::start("prometheus", command)?;
-            let ready = server.wait_for_line("that it is ready", START, |line| {
-                line.contains("Server is ready to receive web requests").then_some(())
-            });
+            std::fs::write(folder.path().join(CONFIG), config(port))?;
+            let server = launch(folder.path(), port)?;
             attempts -= 1;
-            match ready {
-                Ok(()) => return Ok(Self { server, port, _folder: folder }),
+            match ready(&server) {
+                Ok(()) => return Ok(Self { server, port, folder }),
                 Err(_) if attempts > 0 && server.log().contains("address already in use") => {}
                 Err(error) => return Err(error),
             }
@@ -92,10 +117,46 @@ impl Prometheus {
         result.iter().map(|one| sample(one).with_context(|| format!("{promql}: {one}"))).collect()
     }
 
+    /// All samples of a range selector, such as `up[5m]`, by series; those have no value of their own.
+    ///
+    /// # Errors
+    /// If the server does not answer, or refuses the query.
+    pub fn history(&self, selector: &str) -> Result<Vec<(Sample, History)>> {
+        let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(selector));
+        let body: serde_json::Value = serde_json::from_str(&http::get(&url)?.body).context("not JSON")?;
+        let Some(result) = body["data"]["result"].as_array() else { bail!("{selector}: {body}") };
+        let history = |one: &serde_json::Value| -> Result<(Sample, History)> {
+            let mut labels: BTreeMap<String, String> = serde_json::from_value(one["metric"].clone())?;
+            let name = labels.remove("__name__").unwrap_or_default();
+            let values = one["values"].as_array().context("no values")?.iter().map(|pair| {
+                let at_ms = (pair[0].as_f64()? * 1e3).round() as u64;
+                Some((at_ms, pair[1].as_str()?.parse().ok()?))
+            });
+            let values = values.collect::<Option<_>>().context("no time or value")?;
+            Ok((Sample { name, labels, value: 0.0 }, values))
+        };
+        result.iter().map(|one| history(one).with_context(|| format!("{selector}: {one}"))).collect()
+    }
+
     /// What it said so far.
     pub fn log(&self) -> String {
         self.server.log()
     }
+}
+
+fn launch(folder: &Path, port: u16) -> Result<Process> {
+    let mut command = process::command("prometheus", None);
+    command.arg(format!("--config.file={}", folder.join(CONFIG).display()));
+    command.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
+    command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+    command.arg("--web.enable-remote-write-receiver");
+    Process::start("prometheus", command)
+}
+
+fn ready(server: &Process) -> Result<()> {
+    server.wait_for_line("that it is ready", START, |line| {
+        line.contains("Server is ready to receive web requests").then_some(())
+    })
 }
 
 /// One series of a vector: `{"metric": {label: value, …}, "value": [time, "number"]}`.

@@ -1,10 +1,11 @@
 //! The endpoint as Prometheus sees it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use steth_tests::{
     agent::{Agent, Options},
     http, need_bpf, need_program,
+    process::{self, Process},
     programs::{Program, SYSCALL_MIX},
     prometheus::{Prometheus, complaints},
     wait,
@@ -50,6 +51,27 @@ fn a_real_prometheus_answers_a_quantile() {
     for name in ["steth_syscall_errors_total", "node_vmstat_pgfault", "steth_build_info", "node_cpu_seconds_total"] {
         let shown = format!("count({name}{{job='steth'}})");
         assert!(prometheus.query(&shown).unwrap().is_some_and(|count| count > 0.0), "{name}");
+    }
+}
+
+#[test]
+fn promtool_takes_the_packaged_rules_and_prometheus_every_panel() {
+    need_program!("prometheus", "promtool");
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+    let mut promtool = process::command("promtool", None);
+    promtool.args(["check", "rules"]).arg(packaging.join("prometheus/steth.rules.yml"));
+    let said = Process::start("promtool", promtool).unwrap().finish(Duration::from_secs(30)).unwrap();
+    assert!(said.contains("SUCCESS: 5 rules found"), "{said}");
+    let prometheus = Prometheus::receiver().unwrap();
+    let text = std::fs::read_to_string(packaging.join("grafana/steth.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let rows = dashboard["panels"].as_array().unwrap().iter();
+    let panels: Vec<_> = rows.flat_map(|row| row["panels"].as_array().unwrap()).collect();
+    assert!(panels.len() > 100, "{}", panels.len());
+    for panel in panels {
+        let expression = panel["targets"][0]["expr"].as_str().unwrap();
+        let asked = expression.replace("$__rate_interval", "1m").replace("$instance", ".*");
+        prometheus.samples(&asked).unwrap();
     }
 }
 

@@ -15,8 +15,12 @@ use crate::{
 };
 
 /// A page and the arguments of `steth` that print it.
-const PAGES: [(&str, &[&str]); 2] =
-    [("docs/metrics.md", &["docs", "metrics"]), ("docs/configuration.md", &["docs", "config"])];
+const PAGES: [(&str, &[&str]); 4] = [
+    ("docs/metrics.md", &["docs", "metrics"]),
+    ("docs/configuration.md", &["docs", "config"]),
+    ("packaging/grafana/steth.json", &["docs", "dashboard"]),
+    ("packaging/prometheus/steth.rules.yml", &["docs", "rules"]),
+];
 
 /// Whether to write.
 #[derive(Args)]

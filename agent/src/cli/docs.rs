@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Subcommand;
 
-use super::{Outcome, terminal};
+use super::{Outcome, dashboard, terminal};
 use crate::{
     config::{
         Config, SHIPPED,
@@ -25,6 +25,28 @@ pub enum Command {
     /// Print docs/configuration.md
     #[command(after_help = "Example:\n  steth docs config > docs/configuration.md")]
     Config,
+    /// Print packaging/grafana/steth.json
+    #[command(after_help = "Example:\n  steth docs dashboard > steth.json")]
+    Dashboard,
+    /// Print packaging/prometheus/steth.rules.yml
+    #[command(after_help = "Example:\n  steth docs rules > /etc/prometheus/steth.rules.yml")]
+    Rules,
+}
+
+/// Prints packaging/grafana/steth.json.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn dashboard() -> Outcome {
+    terminal::result(&dashboard::dashboard())
+}
+
+/// Prints packaging/prometheus/steth.rules.yml.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn rules() -> Outcome {
+    terminal::result(&dashboard::rules())
 }
 
 /// Prints docs/metrics.md.

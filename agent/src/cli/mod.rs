@@ -2,6 +2,7 @@
 
 mod agent;
 pub mod config;
+mod dashboard;
 pub mod docs;
 pub mod doctor;
 pub mod explain;

@@ -90,6 +90,8 @@ pub const KEYS: &[Key] = &[
     key("profile.kept", Shape::Size(1 << 20..=1 << 40, |c| &mut c.profile.kept_bytes), Change::Restart),
     key("correlate.enabled", Shape::Switch(|c| &mut c.correlate.enabled), Change::Restart),
     key("correlate.windows", Shape::Count(60..=8_640, |c| &mut c.correlate.windows), Change::Restart),
+    key("send.folder", Shape::Path(|c| &mut c.send.folder), Change::Restart),
+    key("send.to", Shape::Destinations(|c| &mut c.send.to), Change::Restart),
     key("limits.services", Shape::Count(16..=16_384, |c| &mut c.limits.services), Change::Restart),
     key("limits.peers", Shape::Count(16..=16_384, |c| &mut c.limits.peers), Change::Restart),
     key("limits.queries", Shape::Count(16..=100_000, |c| &mut c.limits.queries), Change::Restart),

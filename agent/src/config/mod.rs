@@ -2,6 +2,8 @@
 //! everything that is wrong with it. Knows no stage.
 
 pub mod complaint;
+pub mod destination;
+pub mod endpoint;
 pub mod keys;
 pub mod moment;
 mod read;
@@ -17,6 +19,8 @@ use std::{
 };
 
 pub use complaint::{Complaint, Complaints, Place};
+pub use destination::Destinations;
+pub use endpoint::Endpoint;
 pub use read::Given;
 
 use keys::{COLLECTORS, Change, KEYS};
@@ -49,6 +53,8 @@ pub struct Config {
     pub profile: Profile,
     /// What is kept of the past to find what is unusual.
     pub correlate: Correlate,
+    /// What is sent elsewhere.
+    pub send: Send,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -159,6 +165,15 @@ pub struct Correlate {
     pub enabled: bool,
     /// How many windows of it.
     pub windows: usize,
+}
+
+/// `[send]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Where waits what cannot be sent yet.
+    pub folder: PathBuf,
+    /// To whom.
+    pub to: Destinations,
 }
 
 /// `[limits]`
@@ -277,6 +292,7 @@ impl Default for Config {
                 kept_bytes: 256 << 20,
             },
             correlate: Correlate { enabled: true, windows: 360 },
+            send: Send { folder: "/var/lib/steth/send".into(), to: Destinations::new() },
             limits: Limits {
                 services: 1024,
                 peers: 1024,

@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, fs, io, ops::Range, path::Path};
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
-    Complaint, Complaints, Config, DEFAULT_PATH, Limits, Place,
+    Complaint, Complaints, Config, DEFAULT_PATH, Destinations, Limits, Place, destination,
     keys::{KEYS, Key},
-    value::{Typed, did_you_mean},
+    value::{Shape, Typed, did_you_mean},
 };
 
 /// Everything that someone typed: later ones override earlier ones.
@@ -97,6 +100,10 @@ impl Reading {
                 if section.is_empty() { name.get_ref().to_string() } else { format!("{section}.{}", name.get_ref()) };
             let place = source.line(&name.span());
             if let Some(key) = KEYS.iter().find(|key| key.path == path) {
+                if let Shape::Destinations(place) = key.shape {
+                    self.destinations(source, &path, place, value);
+                    continue;
+                }
                 self.store(key, place, Typed::Toml(value.get_ref()), source.quote(&value.span()));
             } else if section.is_empty() && sections().any(|known| known == path) {
                 match value.get_ref() {
@@ -106,6 +113,21 @@ impl Reading {
             } else {
                 self.complain(place, unknown_key(section, name.get_ref(), value.get_ref().is_table()));
             }
+        }
+    }
+
+    /// What is wrong within them has lines of its own.
+    fn destinations(
+        &mut self,
+        source: &Source,
+        path: &str,
+        place: fn(&mut Config) -> &mut Destinations,
+        value: &Spanned<DeValue>,
+    ) {
+        let (valid, wrong) = destination::read(value.get_ref(), &value.span());
+        *place(&mut self.config) = valid;
+        for wrong in wrong {
+            self.complain(source.line(&wrong.at), format!("{path}: {}", wrong.why));
         }
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, net::SocketAddr, ops::RangeInclusi
 
 use toml::de::DeValue;
 
-use super::Config;
+use super::{Config, Destinations, destination};
 
 /// The type of a key, its range, and its place in [`Config`].
 pub enum Shape {
@@ -27,6 +27,8 @@ pub enum Shape {
     Subset(&'static [&'static str], fn(&mut Config) -> &mut Vec<String>),
     /// A number for each of some names that are not known beforehand.
     Sizes(RangeInclusive<usize>, fn(&mut Config) -> &mut BTreeMap<String, usize>),
+    /// Tables of places that something is sent to, by name; only in a file.
+    Destinations(fn(&mut Config) -> &mut Destinations),
     /// One of the words listed here. The setter gets the word's position.
     Word(&'static [&'static str], fn(&mut Config, usize), fn(&Config) -> usize),
 }
@@ -89,6 +91,16 @@ impl Shape {
                 }
                 *place(config) = sizes;
             }
+            Self::Destinations(place) => match typed {
+                Typed::Toml(value) => {
+                    let (valid, wrong) = destination::read(value, &Default::default());
+                    if let Some(first) = wrong.into_iter().next() {
+                        return Err(first.why);
+                    }
+                    *place(config) = valid;
+                }
+                Typed::Text(_) => return Err("it can only be said in the file".into()),
+            },
             Self::Word(words, set, _) => {
                 let word = text(typed, "a word")?;
                 let position = words
@@ -120,6 +132,11 @@ impl Shape {
                 let sizes: Vec<_> = sizes.collect();
                 if sizes.is_empty() { "{}".into() } else { format!("{{ {} }}", sizes.join(", ")) }
             }
+            Self::Destinations(place) => match place(&mut config) {
+                none if none.is_empty() => "{}".into(),
+                // Long, and for nobody to read: only whether it has changed.
+                some => format!("{some:?}"),
+            },
             Self::Word(words, _, get) => quoted(words.get(get(&config)).copied().unwrap_or_default()),
         }
     }
@@ -145,6 +162,7 @@ impl Shape {
                 let (least, most) = (range.start(), range.end());
                 format!(r#"numbers from {least} to {most} by name, such as {{ "one.service" = 20 }}"#)
             }
+            Self::Destinations(_) => destination::ALLOWED.into(),
             Self::Word(words, ..) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "),
         }
     }

@@ -39,6 +39,7 @@ use crate::{
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
+    send::Senders,
     serve::{self, Bounds, Content, Exposition, ServeError, Server},
 };
 
@@ -92,6 +93,7 @@ pub struct Pipeline {
     examination: Examination,
     address: SocketAddr,
     server: Server,
+    senders: Senders,
     snapshots: SnapshotPublisher,
     questions: mpsc::Receiver<Question>,
     taken: Instant,
@@ -134,6 +136,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     snapshots.publish(Arc::new(sources.snapshot()));
     let taken = Instant::now();
 
+    let senders = Senders::start(&config.send, &handle);
     let (desk, questions) = desk();
     let exporter = Arc::new(Exporter::default());
     let expositions = Format::ALL.map(|format| {
@@ -155,7 +158,19 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     let correlate = &config.correlate;
     let correlator = correlate.enabled.then(|| Correlator::new(correlate.windows, config.window.kept));
     let observed = None;
-    Ok(Pipeline { config, sources, examination, address, server, snapshots, questions, taken, correlator, observed })
+    Ok(Pipeline {
+        config,
+        sources,
+        examination,
+        address,
+        server,
+        senders,
+        snapshots,
+        questions,
+        taken,
+        correlator,
+        observed,
+    })
 }
 
 /// Traces without an agent: loads the probes that Postgres needs, tells of cycles until the request is over, and unloads
@@ -280,6 +295,7 @@ impl Pipeline {
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
+        self.senders.stop(late);
         if let Some(keeper) = keeper {
             keeper.finish(late);
         }
@@ -376,6 +392,7 @@ impl Pipeline {
     fn take_snapshot(&mut self) -> Arc<Snapshot> {
         let mut fresh = self.sources.snapshot();
         fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
+        fresh.series.extend(self.senders.series());
         let fresh = Arc::new(fresh);
         self.taken = Instant::now();
         self.snapshots.publish(Arc::clone(&fresh));

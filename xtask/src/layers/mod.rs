@@ -35,7 +35,9 @@ const MODULES: &[ModuleRule] = &[
     stage("aggregate", false, &["config", "model"]),
     stage("correlate", false, &["config", "model"]),
     stage("export", false, &["config", "model"]),
-    stage("alert", false, &["config", "model"]),
+    stage("send", false, &["config", "model"]),
+    // One client for all that leaves the host.
+    stage("alert", false, &["config", "model", "send"]),
     stage("store", false, &["config", "model"]),
     stage("serve", false, &["config", "model", "store"]),
     ModuleRule { name: "pipeline", uses: ALL_STAGES, layouts: false },
@@ -52,6 +54,7 @@ const ALL_STAGES: &[&str] = &[
     "aggregate",
     "correlate",
     "export",
+    "send",
     "alert",
     "store",
     "serve",

@@ -3,6 +3,7 @@
 pub mod host;
 pub mod kernel;
 pub mod profile;
+pub mod send;
 pub mod steth;
 
 use super::metric::Metric;
@@ -28,5 +29,6 @@ pub const CHAPTERS: &[&Chapter] = &[
     &kernel::PROBES,
     &profile::PROFILES,
     &steth::AGENT,
+    &send::SENDING,
     &host::HOST,
 ];

@@ -1,0 +1,267 @@
+//! A snapshot as Prometheus remote write 1.0 has it (<https://prometheus.io/docs/specs/prw/remote_write_spec/>): names, labels and
+//! values as a scrape shows them, histograms as their classic series. Series that have ended get a stale marker.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{ended::Ended, spool::Entry};
+use crate::model::{
+    metric::{Bounds, Kind, Metric},
+    snapshot::{Series, Snapshot, Value},
+};
+
+/// What requests are of.
+pub const CONTENT_TYPE: &str = "application/x-protobuf";
+/// How they are compressed.
+pub const ENCODING: &str = "snappy";
+/// What every request says.
+pub const HEADERS: &[(&str, &str)] = &[("X-Prometheus-Remote-Write-Version", "0.1.0")];
+
+/// Samples in one request, as Prometheus itself sends: receivers are set up for that.
+const MOST_SAMPLES: usize = 2_000;
+/// The value that ends a series (value.StaleNaN).
+const STALE: u64 = 0x7ff0_0000_0000_0002;
+
+/// Writes one snapshot after the other.
+pub struct RemoteWrite {
+    /// What every series gets.
+    labels: Vec<Label>,
+    ended: Ended,
+}
+
+impl RemoteWrite {
+    /// With these labels on every series that has none of the same name.
+    pub fn new(labels: impl IntoIterator<Item = (String, String)>) -> Self {
+        let labels = labels.into_iter().map(|(name, value)| Label { name: name.into(), value: value.into() });
+        Self { labels: labels.collect(), ended: Ended::default() }
+    }
+
+    /// The requests of a snapshot, compressed.
+    pub fn encode(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Entry> {
+        let mut writer = Writer::new(snapshot.at_unix_ms);
+        let Self { labels, ended } = self;
+        ended.tell(snapshot, |series, ended| write_series(&mut writer, labels, series, ended));
+        writer.finish()
+    }
+}
+
+fn write_series(writer: &mut Writer, all: &[Label], series: &Series, ended: bool) {
+    let metric = series.metric;
+    let own = |value: f64| if ended { f64::from_bits(STALE) } else { value };
+    match (metric.kind, &series.value) {
+        (Kind::Counter | Kind::Gauge, Value::Number(number)) => {
+            writer.sample(labels(all, metric, series, Bytes::from_static(metric.name.as_bytes()), None), own(*number));
+        }
+        (Kind::Histogram(bounds), Value::Histogram(distribution)) => {
+            let [bucket, sum, count] =
+                ["bucket", "sum", "count"].map(|it| Bytes::from(format!("{}_{it}", metric.name)));
+            let counts = distribution.cumulative(bounds).into_iter().map(|(_, count)| count);
+            for (edge, count) in edges(bounds).iter().zip(counts.chain([distribution.count()])) {
+                writer.sample(labels(all, metric, series, bucket.clone(), Some(edge.clone())), own(count as f64));
+            }
+            let sum_seconds = distribution.sum_ns() as f64 / 1e9;
+            writer.sample(labels(all, metric, series, sum, None), own(sum_seconds));
+            writer.sample(labels(all, metric, series, count, None), own(distribution.count() as f64));
+        }
+        // No exposition shows it either.
+        _ => {}
+    }
+}
+
+/// All labels by name, as the protocol wants them; a label that is empty is none.
+fn labels(all: &[Label], metric: &Metric, series: &Series, name: Bytes, edge: Option<Bytes>) -> Vec<Label> {
+    let mut labels = Vec::with_capacity(metric.labels.len() + all.len() + 2);
+    labels.push(Label { name: Bytes::from_static(b"__name__"), value: name });
+    labels.extend(edge.map(|value| Label { name: Bytes::from_static(b"le"), value }));
+    for (name, value) in metric.labels.iter().zip(&series.labels).filter(|(_, value)| !value.is_empty()) {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        labels.push(Label { name: Bytes::from_static(name.as_bytes()), value });
+    }
+    for label in all {
+        if labels.iter().all(|own| own.name != label.name) {
+            labels.push(label.clone());
+        }
+    }
+    labels.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    labels
+}
+/// Gathers samples into requests.
+struct Writer {
+    at_unix_ms: u64,
+    request: WriteRequest,
+    entries: Vec<Entry>,
+}
+
+impl Writer {
+    fn new(at_unix_ms: u64) -> Self {
+        Self { at_unix_ms, request: WriteRequest::default(), entries: Vec::new() }
+    }
+
+    fn sample(&mut self, labels: Vec<Label>, value: f64) {
+        let timestamp = i64::try_from(self.at_unix_ms).unwrap_or(i64::MAX);
+        self.request.series.push(TimeSeries { labels, samples: vec![Sample { value, timestamp }] });
+        if self.request.series.len() == MOST_SAMPLES {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        let plain = std::mem::take(&mut self.request);
+        let samples = u32::try_from(plain.series.len()).unwrap_or(u32::MAX);
+        // It fails for 4 GiB and more.
+        if let Ok(packed) = snap::raw::Encoder::new().compress_vec(&plain.encode_to_vec()) {
+            self.entries.push(Entry { at_unix_ms: self.at_unix_ms, samples, payload: packed.into() });
+        }
+    }
+
+    fn finish(mut self) -> Vec<Entry> {
+        if !self.request.series.is_empty() {
+            self.close();
+        }
+        self.entries
+    }
+}
+
+/// The values of `le`, as a scrape shows them, `+Inf` last: the same for every histogram.
+fn edges(bounds: Bounds) -> &'static [Bytes] {
+    static COARSE: OnceLock<Vec<Bytes>> = OnceLock::new();
+    static FINE: OnceLock<Vec<Bytes>> = OnceLock::new();
+    static SHORT: OnceLock<Vec<Bytes>> = OnceLock::new();
+    let known = match bounds {
+        Bounds::Coarse => &COARSE,
+        Bounds::Fine => &FINE,
+        Bounds::Short => &SHORT,
+    };
+    known.get_or_init(|| {
+        let edge = |ns: u64| format!("{}", ns as f64 / 1e9);
+        bounds.upper_bounds_ns().into_iter().map(edge).chain(["+Inf".to_owned()]).map(Bytes::from).collect()
+    })
+}
+
+/// prometheus.WriteRequest (prompb/remote.proto).
+#[derive(Clone, PartialEq, Message)]
+struct WriteRequest {
+    #[prost(message, repeated, tag = "1")]
+    series: Vec<TimeSeries>,
+}
+
+/// prometheus.TimeSeries (prompb/types.proto).
+#[derive(Clone, PartialEq, Message)]
+struct TimeSeries {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, repeated, tag = "2")]
+    samples: Vec<Sample>,
+}
+
+/// prometheus.Label. Bytes, which are the same on the wire as a string: most are shared by many series.
+#[derive(Clone, PartialEq, Message)]
+struct Label {
+    #[prost(bytes = "bytes", tag = "1")]
+    name: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// prometheus.Sample.
+#[derive(Clone, PartialEq, Message)]
+struct Sample {
+    #[prost(double, tag = "1")]
+    value: f64,
+    #[prost(int64, tag = "2")]
+    timestamp: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::model::distribution::Distribution;
+
+    static GAUGE: Metric = Metric::gauge("node_load1", "Load.", &[]);
+    static BYTES: Metric = Metric::counter("steth_bytes_total", "Bytes.", &["service", "Zone"]);
+    static COARSE: Metric = Metric::histogram("steth_wait_seconds", "Waits.", &["service"], Bounds::Coarse);
+
+    fn snapshot(at_unix_ms: u64, series: Vec<Series>) -> Arc<Snapshot> {
+        Arc::new(Snapshot { at_unix_ms, series, ..Snapshot::default() })
+    }
+
+    fn text(bytes: &Bytes) -> String {
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    /// `name{label="value"}` and what it got, as bits.
+    fn received(entries: &[Entry]) -> BTreeMap<String, (u64, i64)> {
+        let mut all = BTreeMap::new();
+        for entry in entries {
+            let plain = snap::raw::Decoder::new().decompress_vec(&entry.payload).unwrap();
+            let request = WriteRequest::decode(&plain[..]).unwrap();
+            assert_eq!(request.series.len(), entry.samples as usize);
+            for series in request.series {
+                assert!(series.labels.is_sorted_by(|a, b| a.name < b.name), "{series:?}");
+                let shown: Vec<_> =
+                    series.labels.iter().map(|label| format!("{}={}", text(&label.name), text(&label.value))).collect();
+                let Sample { value, timestamp } = series.samples[0];
+                assert_eq!(series.samples.len(), 1);
+                assert_eq!(all.insert(shown.join(","), (value.to_bits(), timestamp)), None, "{shown:?} came twice");
+            }
+        }
+        all
+    }
+
+    fn encoder() -> RemoteWrite {
+        RemoteWrite::new([("instance".into(), "host".into()), ("service".into(), "not used".into())])
+    }
+
+    #[test]
+    fn names_labels_values_and_time_are_those_of_the_scrape() {
+        let mut waits = Distribution::default();
+        [1_500, 5_000, 5_000].into_iter().for_each(|ns| waits.observe_ns(ns));
+        let of = |labels: &[&str]| labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>();
+        let series = vec![
+            Series::number(&BYTES, of(&["a.service", "eu"]), 5e9),
+            Series::number(&BYTES, of(&["b.service", ""]), 1.0),
+            Series::histogram(&COARSE, of(&["a.service"]), Arc::new(waits)),
+            Series::number(&BYTES, of(&["a.service", "eu"]), 7.0),
+        ];
+        let received = received(&encoder().encode(&snapshot(1_000, series)));
+        let value = |series: &str| received.get(series).map(|(bits, at)| (f64::from_bits(*bits), *at));
+        let bucket =
+            |le: &str| value(&format!("__name__=steth_wait_seconds_bucket,instance=host,le={le},service=a.service"));
+        assert_eq!(value("Zone=eu,__name__=steth_bytes_total,instance=host,service=a.service"), Some((5e9, 1_000)));
+        assert_eq!(value("__name__=steth_bytes_total,instance=host,service=b.service"), Some((1.0, 1_000)));
+        assert_eq!(bucket("0.000001024"), Some((0.0, 1_000)));
+        assert_eq!(bucket("0.000004096"), Some((1.0, 1_000)));
+        assert_eq!(bucket("+Inf"), Some((3.0, 1_000)));
+        assert_eq!(value("__name__=steth_wait_seconds_count,instance=host,service=a.service"), Some((3.0, 1_000)));
+        assert_eq!(value("__name__=steth_wait_seconds_sum,instance=host,service=a.service"), Some((1.15e-5, 1_000)));
+        assert_eq!(received.len(), 2 + COARSE_SERIES);
+    }
+
+    /// Fourteen bounds, +Inf, sum and count.
+    const COARSE_SERIES: usize = 17;
+
+    #[test]
+    fn a_series_that_has_ended_is_told_once_by_a_stale_marker() {
+        let mut encoder = encoder();
+        let load = || Series::number(&GAUGE, vec![], 1.0);
+        let histogram = Series::histogram(&COARSE, vec!["a".into()], Arc::new(Distribution::default()));
+        encoder.encode(&snapshot(1, vec![load(), histogram]));
+        let second = received(&encoder.encode(&snapshot(2, vec![load()])));
+        let stale = second.values().filter(|(bits, at)| (*bits, *at) == (STALE, 2)).count();
+        assert_eq!((second.len(), stale), (1 + COARSE_SERIES, COARSE_SERIES));
+        assert_eq!(received(&encoder.encode(&snapshot(3, vec![load()]))).len(), 1);
+    }
+
+    #[test]
+    fn many_samples_go_in_several_requests() {
+        let series = (0..4_500).map(|i| Series::number(&BYTES, vec![i.to_string(), "x".into()], 1.0)).collect();
+        let entries = encoder().encode(&snapshot(1, series));
+        assert_eq!(entries.iter().map(|entry| entry.samples).collect::<Vec<_>>(), [2_000, 2_000, 500]);
+        assert_eq!(received(&entries).len(), 4_500);
+        assert!(encoder().encode(&snapshot(1, vec![])).is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! A receiver of OTLP metrics, made of OpenTelemetry's own package for Python (`tests/receivers/otlp.py`), and the certificates
+//! with which both sides prove who they are.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    drivers,
+    process::{self, Process},
+};
+
+const READY: Duration = Duration::from_secs(30);
+
+/// A running receiver; killed when dropped.
+#[derive(Debug)]
+pub struct Receiver {
+    server: Process,
+    /// TCP port on 127.0.0.1.
+    pub port: u16,
+}
+
+/// An authority, and a certificate of `localhost` that it has signed, which serves both sides.
+#[derive(Debug)]
+pub struct Certificates {
+    folder: TempDir,
+}
+
+impl Receiver {
+    /// Starts one with these arguments.
+    ///
+    /// # Errors
+    /// If its packages cannot be had, or it does not start.
+    pub fn start(arguments: &[&str]) -> Result<Self> {
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("receivers");
+        let packages = drivers::python_packages(&programs.join("requirements.txt"))?;
+        let mut command = process::command(drivers::python()?, None);
+        command.env("PYTHONPATH", packages).arg(programs.join("otlp.py")).args(arguments);
+        let server = Process::start("receiver", command)?;
+        let port =
+            server.wait_for_line("listening …", READY, |line| line.strip_prefix("listening ")?.parse().ok())?;
+        Ok(Self { server, port })
+    }
+
+    /// All data points so far.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn points(&self) -> Result<Vec<Value>> {
+        let said = self.server.log();
+        let lines = said.lines().filter(|line| !line.starts_with("listening "));
+        lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+}
+
+impl Certificates {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// Without `openssl`.
+    pub fn make() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-certificates-").tempdir()?;
+        let run = |arguments: &str| {
+            let mut openssl = process::command("openssl", None);
+            openssl.current_dir(folder.path()).args(arguments.split(' '));
+            Process::start("openssl", openssl)?.finish(READY)
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2";
+        run(&format!("req -x509 {key} -subj /CN=authority -keyout ca.key -out ca.pem"))?;
+        run(&format!("req -x509 {key} -subj /CN=stranger -keyout other.key -out other.pem"))?;
+        run(&format!(
+            "req -x509 {key} -CA ca.pem -CAkey ca.key -subj /CN=localhost -addext subjectAltName=DNS:localhost \
+             -addext basicConstraints=critical,CA:false -keyout own.key -out own.pem"
+        ))?;
+        Ok(Self { folder })
+    }
+
+    /// One of `ca.pem`, `own.pem`, `own.key`, and of a stranger `other.pem`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
