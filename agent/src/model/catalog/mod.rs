@@ -1,5 +1,6 @@
 //! The catalogs of all metrics, by chapter. Exposition and `docs/metrics.md` are made from them.
 
+pub mod alert;
 pub mod host;
 pub mod kernel;
 pub mod profile;
@@ -28,5 +29,6 @@ pub const CHAPTERS: &[&Chapter] = &[
     &kernel::PROBES,
     &profile::PROFILES,
     &steth::AGENT,
+    &alert::ALERTING,
     &host::HOST,
 ];
