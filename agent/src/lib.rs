@@ -1,6 +1,7 @@
 //! The library of the `steth` agent; `main.rs` is its thin front. See ARCHITECTURE.md for the flow.
 
 pub mod aggregate;
+pub mod alert;
 pub mod cli;
 pub mod config;
 pub mod correlate;

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::Flame(arguments) => cli::flame::flame(&arguments),
         Command::Explain(arguments) => cli::explain::explain(&arguments),
+        Command::Alerts(arguments) => cli::alerts::alerts(&arguments),
         Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),

@@ -33,6 +33,8 @@ pub struct Options {
     pub lock: Option<PathBuf>,
     /// Another folder for profiles of the past than one of its own.
     pub profiles: Option<PathBuf>,
+    /// Another folder for the state of alerts than one of its own.
+    pub alerts: Option<PathBuf>,
 }
 
 /// A running agent; killed when dropped.
@@ -234,6 +236,7 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     without_settings(&mut command);
     // The sections may have one of profiles.
     command.env("STETH_PROFILE_FOLDER", options.profiles.clone().unwrap_or_else(|| folder.path().join("profiles")));
+    command.env("STETH_ALERTS_FOLDER", options.alerts.clone().unwrap_or_else(|| folder.path().join("alerts")));
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))

@@ -8,6 +8,7 @@
 mod skip;
 
 pub mod agent;
+pub mod alertmanager;
 pub mod browser;
 pub mod cgroup;
 pub mod drivers;
@@ -24,6 +25,7 @@ pub mod profiles;
 pub mod programs;
 pub mod prometheus;
 pub mod receiver;
+pub mod sink;
 pub mod strace;
 pub mod trace;
 pub mod truth;

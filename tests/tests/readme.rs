@@ -101,6 +101,16 @@ fn every_command_runs() {
                 let (code, result, said) = steth(&whole).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");
             }
+            ["steth", "alerts", arguments @ ..] => {
+                let rules = top().join("packaging/alerts.toml").display().to_string();
+                let from_top =
+                    |word: &str| if word.starts_with("packaging/") { rules.clone() } else { word.to_owned() };
+                let arguments: Vec<String> = arguments.iter().map(|word| from_top(word)).collect();
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let whole = [&["alerts", "--agent", agent.address()], &arguments[..]].concat();
+                let (code, result, said) = steth(&whole).unwrap();
+                assert_eq!(code, Some(0), "{command}: {result}{said}");
+            }
             ["steth", arguments @ ..] => {
                 let (code, result, said) = steth(arguments).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");

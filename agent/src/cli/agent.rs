@@ -7,6 +7,7 @@ use hyper::{
     body::{Body as _, Bytes, Frame, Incoming},
     client::conn::http1,
     header,
+    http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
@@ -42,12 +43,24 @@ impl Agent {
 
     /// Asks for what stands at a path.
     pub async fn ask(self, path: &str) -> Result<Answer, Failure> {
+        self.send(Request::get(path), Whole(None)).await
+    }
+
+    /// Posts JSON to a path.
+    pub async fn post(self, path: &str, body: &serde_json::Value) -> Result<Answer, Failure> {
+        let body = Bytes::from(body.to_string());
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, body.len());
+        self.send(request, Whole(Some(body))).await
+    }
+
+    async fn send(self, request: Builder, body: Whole) -> Result<Answer, Failure> {
         let Self { stream, address } = self;
         let failed = |error| no_answer(address, &error);
-        let (mut sender, connection) = http1::handshake::<_, Empty>(TokioIo::new(stream)).await.map_err(failed)?;
+        let (mut sender, connection) = http1::handshake::<_, Whole>(TokioIo::new(stream)).await.map_err(failed)?;
         let connection = tokio::spawn(connection);
-        let request =
-            Request::get(path).header(header::HOST, address.to_string()).body(Empty).map_err(Failure::failed)?;
+        let request = request.header(header::HOST, address.to_string()).body(body).map_err(Failure::failed)?;
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
         let (parts, mut body) = answer.into_parts();
@@ -128,21 +141,21 @@ pub fn encoded(text: &str) -> String {
     text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// The body of a GET.
-struct Empty;
+/// A body that is there as a whole, or none.
+struct Whole(Option<Bytes>);
 
-impl hyper::body::Body for Empty {
+impl hyper::body::Body for Whole {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        std::task::Poll::Ready(None)
+        std::task::Poll::Ready(self.0.take().map(|body| Ok(Frame::data(body))))
     }
 
     fn is_end_stream(&self) -> bool {
-        true
+        self.0.is_none()
     }
 }

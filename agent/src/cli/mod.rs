@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, thin: parse, call, print. Exit codes are made here and nowhere else.
 
 mod agent;
+pub mod alerts;
 pub mod config;
 mod dashboard;
 pub mod docs;
@@ -41,6 +42,8 @@ pub enum Command {
     Flame(Box<flame::Arguments>),
     /// Say why a service was slow, with evidence
     Explain(explain::Arguments),
+    /// List alerts, acknowledge them, silence some, try rules
+    Alerts(alerts::Arguments),
     /// Show what happens as it happens, one line each
     #[command(subcommand)]
     Trace(trace::Command),

@@ -1,6 +1,7 @@
 //! The configuration: what was typed (file, environment, flags) becomes what is valid, in one step, or a list of
 //! everything that is wrong with it. Knows no stage.
 
+pub mod alerts;
 pub mod complaint;
 pub mod destination;
 pub mod endpoint;
@@ -15,9 +16,11 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
+pub use alerts::Alerts;
 pub use complaint::{Complaint, Complaints, Place};
 pub use destination::Destinations;
 pub use endpoint::Endpoint;
@@ -33,7 +36,7 @@ pub const DEFAULT_PATH: &str = "/etc/steth/steth.toml";
 pub const SHIPPED: &str = include_str!("../../../packaging/steth.toml");
 
 /// A valid configuration. The shipped file tells what each key is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The one address that is served; loopback only.
     pub listen: SocketAddr,
@@ -55,6 +58,8 @@ pub struct Config {
     pub correlate: Correlate,
     /// What is sent elsewhere.
     pub send: Send,
+    /// What people are told of.
+    pub alerts: Alerts,
     /// Bounds on what is told apart and shown.
     pub limits: Limits,
     /// What is read from /proc and /sys.
@@ -293,6 +298,7 @@ impl Default for Config {
             },
             correlate: Correlate { enabled: true, windows: 360 },
             send: Send { folder: "/var/lib/steth/send".into(), to: Destinations::new() },
+            alerts: Alerts::default(),
             limits: Limits {
                 services: 1024,
                 peers: 1024,
@@ -330,6 +336,8 @@ impl Config {
                 }
             }
         }
+        // The files may have changed though their names have not.
+        next.alerts.book = Arc::clone(&new.alerts.book);
         (next, waiting)
     }
 }

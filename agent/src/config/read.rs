@@ -202,6 +202,11 @@ impl Reading {
                 );
             }
         }
+        if let Some(file) = self.config.alerts.files.iter().find(|file| !Path::new(file).is_absolute()).cloned() {
+            self.refuse("alerts.files", &format!("{file:?} is no absolute path"));
+        } else if self.complaints.is_empty() {
+            self.complaints = self.config.alerts.load();
+        }
         if self.complaints.is_empty() { Ok(self.config) } else { Err(Complaints(self.complaints)) }
     }
 
@@ -236,7 +241,7 @@ impl Source<'_> {
 }
 
 /// Reads a file that is small enough, and no device that never ends.
-fn read_file(path: &Path) -> io::Result<String> {
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
     let attributes = fs::metadata(path)?;
     if attributes.is_dir() {
         return Err(io::Error::other("it is a directory"));

@@ -13,9 +13,9 @@
 use super::{
     history::{History, Track},
     look::signal_of,
-    robust::{chance_of_all_above, least_past, median, median_and_spread},
     signal::{Signal, Task},
 };
+use crate::model::robust::{chance_of_all_above, least_past, median, median_and_spread};
 
 /// How many windows in a row must be above the past.
 pub const CONFIRMED: usize = 8;

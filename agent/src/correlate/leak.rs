@@ -9,10 +9,9 @@
 use super::{
     history::{HOST, History, Track},
     look::{evidence_of, signal_of},
-    robust::slope,
     words::figure,
 };
-use crate::model::finding::Evidence;
+use crate::model::{finding::Evidence, robust::slope};
 
 /// Parts that the history is cut into.
 const BLOCKS: u64 = 12;

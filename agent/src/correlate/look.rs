@@ -2,10 +2,10 @@
 
 use super::{
     history::{HOST, History, Track},
-    robust::{median, median_and_spread},
     signal::{SIGNALS, Signal, signal},
 };
 use crate::model::finding::{Contender, Evidence};
+use crate::model::robust::{median, median_and_spread};
 
 /// Most contenders that are named.
 const CONTENDERS: usize = 3;

@@ -10,7 +10,6 @@ mod hours;
 mod leak;
 mod ledger;
 mod look;
-mod robust;
 mod saturation;
 mod signal;
 mod table;
@@ -33,6 +32,7 @@ use self::{
     words::{clock, figure, listed},
 };
 use crate::model::{
+    alert::{Noted, Surroundings},
     catalog::steth as catalog,
     finding::{Contender, Event, Evidence, Explanation, Finding, FindingKind, NotExplained, PostedEvent},
     sample::Period,
@@ -43,6 +43,8 @@ use crate::model::{
 const LEAK_EVERY: u64 = 6;
 /// Most figures of other series that a change bears.
 const MOST_TOGETHER: usize = 6;
+/// Most findings that an alert bears.
+const MOST_AROUND: usize = 3;
 
 /// Keeps the past and finds what is unusual.
 pub struct Correlator {
@@ -120,6 +122,16 @@ impl Correlator {
     /// If nobody has that name, or nothing is kept of that time.
     pub fn explain(&self, service: Option<&str>, period: Period) -> Result<Explanation, NotExplained> {
         explain::explain(&self.history, &self.ledger, &self.events, service, period)
+    }
+
+    /// What lies around an alert of a service, or of the host: what was found and lasts, and who calls it.
+    pub fn surroundings(&self, service: Option<&str>) -> Surroundings {
+        let lasting = self.ledger.all().into_iter().filter(|it| it.until_unix_ms.is_none());
+        let same = lasting.filter(|finding| finding.service.as_deref() == service);
+        let noted = |finding: &Finding| Noted { id: finding.id, conclusion: finding.conclusion.clone() };
+        let findings = same.take(MOST_AROUND).map(noted).collect();
+        let callers = service.map(|service| dependency::callers(&self.history, service)).unwrap_or_default();
+        Surroundings { findings, callers: callers.into_iter().map(|edge| edge.service).collect() }
     }
 
     /// The correlator's own figures.

@@ -7,8 +7,8 @@ use super::{
     change::CONFIRMED,
     history::{History, Track},
     look::{Level, level, signal_of},
-    robust::{chance_of_correlation, largest_believed, rank_correlation},
 };
+use crate::model::robust::{chance_of_correlation, largest_believed, rank_correlation};
 
 /// Windows by which one may come before or after the other.
 const LAGS: i64 = 3;

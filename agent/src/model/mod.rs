@@ -1,13 +1,17 @@
 //! The words that all stages share: metrics, series, distributions, snapshots. No I/O, no stage.
 
+pub mod alert;
 pub mod catalog;
 pub mod distribution;
 pub mod event;
+pub mod figure;
 pub mod finding;
 pub mod metric;
 pub mod probe;
 pub mod profile;
 pub mod query;
+pub mod robust;
+pub mod rule;
 pub mod sample;
 pub mod service;
 pub mod snapshot;

@@ -11,6 +11,7 @@ use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    alert::AlertQuestion,
     finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
     sample::{PastRequest, ProfileRequest},
     wall::Seconds,
@@ -398,6 +399,8 @@ pub enum Question {
     Findings(oneshot::Sender<Result<Findings, NotExplained>>),
     /// Which events are known?
     Events(oneshot::Sender<Result<Events, NotExplained>>),
+    /// Which alerts are there, and what is to be done about them?
+    Alerts(AlertQuestion),
     /// Something happened.
     Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
 }

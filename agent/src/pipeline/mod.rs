@@ -1,5 +1,6 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
+mod alerts;
 mod builds;
 mod clusters;
 mod connections;
@@ -28,6 +29,7 @@ use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use crate::{
+    alert::Alerter,
     config::Config,
     correlate::Correlator,
     export::prometheus::{Exporter, Format},
@@ -98,8 +100,9 @@ pub struct Pipeline {
     questions: mpsc::Receiver<Question>,
     taken: Instant,
     correlator: Option<Correlator>,
-    /// When the last window of the correlator ended.
+    /// When the last window ended that the correlator and the alerter have seen.
     observed: Option<Instant>,
+    alerter: Option<Alerter>,
 }
 
 /// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
@@ -158,6 +161,10 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     let correlate = &config.correlate;
     let correlator = correlate.enabled.then(|| Correlator::new(correlate.windows, config.window.kept));
     let observed = None;
+    let alerter = config.alerts.enabled.then(|| {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Alerter::start(&config.alerts, host, format!("http://{address}/api/v1/alerts"))
+    });
     Ok(Pipeline {
         config,
         sources,
@@ -170,6 +177,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         taken,
         correlator,
         observed,
+        alerter,
     })
 }
 
@@ -277,12 +285,23 @@ impl Pipeline {
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
                 _ = kept.tick() => {
                     let snapshot = self.end_of_window();
-                    self.correlate(&snapshot);
+                    let elapsed = self.observed.map_or(self.config.window.kept, |observed| self.taken - observed);
+                    self.observed = Some(self.taken);
+                    self.correlate(&snapshot, elapsed);
+                    self.alert(&snapshot, elapsed);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
+                }
+                outcome = alerts::outcome(self.alerter.as_mut()) => {
+                    if let Some(alerter) = &mut self.alerter {
+                        alerter.take(outcome, unix_ms());
+                    }
                 }
                 command = commands.recv() => match command {
                     Some(Command::Reload(config)) => {
                         self.sources.reload(&config);
+                        if let Some(alerter) = &mut self.alerter {
+                            alerter.reload(&config.alerts);
+                        }
                         self.config = *config;
                     }
                     Some(Command::Stop) | None => break,
@@ -296,6 +315,9 @@ impl Pipeline {
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
         self.senders.stop(late);
+        if let Some(alerter) = self.alerter.take() {
+            alerter.stop();
+        }
         if let Some(keeper) = keeper {
             keeper.finish(late);
         }
@@ -352,11 +374,10 @@ impl Pipeline {
                 let _ = answer.send(events.ok_or(NotExplained::Disabled));
             }
             Question::Happened(posted, answer) => {
-                let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-                let now_unix_ms = now.as_millis().try_into().unwrap_or(u64::MAX);
                 let taken = self.correlator.as_mut().ok_or(NotExplained::Disabled);
-                let _ = answer.send(taken.and_then(|it| it.post(posted, now_unix_ms)));
+                let _ = answer.send(taken.and_then(|it| it.post(posted, unix_ms())));
             }
+            Question::Alerts(question) => alerts::answer(self.alerter.as_mut(), question, unix_ms()),
             Question::Profile(request) => match self.sources.probes() {
                 Some(probes) => probes.profile(request),
                 None => {
@@ -368,13 +389,20 @@ impl Pipeline {
     }
 
     /// A window ends with this snapshot.
-    fn correlate(&mut self, snapshot: &Snapshot) {
+    fn correlate(&mut self, snapshot: &Snapshot, elapsed: Duration) {
         let builds = self.sources.probes().map(Probes::new_builds).unwrap_or_default();
         let Some(correlator) = &mut self.correlator else { return };
         builds.into_iter().for_each(|build| correlator.tell(build));
-        let elapsed = self.observed.map_or(self.config.window.kept, |observed| self.taken - observed);
-        self.observed = Some(self.taken);
         correlator.observe(snapshot, elapsed);
+    }
+
+    /// After correlation, so that alerts have what was found.
+    fn alert(&mut self, snapshot: &Snapshot, elapsed: Duration) {
+        let correlator = self.correlator.as_ref();
+        let surroundings = |service: Option<&str>| correlator.map(|it| it.surroundings(service)).unwrap_or_default();
+        if let Some(alerter) = &mut self.alerter {
+            alerter.observe(snapshot, elapsed, &surroundings);
+        }
     }
 
     /// The one that a window ends with: never that of the window before, however short they are.
@@ -393,9 +421,16 @@ impl Pipeline {
         let mut fresh = self.sources.snapshot();
         fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
         fresh.series.extend(self.senders.series());
+        fresh.series.extend(self.alerter.iter().flat_map(Alerter::series));
         let fresh = Arc::new(fresh);
         self.taken = Instant::now();
         self.snapshots.publish(Arc::clone(&fresh));
         fresh
     }
+}
+
+/// Now, in milliseconds since the Unix epoch.
+fn unix_ms() -> u64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    now.as_millis().try_into().unwrap_or(u64::MAX)
 }

@@ -9,13 +9,13 @@ use axum::{
         Query, State,
         rejection::{BytesRejection, QueryRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{Content, problem::Problem, routes::json};
+use super::{Content, posted, problem::Problem, routes::json};
 use crate::{
     config::moment,
     model::{
@@ -68,15 +68,7 @@ pub async fn post(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    // A page in somebody's browser can send anything but this without being asked whether it may.
-    let is_json = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = is_json.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
-        let hint = "send it with the header content-type: application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "an event is posted as JSON", hint));
-    }
-    let body = body.map_err(|error| Problem::new(error.status(), error.body_text(), EVENT))?;
-    let posted: PostedEvent = serde_json::from_slice(&body).map_err(|error| wrong_event(error.to_string()))?;
+    let posted: PostedEvent = posted::read(&headers, body, "an event", EVENT)?;
     let event = content.desk.ask(|answer| Question::Happened(posted, answer)).await??;
     Ok((StatusCode::CREATED, json(&event)?).into_response())
 }
@@ -87,10 +79,6 @@ const EVENT: &str =
 
 fn wrong(error: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, error, "docs/openapi.json lists what may be asked for")
-}
-
-fn wrong_event(error: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, error, EVENT)
 }
 
 impl Typed {

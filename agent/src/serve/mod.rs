@@ -2,9 +2,11 @@
 //! snapshots are made or written.
 
 mod accept;
+mod alerts;
 mod connection;
 mod findings;
 mod flame;
+mod posted;
 mod postgres;
 mod problem;
 mod routes;

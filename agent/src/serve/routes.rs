@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, accept, findings, flame, postgres, problem::Problem};
+use super::{Content, accept, alerts, findings, flame, postgres, problem::Problem};
 use crate::model::{
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
@@ -32,6 +32,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/explain",
     "/api/v1/findings",
     "/api/v1/events",
+    "/api/v1/alerts",
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
     "/api/v1/postgres/n_plus_one",
@@ -64,6 +65,7 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/api/v1/events" => {
             get(findings::events).post(findings::post).layer(DefaultBodyLimit::max(findings::MOST_BYTES))
         }
+        "/api/v1/alerts" => get(alerts::alerts).post(alerts::post).layer(DefaultBodyLimit::max(alerts::MOST_BYTES)),
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
@@ -122,7 +124,8 @@ async fn no_such_path(uri: Uri) -> Problem {
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
     let error = format!("{} cannot be asked with {method}", uri.path());
-    let hint = if uri.path() == "/api/v1/events" { "use GET, HEAD or POST" } else { "use GET or HEAD" };
+    let takes_posts = ["/api/v1/events", "/api/v1/alerts"].contains(&uri.path());
+    let hint = if takes_posts { "use GET, HEAD or POST" } else { "use GET or HEAD" };
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, hint)
 }
 

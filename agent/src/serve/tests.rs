@@ -8,6 +8,10 @@ use tokio::{
 
 use super::*;
 use crate::model::{
+    alert::{
+        Acknowledged, Alert, AlertAnswer, AlertOrder, AlertQuestion, AlertRefused, AlertState, Alerts, ChannelState,
+        Noted, Silence, Suppressed, Tried, TriedRule,
+    },
     finding::{
         Cause, Contender, Dependency, Event, EventKind, Events, Evidence, Explanation, Finding, FindingKind, Findings,
         LookedAt, NotExplained,
@@ -18,6 +22,7 @@ use crate::model::{
         ClientConnections, ConnectionCounts, Connections, Desk, QueryRecord, Question, RepeatRecord, Repeats,
         ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, desk,
     },
+    rule::Severity,
     sample::ProfileRefused,
     snapshot::{ServiceInfo, ServiceKind, SnapshotHandle, handle_and_publisher},
 };
@@ -183,6 +188,57 @@ fn connections() -> Connections {
     Connections { at_unix_ms: 1, clients: vec![client], servers: vec![server] }
 }
 
+fn alert() -> Alert {
+    Alert {
+        id: 3,
+        rule: "open_files_high".into(),
+        severity: Severity::Warning,
+        labels: [("groupname".to_owned(), "shop.service".to_owned())].into(),
+        state: AlertState::Acknowledged,
+        value: 0.9,
+        usual: Some(0.1),
+        threshold: 0.8,
+        unit: "ratio".into(),
+        summary: "a process has used 90 %".into(),
+        impact: "shop.service".into(),
+        step: "close files".into(),
+        findings: vec![Noted { id: 1, conclusion: "memory leaks".into() }],
+        pending_unix_ms: 1,
+        firing_unix_ms: Some(1),
+        resolved_unix_ms: Some(2),
+        resolved_by: Some("it is not measured any more".into()),
+        acknowledged: Some(Acknowledged { by: "me".into(), at_unix_ms: 1, comment: "on it".into() }),
+        suppressed: Some(Suppressed::Silence),
+    }
+}
+
+fn silence(rule: Option<String>) -> Silence {
+    let labels = [("groupname".to_owned(), "shop*".to_owned())].into();
+    let (by, comment) = ("me".into(), "deploy".into());
+    Silence { id: 1, rule, labels, by, comment, since_unix_ms: 1, until_unix_ms: 2 }
+}
+
+fn alerts() -> Alerts {
+    let problem = Some("http://x: connection refused".into());
+    let channel = ChannelState { name: "ops".into(), kind: "webhook".into(), sent: 1, failed: 2, problem };
+    Alerts { alerts: vec![alert()], silences: vec![silence(None)], channels: vec![channel], rules: 13 }
+}
+
+fn obeyed(order: AlertOrder) -> Result<AlertAnswer, AlertRefused> {
+    match order {
+        AlertOrder::Acknowledge { id: 3, .. } => Ok(AlertAnswer::Alert(Box::new(alert()))),
+        AlertOrder::Acknowledge { id, .. } => Err(AlertRefused::Missing(format!("there is no alert {id}"))),
+        AlertOrder::Silence { by, .. } if by.is_empty() => Err(AlertRefused::Wrong("by is empty".into())),
+        AlertOrder::Silence { rule, .. } => Ok(AlertAnswer::Silence(silence(rule))),
+        AlertOrder::Unsilence { .. } => Err(AlertRefused::Disabled),
+        AlertOrder::Test { .. } => {
+            let rule =
+                TriedRule { rule: "a".into(), series: 1, least: Some(0.1), largest: Some(0.9), alerts: vec![alert()] };
+            Ok(AlertAnswer::Tried(Tried { windows: 2, from_unix_ms: 1, to_unix_ms: 2, rules: vec![rule] }))
+        }
+    }
+}
+
 /// A desk at which everything has an answer; a trace of an empty service is refused.
 fn answering() -> crate::model::query::Desk {
     let (desk, mut questions) = desk();
@@ -209,6 +265,8 @@ fn answering() -> crate::model::query::Desk {
                     drop(answer.send(Err(NotExplained::BadEvent("text is empty".into()))));
                 }
                 Question::Happened(posted, answer) => drop(answer.send(Ok(event(&posted.text)))),
+                Question::Alerts(AlertQuestion::List(answer)) => drop(answer.send(Ok(alerts()))),
+                Question::Alerts(AlertQuestion::Order(order, answer)) => drop(answer.send(obeyed(order))),
                 Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),
                 Question::Past(request) => {
                     let refused = ProfileRefused::NoPast(format!("nothing of {:?}", request.services));
@@ -367,6 +425,32 @@ async fn a_profile_of_the_past_is_asked_for_by_its_time_alone() {
         let (status, problem) = stage.get_json(&format!("/api/v1/flame?{query}")).await;
         assert_eq!(status, code, "{query}: {problem}");
         assert!(problem["error"].as_str().unwrap().contains(words), "{query}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn orders_about_alerts_are_carried_out_or_refused_with_a_reason_and_answers_are_as_described() {
+    let stage = stage().await;
+    let document = document();
+    let schema = &document["components"]["schemas"]["AlertAnswer"];
+    for (body, code, words) in [
+        (r#"{"action":"acknowledge","id":3,"by":"me"}"#, 200, "open_files_high"),
+        (r#"{"action":"acknowledge","id":4,"by":"me"}"#, 404, "there is no alert 4"),
+        (r#"{"action":"silence","rule":"x","seconds":60,"by":"me","comment":"c"}"#, 200, "until_unix_ms"),
+        (r#"{"action":"silence","seconds":60,"by":""}"#, 400, "by is empty"),
+        (r#"{"action":"silence","secnds":60,"by":"me"}"#, 400, "unknown field `secnds`"),
+        (r#"{"action":"unsilence","id":1}"#, 503, "alerts.enabled is false"),
+        (r#"{"action":"test","rules":""}"#, 200, "tried"),
+        (r#"{"action":"dance"}"#, 400, "unknown variant `dance`"),
+    ] {
+        let head = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+        let request = format!("POST /api/v1/alerts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+        let answer = String::from_utf8(stage.send(request.as_bytes()).await).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")) && answer.contains(words), "{body}: {answer}");
+        if code == 200 {
+            let json = answer.split_once("\r\n\r\n").unwrap().1;
+            assert_described(&document, schema, &serde_json::from_str(json).unwrap(), body);
+        }
     }
 }
 
@@ -556,10 +640,14 @@ async fn a_taken_port_is_named_with_what_to_do() {
     );
 }
 
+fn document() -> serde_json::Value {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
 #[tokio::test]
 async fn the_openapi_file_describes_every_path_and_answer() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
-    let document: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let document = document();
     let described = document["paths"].as_object().unwrap();
     assert_eq!(
         described.keys().map(String::as_str).collect::<BTreeSet<_>>(),
@@ -589,8 +677,9 @@ fn assert_described(document: &serde_json::Value, schema: &serde_json::Value, va
     match value {
         serde_json::Value::Object(fields) => {
             for (name, field) in fields {
-                let described =
-                    schema["properties"].get(name).unwrap_or_else(|| panic!("{at}.{name} is not described"));
+                // A map by names that are not known beforehand has one schema for all.
+                let described = schema["properties"].get(name).or_else(|| schema.get("additionalProperties"));
+                let described = described.unwrap_or_else(|| panic!("{at}.{name} is not described"));
                 assert_described(document, described, field, &format!("{at}.{name}"));
             }
             for required in schema["required"].as_array().into_iter().flatten() {

@@ -131,6 +131,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("prometheus") && command("promtool"),
     },
     Requirement {
+        name: "Alertmanager",
+        why: "takes alerts and tells what it makes of them",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["prometheus-alertmanager"]),
+        is_there: || command("prometheus-alertmanager"),
+    },
+    Requirement {
         name: "node_exporter",
         why: "host metrics to compare with",
         purpose: Purpose::Test,

@@ -1,5 +1,6 @@
 //! The catalogs of all metrics, by chapter. Exposition and `docs/metrics.md` are made from them.
 
+pub mod alert;
 pub mod host;
 pub mod kernel;
 pub mod profile;
@@ -30,5 +31,6 @@ pub const CHAPTERS: &[&Chapter] = &[
     &profile::PROFILES,
     &steth::AGENT,
     &send::SENDING,
+    &alert::ALERTING,
     &host::HOST,
 ];

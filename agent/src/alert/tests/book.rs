@@ -1,0 +1,235 @@
+use std::cell::RefCell;
+
+use super::*;
+use crate::{
+    alert::{
+        book::{ABSENT, Book, Evaluation},
+        silence::Wanted,
+    },
+    model::alert::{Alert, AlertState, Noted, Suppressed, Surroundings},
+};
+
+const FD: &str = "[[rule]]\nname = \"fd\"\nmetric = \"namedprocess_namegroup_worst_fd_ratio\"\nabove = 0.8\nclear = 0.7\nfor = \"20s\"\n\
+                  summary = \"{groupname} on {host} at {value}\"\nimpact = \"{groupname}.\"\n";
+const FULL: &str =
+    "[[rule]]\nname = \"full\"\nmetric = \"namedprocess_namegroup_worst_fd_ratio\"\nabove = 0.95\nsummary = \"x\"\n";
+
+/// A book that windows are brought to.
+pub struct World {
+    pub watched: Watched,
+    pub book: Book,
+}
+
+impl World {
+    pub fn new(text: &str) -> Self {
+        Self { watched: Watched::new(text), book: Book::default() }
+    }
+
+    pub fn now(&self) -> u64 {
+        BEGIN_MS + self.watched.windows.saturating_sub(1) * 10_000
+    }
+
+    /// A window with these ratios of open files, by service.
+    pub fn push(&mut self, ratios: &[(&str, f64)]) -> bool {
+        let one = |(name, value): &(&str, f64)| {
+            series("namedprocess_namegroup_worst_fd_ratio", &format!("groupname={name}"), *value)
+        };
+        let figures = self.watched.push(ratios.iter().map(one).collect());
+        let rules: Vec<Arc<Rule>> = self.watched.evaluator.rules().cloned().collect();
+        let looks = RefCell::new(0);
+        let surroundings = |service: Option<&str>| {
+            *looks.borrow_mut() += 1;
+            let conclusion = format!("found at {}", service.unwrap_or("the host"));
+            Surroundings { findings: vec![Noted { id: 7, conclusion }], callers: vec!["web".into()] }
+        };
+        let (now_unix_ms, elapsed, host) = (self.now(), WINDOW, "h");
+        let evaluation = Evaluation { figures, now_unix_ms, elapsed, host, surroundings: &surroundings };
+        let changed = self.book.observe(evaluation, &rules);
+        assert!(*looks.borrow() <= 16, "few are looked around in a storm");
+        changed
+    }
+
+    pub fn alert(&self, rule: &str) -> Option<Alert> {
+        self.book.entries().map(|entry| &entry.alert).find(|alert| alert.rule == rule).cloned()
+    }
+
+    pub fn state(&self) -> Option<AlertState> {
+        self.alert("fd").map(|alert| alert.state)
+    }
+}
+
+#[test]
+fn an_alert_is_pending_for_its_time_fires_and_is_over_behind_its_clear_threshold() {
+    let mut world = World::new(FD);
+    for (ratio, state, changed) in [
+        (0.5, None, false),
+        (0.9, Some(AlertState::Pending), true),
+        (0.9, Some(AlertState::Pending), false),
+        (0.9, Some(AlertState::Firing), true),
+        (0.75, Some(AlertState::Firing), false),
+        (0.7, Some(AlertState::Resolved), true),
+        (0.7, Some(AlertState::Resolved), false),
+    ] {
+        let is_changed = world.push(&[("a", ratio)]);
+        assert_eq!((world.state(), is_changed), (state, changed), "{ratio}");
+    }
+    let alert = world.alert("fd").unwrap();
+    let times = [Some(alert.pending_unix_ms), alert.firing_unix_ms, alert.resolved_unix_ms];
+    assert_eq!(times.map(|time| time.unwrap() - BEGIN_MS), [10_000, 30_000, 50_000]);
+    assert_eq!((alert.summary.as_str(), alert.unit.as_str()), ("a on h at 70 %", "ratio"));
+    assert_eq!(alert.impact, "a. It is called by web.");
+    assert_eq!(alert.findings[0].conclusion, "found at a");
+    // An hour later nobody asks any more.
+    for _ in 0..360 {
+        world.push(&[("a", 0.1)]);
+    }
+    assert_eq!(world.state(), None);
+}
+
+#[test]
+fn what_is_met_for_too_short_a_time_comes_to_nothing() {
+    let mut world = World::new(FD);
+    for ratio in [0.9, 0.9, 0.75, 0.9, 0.9, 0.5] {
+        world.push(&[("a", ratio)]);
+        assert_ne!(world.state(), Some(AlertState::Firing));
+    }
+    assert_eq!((world.state(), world.book.counts().fired), (None, 0));
+}
+
+#[test]
+fn what_is_not_measured_any_more_is_over_and_so_is_an_alert_without_its_rule() {
+    let fire = || {
+        let mut world = World::new(FD);
+        for _ in 0..3 {
+            world.push(&[("a", 0.9)]);
+        }
+        world
+    };
+    let mut world = fire();
+    for missing in 1..=ABSENT {
+        world.push(&[]);
+        let is_over = world.state() == Some(AlertState::Resolved);
+        assert_eq!(is_over, missing == ABSENT, "{missing}");
+    }
+    assert_eq!(world.alert("fd").unwrap().resolved_by.as_deref(), Some("it is not measured any more"));
+    let mut world = fire();
+    world.watched.evaluator.replace(rules(FULL));
+    world.push(&[("a", 0.9)]);
+    assert_eq!(world.alert("fd").unwrap().resolved_by.as_deref(), Some("its rule is gone"));
+}
+
+#[test]
+fn a_restart_ends_nothing_before_the_time_that_is_looked_at_has_passed_and_forgets_nothing() {
+    let text = FD.replace("above", "function = \"average\"\nwithin = \"1m\"\nabove");
+    let mut world = World::new(&text);
+    for _ in 0..3 {
+        world.push(&[("a", 0.9)]);
+    }
+    let id = world.alert("fd").unwrap().id;
+    assert_eq!(world.state(), Some(AlertState::Firing));
+    world.book.acknowledge(id, "me".into(), String::new(), 1).unwrap();
+    for state in [AlertState::Acknowledged] {
+        let entries = world.book.entries().cloned().collect();
+        let mut again = World::new(&text);
+        again.book = Book::restored(entries, world.book.silences.clone(), world.book.last_id());
+        for _ in 0..6 {
+            again.push(&[("a", 0.1)]);
+            assert_eq!(again.state(), Some(state));
+        }
+        again.push(&[("a", 0.1)]);
+        assert_eq!((again.state(), again.alert("fd").unwrap().id), (Some(AlertState::Resolved), id));
+        let by = again.alert("fd").unwrap().acknowledged.unwrap().by;
+        assert_eq!(by, "me");
+    }
+}
+
+#[test]
+fn a_pending_alert_goes_on_after_a_restart_where_it_was() {
+    let mut world = World::new(FD);
+    for _ in 0..2 {
+        world.push(&[("a", 0.9)]);
+    }
+    let mut again = World::new(FD);
+    again.book = Book::restored(world.book.entries().cloned().collect(), world.book.silences.clone(), 5);
+    again.push(&[("a", 0.9)]);
+    assert_eq!(again.state(), Some(AlertState::Firing));
+}
+
+#[test]
+fn the_lesser_of_two_alerts_is_silent_while_the_graver_fires_for_the_same() {
+    let mut world = World::new(&format!("{FD}inhibited_by = [\"full\"]\n{FULL}"));
+    for _ in 0..3 {
+        world.push(&[("a", 0.99), ("b", 0.9)]);
+    }
+    let suppressed = |world: &World, service: &str| {
+        let alerts = world.book.entries().map(|entry| &entry.alert);
+        let of = |alert: &&Alert| alert.rule == "fd" && alert.labels["groupname"] == service;
+        alerts.filter(of).map(|alert| alert.suppressed).next().unwrap()
+    };
+    assert_eq!(suppressed(&world, "a"), Some(Suppressed::Inhibition));
+    assert_eq!(suppressed(&world, "b"), None);
+    assert_eq!(world.book.counts().inhibited, 1);
+    world.push(&[("a", 0.9), ("b", 0.9)]);
+    assert_eq!(suppressed(&world, "a"), None);
+}
+
+#[test]
+fn a_silence_covers_what_it_names_until_it_expires() {
+    let mut world = World::new(FD);
+    let wanted = |rule: Option<&str>, label: Option<(&str, &str)>, seconds| Wanted {
+        rule: rule.map(str::to_owned),
+        labels: label.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        seconds,
+        by: "me".into(),
+        comment: String::new(),
+    };
+    for refused in [wanted(None, None, 60), wanted(Some("fd"), None, 0), wanted(Some("fd"), None, u64::MAX)] {
+        world.book.silences.begin(refused, BEGIN_MS).unwrap_err();
+    }
+    world.book.silences.begin(wanted(None, Some(("groupname", "a*")), 45), BEGIN_MS).unwrap();
+    for _ in 0..3 {
+        world.push(&[("a1", 0.9), ("b", 0.9)]);
+    }
+    let silenced = |world: &World| {
+        let alerts = world.book.entries().filter(|entry| entry.alert.suppressed == Some(Suppressed::Silence));
+        alerts.map(|entry| entry.alert.labels["groupname"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((silenced(&world), world.book.counts().silenced), (vec!["a1".to_owned()], 1));
+    for _ in 0..3 {
+        world.push(&[("a1", 0.9), ("b", 0.9)]);
+    }
+    assert_eq!((silenced(&world), world.book.silences.all().len()), (vec![], 0));
+    let id = world.book.silences.begin(wanted(Some("fd"), None, 60), BEGIN_MS).unwrap().id;
+    world.book.silences.end(id).unwrap();
+    world.book.silences.end(id).unwrap_err();
+}
+
+#[test]
+fn only_what_fires_is_acknowledged() {
+    let mut world = World::new(FD);
+    world.push(&[("a", 0.9)]);
+    let acknowledge = |world: &mut World, id| world.book.acknowledge(id, "me".into(), "on it".into(), 5);
+    let id = world.alert("fd").unwrap().id;
+    assert!(acknowledge(&mut world, id).unwrap_err().to_string().contains("does not fire yet"));
+    assert!(acknowledge(&mut world, 99).unwrap_err().to_string().contains("there is no alert 99"));
+    for _ in 0..2 {
+        world.push(&[("a", 0.9)]);
+    }
+    assert_eq!(acknowledge(&mut world, id).unwrap().state, AlertState::Acknowledged);
+    world.push(&[("a", 0.1)]);
+    assert!(acknowledge(&mut world, id).unwrap_err().to_string().contains("is over"));
+}
+
+#[test]
+fn alerts_are_bounded() {
+    let text: String = (0..6).map(|at| FULL.replace("full", &format!("f{at}"))).collect();
+    let mut world = World::new(&text);
+    let names: Vec<String> = (0..1_000).map(|at| format!("s{at}")).collect();
+    let all: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 0.99)).collect();
+    world.push(&all);
+    world.push(&[]);
+    for _ in 0..3 {
+        world.push(&[]);
+    }
+    assert_eq!(world.book.entries().count(), 512, "of those that are over the newest stay");
+}

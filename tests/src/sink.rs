@@ -1,0 +1,103 @@
+//! A server that takes whatever JSON is posted to it and keeps it. Knows the least of HTTP/1.1, not what is posted.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::wait;
+
+/// What is posted, with when it came.
+type Posts = Arc<Mutex<Vec<(Instant, Value)>>>;
+
+/// A server on a free port of 127.0.0.1. Its threads end with the test.
+#[derive(Debug)]
+pub struct Sink {
+    address: SocketAddr,
+    posts: Posts,
+}
+
+impl Sink {
+    /// Starts one that answers each post with success.
+    ///
+    /// # Errors
+    /// If there is no port.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let posts = Posts::default();
+        let kept = Arc::clone(&posts);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let posts = Arc::clone(&kept);
+                std::thread::spawn(move || serve(stream, &posts));
+            }
+        });
+        Ok(Self { address, posts })
+    }
+
+    /// Where to post.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    /// All that came so far, the oldest first.
+    pub fn posts(&self) -> Vec<(Instant, Value)> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a post for which `find` has an answer.
+    ///
+    /// # Errors
+    /// If none comes in time.
+    pub fn wait_for<T>(&self, what: &str, within: Duration, find: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        wait::poll(what, within, || Ok(self.posts().iter().find_map(|(_, post)| find(post)))).with_context(|| {
+            format!("these came: {:#?}", self.posts().iter().map(|(_, post)| post).collect::<Vec<_>>())
+        })
+    }
+}
+
+/// Answers one request after the other until the other side hangs up.
+fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
+    let mut writer = stream.try_clone().ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let post = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        posts.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), post));
+        writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_posted_is_kept() {
+        let sink = Sink::start().unwrap();
+        assert_eq!(crate::http::post_json(&sink.url(), "{\"a\":1}").unwrap().status, 200);
+        let found = sink.wait_for("a post", Duration::from_secs(5), |post| post["a"].as_u64());
+        assert_eq!((found.unwrap(), sink.posts().len()), (1, 1));
+    }
+}
