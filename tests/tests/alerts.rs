@@ -16,6 +16,7 @@ use steth_tests::{
     agent::{Agent, Options, steth},
     alertmanager::Alertmanager,
     cgroup::Group,
+    exposition::Exposition,
     http, need_bpf, need_postgres, need_program,
     pgwire::Session,
     postgres::Postgres,
@@ -126,9 +127,12 @@ fn open_files_near_their_limit_are_told_once_also_over_a_restart_and_again_when_
     assert_eq!((&listed["state"], &listed["unit"]), (&"firing".into(), &"ratio".into()));
     let (code, said, _) = steth(&["alerts", "--agent", agent.address()]).unwrap();
     assert!(code == Some(0) && said.contains(summary), "{said}");
-    let metrics = agent.scrape().unwrap();
-    assert!(metrics.sum("steth_alerts", &[("state", "firing")]) >= 1.0);
-    assert!(metrics.sum("steth_alert_notices_total", &[("outcome", "arrived")]) >= 2.0);
+    // What alerting counts of a window stands in the next one.
+    let counted = |metrics: &Exposition| {
+        metrics.sum("steth_alerts", &[("state", "firing")]) >= 1.0
+            && metrics.sum("steth_alert_notices_total", &[("outcome", "arrived")]) >= 2.0
+    };
+    agent.scrape_until("the alert and who was told of it, counted", counted).unwrap();
 
     // Once more, and nobody is told twice.
     assert!(agent.stop().unwrap().success());
@@ -236,20 +240,22 @@ fn alerts_are_acknowledged_silenced_and_tried_and_wrong_rules_are_refused_with_t
     assert!(code == Some(0) && said.starts_with("silence 1: any rule "), "{said}");
     let (_loud, _quiet) = (hold_files(&program), hold_files(&quiet));
     stage.told("open_files_high", &program.name, "firing");
-    let listed = agent.get_json("/api/v1/alerts").unwrap();
     let of = |name: &str| {
-        listed["alerts"].as_array().unwrap().iter().find(|alert| alert["labels"]["groupname"] == name).cloned()
+        let listed = agent.get_json("/api/v1/alerts")?;
+        anyhow::Ok(listed["alerts"].as_array().unwrap().iter().find(|it| it["labels"]["groupname"] == name).cloned())
     };
-    assert_eq!(of(&quiet.name).unwrap()["suppressed"], "silence");
-    let id = of(&program.name).unwrap()["id"].to_string();
+    // It may have come a window later.
+    let quieted = || Ok(of(&quiet.name)?.filter(|alert| alert["suppressed"] == "silence"));
+    wait::poll("the alert that is silenced", TOLD, quieted).unwrap();
+    let id = of(&program.name).unwrap().unwrap()["id"].to_string();
     let (code, said, _) = run(&["ack", &id, "--by", "me", "--comment", "on it"]);
     assert!(code == Some(0) && said.contains("acknowledged") && said.contains("taken care of by me on it"), "{said}");
     assert_eq!(run(&["ack", "999999"]).0, Some(1));
     assert_eq!(run(&["unsilence", "1"]).0, Some(0));
     // Somebody told of it then.
     stage.told("open_files_high", &quiet.name, "firing");
-    let metrics = agent.scrape().unwrap();
-    assert!(metrics.sum("steth_alerts_suppressed_total", &[("reason", "silence")]) >= 1.0);
+    let counted = |metrics: &Exposition| metrics.sum("steth_alerts_suppressed_total", &[("reason", "silence")]) >= 1.0;
+    agent.scrape_until("the silenced alert, counted", counted).unwrap();
 
     let rules = stage.rules();
     let (code, said, _) = run(&["test", rules.to_str().unwrap()]);
