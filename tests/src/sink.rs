@@ -62,12 +62,12 @@ impl Sink {
     }
 }
 
-/// Answers one request after the other until the other side hangs up.
+/// Answers one request after the other until the other side hangs up, or has said that it is the last.
 fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
-        let mut length = 0;
+        let (mut length, mut is_last) = (0, false);
         loop {
             let mut line = String::new();
             if reader.read_line(&mut line).ok()? == 0 {
@@ -77,6 +77,7 @@ fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
             if let Some(value) = line.strip_prefix("content-length:") {
                 length = value.trim().parse().ok()?;
             }
+            is_last |= line == "connection: close";
             if line.is_empty() {
                 break;
             }
@@ -86,6 +87,9 @@ fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
         let post = serde_json::from_slice(&body).unwrap_or(Value::Null);
         posts.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), post));
         writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
+        if is_last {
+            return None;
+        }
     }
 }
 
