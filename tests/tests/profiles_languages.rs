@@ -167,7 +167,8 @@ fn javascript_that_was_compiled_while_it_runs_has_its_names() {
     let source = folder.path().join("spins.js");
     std::fs::write(&source, SPINS_JS).unwrap();
     let mut node = process::command("node", None);
-    node.arg("--perf-basic-prof").arg(&source).arg("60");
+    // Where it is started it leaves a log.
+    node.current_dir(folder.path()).arg("--perf-basic-prof").arg(&source).arg("60");
     let process = Process::start("node", node).unwrap();
     let _map = Left(format!("/tmp/perf-{}.map", process.id()));
     process.wait_for_line("that it is ready", SOON, |line| (line == "ready").then_some(())).unwrap();
