@@ -1,8 +1,8 @@
 //! Rules over the snapshots that windows end with: in a snapshot, out the figure of each group of series. Pure: no clock, no
 //! file, nobody is told.
 //!
-//! Bounded: at most [`MOST_GROUPS`] groups, each with its windows (48 bytes and its durations each, at most an hour of them) and
-//! 360 figures of the past; a host with 50 services has some 300, which is under a megabyte. Memory does not grow with time. A
+//! Bounded: at most [`MOST_GROUPS`] groups, which together hold at most [`MOST_HELD`] windows (some 90 bytes and the durations of
+//! each, at most an hour of them) and 360 figures of the past each; a host with 50 services has some 300, which is under a megabyte. Memory does not grow with time. A
 //! window costs one look at each series and one sum over the windows of each group.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     gather::{Before, End, Labels, Sum, labels_of},
-    group::{Group, Reading},
+    group::{Group, MOST_WINDOWS, Reading},
 };
 use crate::model::{
     rule::{Function, Rule},
@@ -24,6 +24,8 @@ use crate::model::{
 pub const MOST_GROUPS: usize = 2_048;
 /// The most groups of one rule.
 const MOST_OF_RULE: usize = 512;
+/// Windows that all groups together may come to hold: some 18 MB, and their durations.
+pub const MOST_HELD: usize = 200_000;
 
 /// Evaluates rules.
 #[derive(Debug)]
@@ -112,6 +114,8 @@ impl Evaluator {
         }
         let mut figures = Vec::new();
         let mut room = MOST_GROUPS.saturating_sub(self.counts().0);
+        let held: usize = self.watches.iter().map(|it| it.groups.len() * windows_of(&it.rule, elapsed)).sum();
+        let mut room_for_windows = MOST_HELD.saturating_sub(held);
         for (watch, sums) in self.watches.iter_mut().zip(sums) {
             watch.of.forget(window);
             watch.over.forget(window);
@@ -119,12 +123,16 @@ impl Evaluator {
                 let known = watch.groups.len();
                 let group = match watch.groups.get_mut(&labels) {
                     Some(group) => group,
-                    None if room == 0 || known >= MOST_OF_RULE => {
+                    None if room == 0
+                        || known >= MOST_OF_RULE
+                        || room_for_windows < windows_of(&watch.rule, elapsed) =>
+                    {
                         self.refused += 1;
                         continue;
                     }
                     None => {
                         room -= 1;
+                        room_for_windows -= windows_of(&watch.rule, elapsed);
                         watch.groups.entry(labels.clone()).or_insert_with(|| Group::new(self.now_seconds))
                     }
                 };
@@ -138,6 +146,12 @@ impl Evaluator {
         }
         figures
     }
+}
+
+/// How many windows, of this length, a group of the rule comes to hold.
+fn windows_of(rule: &Rule, window: Duration) -> usize {
+    let windows = rule.within.as_secs_f64() / window.as_secs_f64().max(1e-3);
+    (windows.ceil() as usize).clamp(1, MOST_WINDOWS)
 }
 
 /// Whether a sum is one that a figure can be made of: something counted by nobody is not there.

@@ -15,7 +15,7 @@ pub const PAST: usize = 360;
 /// Fewer say nothing.
 const LEAST_PAST: usize = 30;
 /// The most windows of a figure, however short they are.
-const MOST_WINDOWS: usize = 3_600;
+pub const MOST_WINDOWS: usize = 3_600;
 /// What a gauge's spread is at least, as a part of what is usual: one that never moved has none.
 const LEAST_SPREAD: f64 = 0.02;
 /// Parts that a line is drawn through: each stands for its mean.

@@ -183,12 +183,18 @@ impl Alerter {
         let pace = Pace { throttle: self.settings.throttle, repeat: self.settings.repeat };
         let now = Now { unix_ms: now_unix_ms, instant: Instant::now() };
         for told in &mut self.channels {
+            if told.queue.is_closed() {
+                // Its task has ended, which only a panic does; what it was about to tell is told by the next one.
+                told.queue = channel::start(told.channel.clone(), self.sender.clone(), self.report.clone());
+                told.failed += 1;
+                told.problem = Some("its task ended by a panic and was started anew; please report this".into());
+                tracing::error!("alerts: channel {}: its task ended by a panic; please report this", told.channel.name);
+                told.planner.failed(None, now.instant);
+            }
             if let Some(notice) = told.planner.next(&told.channel, &self.book, pace, now)
                 && told.queue.try_send(notice).is_err()
             {
-                // Its task has ended, which only a panic does.
                 told.planner.failed(None, now.instant);
-                told.problem = Some("its task has ended; please report this".into());
             }
         }
     }

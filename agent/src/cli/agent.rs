@@ -10,6 +10,7 @@ use hyper::{
     http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
 
 use crate::{
@@ -34,6 +35,28 @@ pub struct Answer {
     headers: HeaderMap,
 }
 
+/// Asks an agent for what stands at a path, or posts something to it, and reads its JSON. `why` says what only it has.
+///
+/// # Errors
+/// When no agent answers, or it refuses.
+pub fn json(address: SocketAddr, why: &str, path: &str, order: Option<&Value>) -> Result<Value, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
+    let answer = runtime.block_on(async {
+        let agent = Agent::connect(address).await;
+        let agent = agent.ok_or_else(|| Failure::failed(format!("no agent answers at {address}; {why}: steth run")))?;
+        let answer = match order {
+            Some(order) => agent.post(path, order).await?,
+            None => agent.ask(path).await?,
+        };
+        answer.whole().await
+    })?;
+    serde_json::from_slice(&answer)
+        .map_err(|error| Failure::failed(format!("the agent's answer cannot be read: {error}")))
+}
+
 impl Agent {
     /// Connects, if somebody listens.
     pub async fn connect(address: SocketAddr) -> Option<Self> {
@@ -47,7 +70,7 @@ impl Agent {
     }
 
     /// Posts JSON to a path.
-    pub async fn post(self, path: &str, body: &serde_json::Value) -> Result<Answer, Failure> {
+    pub async fn post(self, path: &str, body: &Value) -> Result<Answer, Failure> {
         let body = Bytes::from(body.to_string());
         let request = Request::post(path)
             .header(header::CONTENT_TYPE, "application/json")

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Outcome, agent::Agent, configuration, terminal};
+use super::{Failure, Outcome, agent, configuration, terminal};
 use crate::{
     config::{moment, value::parse_duration},
     model::figure::figure,
@@ -108,22 +108,7 @@ pub fn alerts(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let order = arguments.command.as_ref().map_or(Ok(None), order)?;
     let address = arguments.agent.unwrap_or(config.listen);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
-    let answer = runtime.block_on(async {
-        let agent = Agent::connect(address).await;
-        let agent = agent
-            .ok_or_else(|| Failure::failed(format!("no agent answers at {address}; it holds the alerts: steth run")))?;
-        let answer = match &order {
-            Some(order) => agent.post(PATH, order).await?,
-            None => agent.ask(PATH).await?,
-        };
-        answer.whole().await
-    })?;
-    let answer: Value = serde_json::from_slice(&answer)
-        .map_err(|error| Failure::failed(format!("the agent's answer cannot be read: {error}")))?;
+    let answer = agent::json(address, "it holds the alerts", PATH, order.as_ref())?;
     match arguments.format {
         Format::Json => terminal::result(&format!("{answer}\n")),
         Format::Text => terminal::result(&text(&answer)),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     Failure, Outcome,
-    agent::{Agent, encoded},
+    agent::{self, encoded},
     configuration, terminal,
 };
 use crate::config::moment::{self, exact};
@@ -63,19 +63,7 @@ pub fn explain(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let path = path(arguments)?;
     let address = arguments.agent.unwrap_or(config.listen);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
-    let answer = runtime.block_on(async {
-        let agent = Agent::connect(address).await;
-        let agent = agent.ok_or_else(|| {
-            Failure::failed(format!("no agent answers at {address}; it keeps the past that is looked at: steth run"))
-        })?;
-        agent.ask(&path).await?.whole().await
-    })?;
-    let answer: Value = serde_json::from_slice(&answer)
-        .map_err(|error| Failure::failed(format!("the agent's answer cannot be read: {error}")))?;
+    let answer = agent::json(address, "it keeps the past that is looked at", &path, None)?;
     match arguments.format {
         Format::Json => terminal::result(&format!("{answer}\n")),
         Format::Text => terminal::result(&text(&answer)),

@@ -53,6 +53,29 @@ pub struct Sample {
     pub call: Option<u32>,
 }
 
+#[cfg(test)]
+impl Sample {
+    /// One of this kind that was walked so far, of five nanoseconds, and of nothing else.
+    pub fn of_kind(kind: SampleKind, stop: Option<Stop>) -> Self {
+        Self {
+            kind,
+            at_ns: 0,
+            weight_ns: 5,
+            thread: [0; 16],
+            pid: 1,
+            tid: 1,
+            service: 0,
+            request: None,
+            kernel: Box::default(),
+            user: Box::default(),
+            python: Box::default(),
+            stop,
+            walk_ns: 0,
+            call: None,
+        }
+    }
+}
+
 /// Which Postgres request a thread was busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request {

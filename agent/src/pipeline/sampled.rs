@@ -86,22 +86,7 @@ mod tests {
     use crate::model::snapshot::Value;
 
     fn sample(kind: SampleKind, stop: Option<Stop>, walk_ns: u32) -> Sample {
-        Sample {
-            kind,
-            at_ns: 0,
-            weight_ns: 0,
-            thread: [0; 16],
-            pid: 1,
-            tid: 1,
-            service: 0,
-            request: None,
-            kernel: Box::default(),
-            user: Box::default(),
-            python: Box::default(),
-            stop,
-            walk_ns,
-            call: None,
-        }
+        Sample { walk_ns, ..Sample::of_kind(kind, stop) }
     }
 
     fn number(series: &[Series], label: &str) -> f64 {

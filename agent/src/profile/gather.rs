@@ -256,25 +256,6 @@ mod tests {
         assert!(gathered.iter().all(|(stack, ..)| !stack.is_rest() && stack.tid == 0));
     }
 
-    fn sample(kind: SampleKind, stop: Option<Stop>) -> Sample {
-        Sample {
-            kind,
-            at_ns: 0,
-            weight_ns: 5,
-            thread: [0; 16],
-            pid: 1,
-            tid: 1,
-            service: 0,
-            request: None,
-            kernel: Box::default(),
-            user: Box::default(),
-            python: Box::default(),
-            stop,
-            walk_ns: 0,
-            call: None,
-        }
-    }
-
     #[test]
     fn a_wait_whose_process_told_no_stack_says_so() {
         use SampleKind::{Back, CallReturns, Leaves, WaitBefore, WaitInCall};
@@ -286,7 +267,7 @@ mod tests {
             (vec![(WaitBefore, None)], Stop::Untold),
         ] {
             let (mut joiner, mut finished) = (Joiner::default(), Vec::new());
-            told.iter().for_each(|(kind, stop)| joiner.take(sample(*kind, *stop), &mut finished));
+            told.iter().for_each(|(kind, stop)| joiner.take(Sample::of_kind(*kind, *stop), &mut finished));
             joiner.flush(&mut finished);
             let stops: Vec<_> = finished.iter().map(|taken| taken.stack.stop).collect();
             assert_eq!(stops, [Some(stop)], "{told:?}");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::alert::evaluate::MOST_GROUPS;
+use crate::alert::evaluate::{MOST_GROUPS, MOST_HELD};
 
 /// What a rule is about, its lines, and windows with the figure that each makes.
 type Row = (&'static str, String, Vec<(Vec<Series>, Option<f64>)>);
@@ -172,6 +172,19 @@ fn groups_are_bounded_and_what_finds_no_room_is_counted() {
         watched.push(vec![]);
     }
     assert_eq!(watched.evaluator.counts().0, 0);
+}
+
+#[test]
+fn rules_that_look_far_back_have_fewer_groups() {
+    let rule = "[[rule]]\nsummary = \"x\"\nabove = 5.0\nmetric = \"namedprocess_namegroup_num_procs\"\n\
+                function = \"average\"\nwithin = \"1h\"\n";
+    let text: String = (0..4).map(|at| format!("{rule}name = \"r{at}\"\n")).collect();
+    let mut watched = Watched::new(&text);
+    let all = (0..500).map(|at| series("namedprocess_namegroup_num_procs", &format!("groupname=s{at}"), 1.0));
+    watched.push(all.collect());
+    // An hour has 360 windows of ten seconds.
+    let most = MOST_HELD / 360;
+    assert_eq!(watched.evaluator.counts(), (most, 2_000 - most as u64));
 }
 
 #[test]
