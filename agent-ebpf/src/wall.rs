@@ -25,7 +25,7 @@ use crate::{
     identity::stamp,
     kernel::{Address, Known, offset, read_user, setting},
     maps::{BACKENDS, CLOCK_AHEAD, REQUEST_WALLS, SAMPLING, SERVICE_ROWS, SERVICE_WALLS, TASKS, WIRES},
-    profile,
+    profile::{self, Task},
 };
 
 /// `PF_KTHREAD` of the kernel's `include/linux/sched.h`: a thread of the kernel, or nobody.
@@ -381,21 +381,12 @@ fn request_split(sock: u64, begun_ns: u64, now_ns: u64, more: bool, split: &mut 
     Some(())
 }
 
-/// `struct bpf_iter__task` of the kernel's `kernel/bpf/task_iter.c`.
-#[repr(C)]
-pub struct Task {
-    meta: u64,
-    task: *const u8,
-}
-
 /// Runs once for each thread before figures are read (Linux 5.8): tells its service how long it has waited, or run, so far.
 #[unsafe(link_section = "iter/task")]
 #[unsafe(no_mangle)]
 pub extern "C" fn wall_so_far(ctx: *const Task) -> i32 {
-    // SAFETY: the kernel hands over this context; the pointer is null at the end.
-    let task = unsafe { (*ctx).task };
-    if !task.is_null() {
-        so_far(Known(task));
+    if let Some(task) = Task::known(ctx) {
+        so_far(task);
     }
     0
 }

@@ -228,14 +228,22 @@ pub struct Task {
     task: *const u8,
 }
 
+impl Task {
+    /// The thread that it is the turn of; none at the end.
+    #[inline(always)]
+    pub fn known(context: *const Self) -> Option<Known> {
+        // SAFETY: the kernel hands over this context; the pointer is null at the end.
+        let task = unsafe { (*context).task };
+        (!task.is_null()).then_some(Known(task))
+    }
+}
+
 /// Runs once for each thread when sampling of waits ends (Linux 5.8): tells of those that wait still.
 #[unsafe(link_section = "iter/task")]
 #[unsafe(no_mangle)]
 pub extern "C" fn profile_still(ctx: *const Task) -> i32 {
-    // SAFETY: the kernel hands over this context; the pointer is null at the end.
-    let task = unsafe { (*ctx).task };
-    if !task.is_null() {
-        waits_still(Known(task));
+    if let Some(task) = Task::known(ctx) {
+        waits_still(task);
     }
     0
 }

@@ -188,11 +188,12 @@ fn places_without_a_symbol_fold_into_one_frame_in_words() {
     assert!(linkage.iter().any(|frames| names(frames) == ["[linkage table of program]"]), "{linkage:?}");
 }
 
-/// Of this very program, so that demangling of Rust is seen too.
+/// Of this very program, so that demangling of Rust is seen too, however large its debug information has become.
 #[test]
 fn a_rust_function_bears_its_path() {
     let address = marked as fn() -> u64 as usize as u64;
-    let frames = resolver().resolve(&[Location::Address { pid: std::process::id(), address }]);
+    let mut resolver = Resolver::new(Limits { debug_bytes: u64::MAX, ..Limits::default() }, table());
+    let frames = resolver.resolve(&[Location::Address { pid: std::process::id(), address }]);
     assert!(frames[0][0].function.ends_with("profile::symbols::tests::marked"), "{frames:?}");
     assert!(frames[0][0].file.ends_with("symbols/tests.rs"), "{frames:?}");
     assert!(frames[0][0].line > 0);
