@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Doctor(arguments) => cli::doctor::run(&arguments),
         Command::Flame(arguments) => cli::flame::flame(&arguments),
+        Command::Top(arguments) => cli::top::top(&arguments),
         Command::Explain(arguments) => cli::explain::explain(&arguments),
         Command::Alerts(arguments) => cli::alerts::alerts(&arguments),
         Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),

@@ -96,8 +96,8 @@ fn every_command_runs() {
                 let (code, result, said) = steth(&whole).unwrap();
                 assert!(code == Some(0) && file.exists(), "{command}: {code:?} {result}{said}");
             }
-            ["steth", "explain", arguments @ ..] => {
-                let whole = [&["explain", "--agent", agent.address()], arguments].concat();
+            ["steth", what @ ("top" | "explain"), arguments @ ..] => {
+                let whole = [&[what, "--agent", agent.address()], arguments].concat();
                 let (code, result, said) = steth(&whole).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");
             }

@@ -14,6 +14,7 @@ mod past;
 pub mod run;
 mod signals;
 mod terminal;
+pub mod top;
 pub mod trace;
 
 use std::{ffi::OsString, fmt, path::Path, process::ExitCode};
@@ -40,6 +41,8 @@ pub enum Command {
     Doctor(doctor::Arguments),
     /// Draw where CPU time and waiting time go
     Flame(Box<flame::Arguments>),
+    /// Show what host and services do right now
+    Top(top::Arguments),
     /// Say why a service was slow, with evidence
     Explain(explain::Arguments),
     /// List alerts, acknowledge them, silence some, try rules

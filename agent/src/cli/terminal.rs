@@ -42,12 +42,16 @@ impl Paint {
 
 /// Writes a result. A reader that has gone away, as `head` does, wants no more and is no failure.
 pub fn result(text: &str) -> Outcome {
+    wanted(text).map(|_| ())
+}
+
+/// Writes a part of a result, and says whether anybody wants more.
+pub fn wanted(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::failed(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
     }
 }
 

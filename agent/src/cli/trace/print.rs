@@ -1,9 +1,6 @@
 //! Lines of a trace as people or programs want them. Knows neither where they come from nor which are wanted.
 
-use std::{
-    fmt::Write as _,
-    io::{self, Write as _},
-};
+use std::fmt::Write as _;
 
 use serde_json::json;
 
@@ -35,7 +32,7 @@ impl Printer {
     /// # Errors
     /// When stdout cannot be written, or when the lines are not those of a trace.
     pub fn take(&mut self, piece: &[u8]) -> Result<bool, Failure> {
-        write(&self.digest(piece)?)
+        terminal::wanted(&self.digest(piece)?)
     }
 
     fn digest(&mut self, piece: &[u8]) -> Result<String, Failure> {
@@ -79,7 +76,7 @@ impl Printer {
             let total = json!({
                 "kind": "total", "queries": queries, "skipped_in_kernel": in_kernel, "skipped_in_agent": in_agent,
             });
-            write(&format!("{total}\n"))?;
+            terminal::result(&format!("{total}\n"))?;
         }
         let skipped = match in_kernel + in_agent {
             0 => "none skipped".to_owned(),
@@ -133,16 +130,6 @@ fn length(seconds: f64) -> String {
         s if s < 1e-3 => format!("{:.0}us", s * 1e6),
         s if s < 1.0 => format!("{:.2}ms", s * 1e3),
         s => format!("{s:.3}s"),
-    }
-}
-
-/// False when nobody reads any more.
-fn write(text: &str) -> Result<bool, Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
     }
 }
 
