@@ -33,7 +33,7 @@ use crate::{
     config::Config,
     correlate::Correlator,
     export::prometheus::{Exporter, Format},
-    kernel::{Kernel, LoadError, ability::ability},
+    kernel::{Kernel, LoadError, ability::ability, sampling::not_needed},
     model::{
         finding::{Events, Findings, NotExplained},
         probe::{HostAbility, ProbeStatus, Verdict},
@@ -222,6 +222,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.wall = false;
     // Nobody asks for the past.
     config.profile.hertz = 0;
+    config.kernel.without.extend(not_needed(request.kind).map(str::to_owned));
     let mut probes = Probes::new(load_alone(&config)?, &config)?;
     drop(probes.read());
     probes.profile(request);
