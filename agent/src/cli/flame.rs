@@ -45,13 +45,14 @@ Examples:
   steth flame --query 1f0c2a94b6d3e875 --wall        only while this Postgres statement was being served
   steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
   steth flame -p 4711 --syscalls 10ms                who made system calls that took 10 ms and more
+  steth flame --all --queries 100ms                  who served, and who made, Postgres requests of 100 ms and more
   steth flame -p 4711 -o - | less                    folded stacks
   steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
   steth flame --from 03:10 --to 03:15                what the host was doing then, as an agent has kept it
   steth flame --from -10m --against -30m..-10m       what it does now that it did not before
 
 A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
-early and, without an agent, writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
+early and writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
 pub struct Arguments {
     /// This process; may be given several times
     #[arg(short, long, value_name = "PID")]
@@ -80,6 +81,10 @@ pub struct Arguments {
     /// Time in system calls that took at least this long, from 1ms on, by who made them
     #[arg(long, value_name = "10ms", value_parser = parse_duration, conflicts_with_all = ["off_cpu", "wall"])]
     syscalls: Option<Duration>,
+    /// Time of Postgres requests that took at least this long, from 1ms on, by the stack of who served or made them at their end
+    #[arg(long, value_name = "100ms", value_parser = parse_duration,
+        conflicts_with_all = ["off_cpu", "wall", "syscalls", "slow"])]
+    queries: Option<Duration>,
     /// Only while a Postgres statement with this fingerprint was being served
     #[arg(long, value_name = "FINGERPRINT")]
     query: Option<String>,
@@ -158,6 +163,13 @@ pub fn flame(arguments: &Arguments) -> Outcome {
     }
 }
 
+/// Has an agent end a profile with what there is.
+async fn end(address: SocketAddr, ticket: &str) -> Result<(), Failure> {
+    let gone = || Failure::failed(format!("the agent at {address} does not answer any more"));
+    let agent = Agent::connect(address).await.ok_or_else(gone)?;
+    agent.post("/api/v1/flame", &serde_json::json!({ "end": ticket })).await?.whole().await.map(drop)
+}
+
 fn control_group(path: &str) -> Result<String, String> {
     if path.starts_with('/') { Ok(path.into()) } else { Err("a path as in /proc/PID/cgroup, beginning with /".into()) }
 }
@@ -213,10 +225,11 @@ impl Arguments {
     }
 
     const fn kind(&self) -> Kind {
-        match (self.off_cpu, self.wall, self.syscalls) {
-            (true, ..) => Kind::OffCpu,
-            (_, true, _) => Kind::Wall,
-            (.., Some(_)) => Kind::Syscalls,
+        match (self.off_cpu, self.wall) {
+            (true, _) => Kind::OffCpu,
+            (_, true) => Kind::Wall,
+            _ if self.syscalls.is_some() => Kind::Syscalls,
+            _ if self.queries.is_some() => Kind::Queries,
             _ => Kind::Cpu,
         }
     }
@@ -226,11 +239,13 @@ impl Arguments {
         let address = self.agent.unwrap_or(config.listen);
         let agent = if self.alone { None } else { Agent::connect(address).await };
         let enough = Arc::new(AtomicBool::new(false));
+        // What it is ended by early; as good as unique among the profiles that one agent takes.
+        let ticket = format!("{}-{}", std::process::id(), pipeline::stamp(SystemTime::now()));
         let mut through_agent = false;
         let work = match agent {
             Some(agent) => {
                 through_agent = true;
-                let path = self.path(format);
+                let path = self.path(format, &ticket);
                 tokio::spawn(async move { told(agent.ask(&path).await?).await })
             }
             None if self.agent.is_some() => {
@@ -271,12 +286,13 @@ impl Arguments {
                     return done.unwrap_or_else(|error| Err(Failure::failed(error)));
                 }
                 () = stop.wait(), if !enough.load(Ordering::Relaxed) => {
-                    if through_agent {
+                    enough.store(true, Ordering::Relaxed);
+                    if through_agent && let Err(failure) = end(address, &ticket).await {
                         progress.end();
                         work.abort();
-                        return Err(Failure::failed("ended before the profile was finished; nothing is written"));
+                        terminal::talk("ended before the profile was finished; nothing is written");
+                        return Err(failure);
                     }
-                    enough.store(true, Ordering::Relaxed);
                 }
                 _ = tick.tick() => {
                     progress.show();
@@ -301,7 +317,7 @@ impl Arguments {
             hertz: self.frequency,
             query: self.query.clone(),
             slow: self.slow,
-            least_call: self.syscalls.unwrap_or_default(),
+            least: self.syscalls.or(self.queries).unwrap_or_default(),
             enough,
             begun: Some(begun),
             answer,
@@ -313,7 +329,7 @@ impl Arguments {
     }
 
     /// The same as a request to the agent.
-    fn path(&self, format: &str) -> String {
+    fn path(&self, format: &str, ticket: &str) -> String {
         let mut path = format!("/api/v1/flame?seconds={}&format={format}", self.duration.as_secs_f64());
         let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", encoded(value)));
         let numbers: Vec<String> = self.pid.iter().map(u32::to_string).collect();
@@ -337,6 +353,10 @@ impl Arguments {
         if let Some(least) = self.syscalls {
             add("syscalls", &show_duration(least));
         }
+        if let Some(least) = self.queries {
+            add("queries", &show_duration(least));
+        }
+        add("ticket", ticket);
         if self.icicle {
             add("icicle", "true");
         }

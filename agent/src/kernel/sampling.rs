@@ -56,7 +56,7 @@ const fn needed(kind: Kind) -> &'static [&'static str] {
         Kind::Cpu => &[CLOCKS[1]],
         Kind::OffCpu => &WAITS,
         Kind::Wall => &[CLOCKS[1], RETURN, SWITCH],
-        Kind::Syscalls => &[RETURN],
+        Kind::Syscalls | Kind::Queries => &[RETURN],
     }
 }
 
@@ -130,7 +130,7 @@ impl Kernel {
         let runs = |state: &ProbeState| matches!(state, ProbeState::Attached | ProbeState::Partial { .. });
         let is_timed = || self.probes.iter().any(|(probe, state)| probe.name == "sys_exit" && runs(state));
         let untimed = || Some("system calls are not timed; steth doctor says why".to_owned());
-        lacking.or_else(|| if kind == Kind::Syscalls && !is_timed() { untimed() } else { None })
+        lacking.or_else(|| if matches!(kind, Kind::Syscalls | Kind::Queries) && !is_timed() { untimed() } else { None })
     }
 
     /// Loads what takes samples, without letting it run. What the kernel refuses is said by [`Kernel::statuses`].
@@ -200,8 +200,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the verifier refused a program.
-    pub fn look_at(&mut self, waits: bool, long_calls: bool) -> Result<(), ProgramError> {
-        for (name, wanted) in [(RETURN, waits || long_calls), (SWITCH, waits)] {
+    pub fn look_at(&mut self, waits: bool, long_ones: bool) -> Result<(), ProgramError> {
+        for (name, wanted) in [(RETURN, waits || long_ones), (SWITCH, waits)] {
             // What splits wall time is there already.
             if name == SWITCH && self.splits_wall() {
                 continue;
