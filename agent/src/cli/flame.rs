@@ -49,6 +49,8 @@ Examples:
   steth flame -p 4711 -o - | less                    folded stacks
   steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
   steth flame --from 03:10 --to 03:15                what the host was doing then, as an agent has kept it
+  steth flame -p 4711 --base before.pb.gz -o d.html  what it does now that it did not before
+  steth flame --read cpu.pb.gz -o cpu.html           a saved profile, drawn in another way
   steth flame --from -10m --against -30m..-10m       what it does now that it did not before
 
 A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
@@ -93,6 +95,13 @@ pub struct Arguments {
     slow: Option<Duration>,
     #[command(flatten)]
     past: past::Time,
+    /// None is taken: this one, which was saved as .pb.gz or .folded
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "service", "cgroup", "all", "duration", "frequency", "off_cpu",
+        "wall", "syscalls", "queries", "query", "slow", "from", "agent", "alone"])]
+    read: Option<PathBuf>,
+    /// Compared with this one, which was saved before as .pb.gz or .folded
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    base: Option<PathBuf>,
     /// Where to: .svg, .html, .folded, .pb.gz or .json says what; `-` is stdout [default: an SVG named after target and time]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -129,6 +138,9 @@ pub fn flame(arguments: &Arguments) -> Outcome {
     if arguments.past.is_wanted() {
         return arguments.of_the_past();
     }
+    if let Some(read) = &arguments.read {
+        return arguments.of_a_file(read);
+    }
     if arguments.pid.is_empty()
         && arguments.service.is_empty()
         && arguments.cgroup.is_empty()
@@ -137,11 +149,12 @@ pub fn flame(arguments: &Arguments) -> Outcome {
         && arguments.slow.is_none()
     {
         return Err(Failure::usage(
-            "whose profile? Give -p PID, --service NAME, --cgroup /PATH, --query, --slow or --all; see --help",
+            "whose profile? Give -p PID, --service NAME, --cgroup /PATH, --query, --slow, --all or --read FILE; see --help",
         ));
     }
     let format = arguments.format().map_err(Failure::usage)?;
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
+    let base = arguments.base()?;
     let file = arguments.file(&format);
     // Before time is spent on what could not be kept.
     let is_new = file.as_deref().map(reserve).transpose()?.unwrap_or_default();
@@ -150,7 +163,7 @@ pub fn flame(arguments: &Arguments) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
-    let drawn = runtime.block_on(arguments.take(config, &format));
+    let drawn = runtime.block_on(arguments.take(config, &format, base));
     runtime.shutdown_timeout(Duration::from_millis(500));
     match (drawn, file) {
         (Ok(drawn), file) => write(file.as_deref(), &drawn),
@@ -224,6 +237,19 @@ impl Arguments {
         write(self.file(&format).as_deref(), &self.past.take(asked)?)
     }
 
+    fn of_a_file(&self, read: &Path) -> Outcome {
+        let format = self.format().map_err(Failure::usage)?;
+        let base = self.base()?;
+        let profile = pipeline::read_profile_file(read).map_err(Failure::failed)?;
+        let drawn = draw(&profile, base.as_ref(), &self.drawing(&format))?;
+        write(self.file(&format).as_deref(), &drawn)
+    }
+
+    /// What is to be compared with.
+    fn base(&self) -> Result<Option<Profile>, Failure> {
+        self.base.as_deref().map(pipeline::read_profile_file).transpose().map_err(Failure::failed)
+    }
+
     const fn kind(&self) -> Kind {
         match (self.off_cpu, self.wall) {
             (true, _) => Kind::OffCpu,
@@ -234,7 +260,7 @@ impl Arguments {
         }
     }
 
-    async fn take(&self, config: Config, format: &str) -> Result<Vec<u8>, Failure> {
+    async fn take(&self, config: Config, format: &str, base: Option<Profile>) -> Result<Vec<u8>, Failure> {
         let mut stop = Stop::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
         let address = self.agent.unwrap_or(config.listen);
         let agent = if self.alone { None } else { Agent::connect(address).await };
@@ -245,8 +271,17 @@ impl Arguments {
         let work = match agent {
             Some(agent) => {
                 through_agent = true;
-                let path = self.path(format, &ticket);
-                tokio::spawn(async move { told(agent.ask(&path).await?).await })
+                // What is compared is drawn here: the agent does not have the other.
+                let path = self.path(if base.is_some() { "pprof" } else { format }, &ticket);
+                let drawing = self.drawing(format);
+                tokio::spawn(async move {
+                    let answer = told(agent.ask(&path).await?).await?;
+                    let Some(base) = base else { return Ok(answer) };
+                    let mut profile = pipeline::read_profile(&answer).map_err(Failure::failed)?;
+                    // They were said.
+                    profile.notes.clear();
+                    draw(&profile, Some(&base), &drawing)
+                })
             }
             None if self.agent.is_some() => {
                 return Err(Failure::failed(format!(
@@ -271,7 +306,7 @@ impl Arguments {
                         (Err(_), Err(error)) => return Err(Failure::missing(error)),
                         (Err(_), Ok(())) => return Err(Failure::failed("the profile was lost")),
                     };
-                    draw(&profile, None, &drawing)
+                    draw(&profile, base.as_ref(), &drawing)
                 })
             }
         };
@@ -382,6 +417,7 @@ impl Arguments {
             .chain(self.service.iter().cloned())
             .chain(self.cgroup.iter().cloned())
             .chain(self.query.clone())
+            .chain(self.read.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned()))
             .collect();
         let target = if target.is_empty() { "all".into() } else { target.join("-") };
         let safe: String =
@@ -413,6 +449,9 @@ pub(super) fn draw(profile: &Profile, baseline: Option<&Profile>, drawing: &Draw
     profile.notes.iter().for_each(|note| terminal::talk(note));
     for note in baseline.into_iter().flat_map(|it| &it.notes) {
         terminal::talk(&format!("compared with a profile that {note}"));
+    }
+    if let Some(baseline) = baseline {
+        pipeline::comparable(profile, baseline).map_err(Failure::failed)?;
     }
     pipeline::draw(profile, baseline, drawing).map(|drawn| drawn.bytes).map_err(Failure::failed)
 }

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use drawing::{draw, ending, format_named, format_of_file, stamp};
+pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
