@@ -40,6 +40,8 @@ kinds! {
         Still = 9,
         /// A system call has ended that took long; its weight is how long.
         LongCall = 10,
+        /// A Postgres request has ended that took long; its weight is how long, its stack that of who served or made it.
+        LongRequest = 11,
     }
 }
 
@@ -88,6 +90,8 @@ record! {
         pub demand_ns: u64,
         /// From which duration on a system call is told.
         pub long_call_ns: u64,
+        /// From which duration on a Postgres request is told.
+        pub long_request_ns: u64,
         /// Of which kinds samples of all processes are taken: bits of [`SampleKind::bit`].
         pub all: u32,
         /// Of which kinds any are taken.

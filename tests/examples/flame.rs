@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use steth::{
-    model::profile::{Kind, Profile},
+    model::profile::{Kind, Profile, State},
     profile::format::{Format, Options},
 };
 use steth_tests::{browser::Browser, profiles};
@@ -18,13 +18,23 @@ fn main() -> Result<()> {
     let (host, before) = (profiles::host(1), profiles::host(3));
     let mut empty = profiles::Builder::new("postgres (PID 4711)", Kind::Cpu);
     empty.note("postgres (PID 4711) ended before the first sample");
-    let cases: [(&str, Profile, Option<&Profile>); 6] = [
+    let whose = ("shop", "worker", 10, 11);
+    let mut one = profiles::Builder::new("shop (PID 10)", Kind::Cpu);
+    one.stack("shop!main@main.c:3 > shop!parse@parse.c:40", whose, State::OnCpu, 1);
+    let mut deep = profiles::Builder::new("shop (PID 10)", Kind::Cpu);
+    for depth in [100, 200, 240] {
+        let frames = (0..depth).map(|at| profiles::frame(if at == 0 { "main" } else { "descend" }));
+        deep.frames(frames.collect(), whose, State::OnCpu, 30);
+    }
+    let cases: [(&str, Profile, Option<&Profile>); 8] = [
         ("host", host.clone(), None),
         ("difference", host, Some(&before)),
         ("large", profiles::large(100_000, false), None),
         ("large-distinct", profiles::large(100_000, true), None),
         ("hostile", profiles::hostile(), None),
         ("empty", empty.profile(), None),
+        ("one", one.profile(), None),
+        ("deep", deep.profile(), None),
     ];
     for (name, profile, baseline) in &cases {
         for format in Format::ALL {
@@ -65,6 +75,8 @@ fn main() -> Result<()> {
         ("large", "large", "", (1400, 900), false),
         ("hostile", "hostile", "#flip=true", (1400, 900), false),
         ("empty", "empty", "", (1400, 900), false),
+        ("one", "one", "", (1400, 900), false),
+        ("deep", "deep", "", (1400, 900), false),
         ("narrow", "host", "", (390, 800), false),
         ("narrow-sandwich", "host", "#view=sandwich", (390, 800), true),
     ] {
@@ -77,7 +89,7 @@ fn main() -> Result<()> {
     }
     browser.resize(1220, 700)?;
     browser.set_dark(false)?;
-    for page in ["host", "difference", "hostile", "empty"] {
+    for page in ["host", "difference", "hostile", "empty", "one", "deep"] {
         browser.open(&folder.join(format!("{page}.svg")), "")?;
         write_picture(&mut browser, &folder.join(format!("{page}-svg.png")))?;
     }

@@ -137,6 +137,14 @@ impl Browser {
         self.wait_for("document.readyState === 'complete'").map(drop)
     }
 
+    /// Runs a script in each page before all that is its own.
+    ///
+    /// # Errors
+    /// The browser's.
+    pub fn before_pages(&mut self, script: &str) -> Result<()> {
+        self.call("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).map(drop)
+    }
+
     /// What an expression in the page has for a value.
     ///
     /// # Errors

@@ -304,8 +304,15 @@ fn node() -> Result<PathBuf> {
 }
 
 fn node_packages() -> Result<PathBuf> {
+    npm_packages(&programs().join("node"))
+}
+
+/// The folder with the packages that a `package-lock.json` names, installed once.
+///
+/// # Errors
+/// If they cannot be installed.
+pub fn npm_packages(source: &Path) -> Result<PathBuf> {
     need("npm")?;
-    let source = programs().join("node");
     cached(&std::fs::read_to_string(source.join("package-lock.json"))?, |folder| {
         for file in ["package.json", "package-lock.json"] {
             std::fs::copy(source.join(file), folder.join(file))?;

@@ -2,10 +2,11 @@
 //! very many. Each is answered by the best result that there is, or in words.
 
 use std::{
-    fs,
+    fs::{self, File},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use object::{Object as _, ObjectSection as _};
@@ -242,9 +243,9 @@ fn without_the_right_to_it_the_privilege_is_named() {
 }
 
 #[test]
-fn two_thousand_processes_are_all_in_it() {
+fn five_thousand_processes_are_all_in_it() {
     need_bpf!();
-    const MANY: u64 = 2000;
+    const MANY: u64 = 5000;
     let program = spins(BARE);
     let process = started(program.command(&["many", &MANY.to_string()]));
     let flame = Flame::begin(&["--service", &program.name, "-d", "2s", "--off-cpu", "-F", "49"]).unwrap();
@@ -255,4 +256,53 @@ fn two_thousand_processes_are_all_in_it() {
     assert!(waited >= least, "{waited} ns, at least {least} expected");
     let named = folded.share("waits");
     assert!(named >= 0.999 && folded.whole() >= 0.995, "{named} named, {} whole", folded.whole());
+}
+
+/// Moves what is found by name (the table of sections, those of symbols, their names) to behind two gigabytes of nothing.
+fn make_large(path: &Path) -> u64 {
+    const FAR: u64 = 2 << 30;
+    const SYMBOLS: u32 = 2;
+    const NAMES: u32 = 3;
+    let mut bytes = fs::read(path).unwrap();
+    let wide = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let number = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    // `Elf64_Ehdr` and `Elf64_Shdr` of the System V ABI.
+    let (table, count) = (wide(&bytes, 0x28) as usize, u16::from_le_bytes([bytes[0x3c], bytes[0x3d]]));
+    let mut sections = bytes[table..table + usize::from(count) * 64].to_vec();
+    let mut far = FAR;
+    let mut moved: Vec<(u64, Vec<u8>)> = Vec::new();
+    for section in sections.chunks_mut(64) {
+        let is_loaded = wide(section, 8) & 2 != 0;
+        if is_loaded || ![SYMBOLS, NAMES].contains(&number(section, 4)) {
+            continue;
+        }
+        let (from, length) = (wide(section, 24) as usize, wide(section, 32) as usize);
+        moved.push((far, bytes[from..from + length].to_vec()));
+        bytes[from..from + length].fill(0);
+        section[24..32].copy_from_slice(&far.to_le_bytes());
+        far += (length as u64).next_multiple_of(4096);
+    }
+    bytes[0x28..0x30].copy_from_slice(&far.to_le_bytes());
+    moved.push((far, sections));
+    // What runs already keeps its file.
+    fs::remove_file(path).unwrap();
+    let file = File::options().write(true).create_new(true).mode(0o755).open(path).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    moved.iter().for_each(|(at, part)| file.write_all_at(part, *at).unwrap());
+    file.metadata().unwrap().len()
+}
+
+#[test]
+fn a_binary_of_two_gigabytes_has_whole_stacks_and_names() {
+    need_bpf!();
+    let program = spins(BARE);
+    let bytes = make_large(&program.path);
+    assert!(bytes > 2 << 30);
+    let process = started(program.command(&["spin"]));
+    let begun = Instant::now();
+    let flame = Flame::begin(&["-p", &process.id().to_string(), "-d", "1s", "-F", "499"]).unwrap();
+    println!("samples of a binary of {bytes} bytes were taken after {:.0?}", begun.elapsed());
+    let folded = flame.end(false).unwrap();
+    let (named, whole) = (folded.share("inner"), folded.whole());
+    assert!(named >= 0.95 && whole >= 0.99, "{named} named, {whole} whole: {folded:#?}");
 }

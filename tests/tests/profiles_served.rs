@@ -60,6 +60,8 @@ fn wrong_requests_are_told_what_is_wrong() {
         ("pid=1,x", 400, "pid"),
         ("pid=-1", 400, "pid"),
         ("slow=later", 400, "slow"),
+        ("queries=0ms", 400, "1 ms"),
+        ("queries=5ms&kind=wall", 400, "queries"),
         ("icicle=perhaps", 400, "icicle"),
         ("hertz=99", 400, "hertz"),
         ("pid=4194304", 404, "4194304"),

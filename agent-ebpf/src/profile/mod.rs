@@ -24,8 +24,8 @@ use steth_probes::{
 
 use crate::{
     identity::stamp,
-    kernel::{Known, offset},
-    maps::{PROFILE_SPACES, SAMPLING, TARGETS, TASKS},
+    kernel::{Known, offset, setting},
+    maps::{PROFILE_SPACES, SAMPLING, TARGETS, TASKS, WIRES},
 };
 
 /// Which work space programs of one kind use: they do not interrupt each other, but others.
@@ -184,7 +184,7 @@ fn tell_wait(space: u32, kind: SampleKind, task: Known, state: &mut TaskState, n
     None
 }
 
-/// A system call returns; attached after the program that times them, as long as waits or long calls are looked at.
+/// A system call returns; attached after the program that times them, as long as waits, long calls or long requests are looked at.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn profile_return(_ctx: BtfTracePointContext) -> i32 {
     returns();
@@ -199,7 +199,8 @@ fn returns() -> Option<()> {
     state.follows = 0;
     state.call_units = 0;
     let is_long = call_ns != 0 && is_long(task, state, call_ns);
-    if !follows && !is_long {
+    let long_request = long_request(task, state);
+    if !follows && !is_long && long_request.is_none() {
         return None;
     }
     let mut taking = Taking::begin(OF_RETURNS, SampleKind::CallReturns, task, state)?;
@@ -211,7 +212,27 @@ fn returns() -> Option<()> {
         taking.set_long_call(state.syscall, call_ns);
         taking.send();
     }
+    if let Some((begun_ns, ns)) = long_request {
+        taking.set_long_request(state, begun_ns, ns);
+        taking.send();
+    }
     None
+}
+
+/// The request that has ended with this call on the socket which the thread used last, if that is to be told.
+#[inline(always)]
+fn long_request(task: Known, state: &TaskState) -> Option<(u64, u64)> {
+    let sampling = SAMPLING.get(0)?;
+    if setting!(postgres) == 0
+        || state.sock == 0
+        || !is_wanted(sampling, SampleKind::LongRequest.bit(), task, state.service)
+    {
+        return None;
+    }
+    let entry = WIRES.get_ptr_mut(&state.sock)?;
+    // SAFETY: a map value; who changes it meanwhile makes the sample's request unknown at worst.
+    let (begun_ns, ns) = unsafe { (*entry).wire.take_ended(sampling.epoch_ns)? };
+    if ns < sampling.long_request_ns { None } else { Some((begun_ns, ns)) }
 }
 
 #[inline(always)]

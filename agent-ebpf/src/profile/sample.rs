@@ -111,6 +111,24 @@ impl Taking {
         head.weight_ns = ns;
     }
 
+    /// It tells of a Postgres request that has ended, and took this long.
+    #[inline(always)]
+    pub fn set_long_request(&mut self, state: &TaskState, begun_ns: u64, ns: u64) {
+        let head = self.head();
+        head.header.kind = SampleKind::LongRequest as u32;
+        head.weight_ns = ns;
+        head.connection = 0;
+        if let Some(entry) = WIRES.get_ptr_mut(&state.sock) {
+            // SAFETY: as in `begin`.
+            let (connection, statement, role) =
+                unsafe { ((*entry).connection, (*entry).statement, (*entry).wire.role) };
+            head.connection = connection;
+            head.request_ns = begun_ns;
+            head.statement = statement;
+            head.role = role;
+        }
+    }
+
     /// What it weighs, in nanoseconds.
     #[inline(always)]
     pub fn set_weight(&mut self, ns: u64) {

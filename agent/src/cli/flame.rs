@@ -45,13 +45,16 @@ Examples:
   steth flame --query 1f0c2a94b6d3e875 --wall        only while this Postgres statement was being served
   steth flame --slow 100ms --off-cpu                 only while slow Postgres requests were being served
   steth flame -p 4711 --syscalls 10ms                who made system calls that took 10 ms and more
+  steth flame --all --queries 100ms                  who served, and who made, Postgres requests of 100 ms and more
   steth flame -p 4711 -o - | less                    folded stacks
   steth flame -p 4711 -o cpu.pb.gz                   for go tool pprof and stores of profiles
   steth flame --from 03:10 --to 03:15                what the host was doing then, as an agent has kept it
+  steth flame -p 4711 --base before.pb.gz -o d.html  what it does now that it did not before
+  steth flame --read cpu.pb.gz -o cpu.html           a saved profile, drawn in another way
   steth flame --from -10m --against -30m..-10m       what it does now that it did not before
 
 A running agent is asked if there is one; else the kernel programs are loaded for as long as the profile lasts. Ctrl-C ends it
-early and, without an agent, writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
+early and writes what there is. Fingerprints of statements are shown by `steth trace postgres` and /api/v1/postgres/queries.")]
 pub struct Arguments {
     /// This process; may be given several times
     #[arg(short, long, value_name = "PID")]
@@ -80,6 +83,10 @@ pub struct Arguments {
     /// Time in system calls that took at least this long, from 1ms on, by who made them
     #[arg(long, value_name = "10ms", value_parser = parse_duration, conflicts_with_all = ["off_cpu", "wall"])]
     syscalls: Option<Duration>,
+    /// Time of Postgres requests that took at least this long, from 1ms on, by the stack of who served or made them at their end
+    #[arg(long, value_name = "100ms", value_parser = parse_duration,
+        conflicts_with_all = ["off_cpu", "wall", "syscalls", "slow"])]
+    queries: Option<Duration>,
     /// Only while a Postgres statement with this fingerprint was being served
     #[arg(long, value_name = "FINGERPRINT")]
     query: Option<String>,
@@ -88,6 +95,13 @@ pub struct Arguments {
     slow: Option<Duration>,
     #[command(flatten)]
     past: past::Time,
+    /// None is taken: this one, which was saved as .pb.gz or .folded
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pid", "service", "cgroup", "all", "duration", "frequency", "off_cpu",
+        "wall", "syscalls", "queries", "query", "slow", "from", "agent", "alone"])]
+    read: Option<PathBuf>,
+    /// Compared with this one, which was saved before as .pb.gz or .folded
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    base: Option<PathBuf>,
     /// Where to: .svg, .html, .folded, .pb.gz or .json says what; `-` is stdout [default: an SVG named after target and time]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -124,6 +138,9 @@ pub fn flame(arguments: &Arguments) -> Outcome {
     if arguments.past.is_wanted() {
         return arguments.of_the_past();
     }
+    if let Some(read) = &arguments.read {
+        return arguments.of_a_file(read);
+    }
     if arguments.pid.is_empty()
         && arguments.service.is_empty()
         && arguments.cgroup.is_empty()
@@ -132,11 +149,12 @@ pub fn flame(arguments: &Arguments) -> Outcome {
         && arguments.slow.is_none()
     {
         return Err(Failure::usage(
-            "whose profile? Give -p PID, --service NAME, --cgroup /PATH, --query, --slow or --all; see --help",
+            "whose profile? Give -p PID, --service NAME, --cgroup /PATH, --query, --slow, --all or --read FILE; see --help",
         ));
     }
     let format = arguments.format().map_err(Failure::usage)?;
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
+    let base = arguments.base()?;
     let file = arguments.file(&format);
     // Before time is spent on what could not be kept.
     let is_new = file.as_deref().map(reserve).transpose()?.unwrap_or_default();
@@ -145,7 +163,7 @@ pub fn flame(arguments: &Arguments) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
-    let drawn = runtime.block_on(arguments.take(config, &format));
+    let drawn = runtime.block_on(arguments.take(config, &format, base));
     runtime.shutdown_timeout(Duration::from_millis(500));
     match (drawn, file) {
         (Ok(drawn), file) => write(file.as_deref(), &drawn),
@@ -156,6 +174,13 @@ pub fn flame(arguments: &Arguments) -> Outcome {
             Err(failure)
         }
     }
+}
+
+/// Has an agent end a profile with what there is.
+async fn end(address: SocketAddr, ticket: &str) -> Result<(), Failure> {
+    let gone = || Failure::failed(format!("the agent at {address} does not answer any more"));
+    let agent = Agent::connect(address).await.ok_or_else(gone)?;
+    agent.post("/api/v1/flame", &serde_json::json!({ "end": ticket })).await?.whole().await.map(drop)
 }
 
 fn control_group(path: &str) -> Result<String, String> {
@@ -212,26 +237,51 @@ impl Arguments {
         write(self.file(&format).as_deref(), &self.past.take(asked)?)
     }
 
+    fn of_a_file(&self, read: &Path) -> Outcome {
+        let format = self.format().map_err(Failure::usage)?;
+        let base = self.base()?;
+        let profile = pipeline::read_profile_file(read).map_err(Failure::failed)?;
+        let drawn = draw(&profile, base.as_ref(), &self.drawing(&format))?;
+        write(self.file(&format).as_deref(), &drawn)
+    }
+
+    /// What is to be compared with.
+    fn base(&self) -> Result<Option<Profile>, Failure> {
+        self.base.as_deref().map(pipeline::read_profile_file).transpose().map_err(Failure::failed)
+    }
+
     const fn kind(&self) -> Kind {
-        match (self.off_cpu, self.wall, self.syscalls) {
-            (true, ..) => Kind::OffCpu,
-            (_, true, _) => Kind::Wall,
-            (.., Some(_)) => Kind::Syscalls,
+        match (self.off_cpu, self.wall) {
+            (true, _) => Kind::OffCpu,
+            (_, true) => Kind::Wall,
+            _ if self.syscalls.is_some() => Kind::Syscalls,
+            _ if self.queries.is_some() => Kind::Queries,
             _ => Kind::Cpu,
         }
     }
 
-    async fn take(&self, config: Config, format: &str) -> Result<Vec<u8>, Failure> {
+    async fn take(&self, config: Config, format: &str, base: Option<Profile>) -> Result<Vec<u8>, Failure> {
         let mut stop = Stop::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
         let address = self.agent.unwrap_or(config.listen);
         let agent = if self.alone { None } else { Agent::connect(address).await };
         let enough = Arc::new(AtomicBool::new(false));
+        // What it is ended by early; as good as unique among the profiles that one agent takes.
+        let ticket = format!("{}-{}", std::process::id(), pipeline::stamp(SystemTime::now()));
         let mut through_agent = false;
         let work = match agent {
             Some(agent) => {
                 through_agent = true;
-                let path = self.path(format);
-                tokio::spawn(async move { told(agent.ask(&path).await?).await })
+                // What is compared is drawn here: the agent does not have the other.
+                let path = self.path(if base.is_some() { "pprof" } else { format }, &ticket);
+                let drawing = self.drawing(format);
+                tokio::spawn(async move {
+                    let answer = told(agent.ask(&path).await?).await?;
+                    let Some(base) = base else { return Ok(answer) };
+                    let mut profile = pipeline::read_profile(&answer).map_err(Failure::failed)?;
+                    // They were said.
+                    profile.notes.clear();
+                    draw(&profile, Some(&base), &drawing)
+                })
             }
             None if self.agent.is_some() => {
                 return Err(Failure::failed(format!(
@@ -256,7 +306,7 @@ impl Arguments {
                         (Err(_), Err(error)) => return Err(Failure::missing(error)),
                         (Err(_), Ok(())) => return Err(Failure::failed("the profile was lost")),
                     };
-                    draw(&profile, None, &drawing)
+                    draw(&profile, base.as_ref(), &drawing)
                 })
             }
         };
@@ -271,12 +321,13 @@ impl Arguments {
                     return done.unwrap_or_else(|error| Err(Failure::failed(error)));
                 }
                 () = stop.wait(), if !enough.load(Ordering::Relaxed) => {
-                    if through_agent {
+                    enough.store(true, Ordering::Relaxed);
+                    if through_agent && let Err(failure) = end(address, &ticket).await {
                         progress.end();
                         work.abort();
-                        return Err(Failure::failed("ended before the profile was finished; nothing is written"));
+                        terminal::talk("ended before the profile was finished; nothing is written");
+                        return Err(failure);
                     }
-                    enough.store(true, Ordering::Relaxed);
                 }
                 _ = tick.tick() => {
                     progress.show();
@@ -301,7 +352,7 @@ impl Arguments {
             hertz: self.frequency,
             query: self.query.clone(),
             slow: self.slow,
-            least_call: self.syscalls.unwrap_or_default(),
+            least: self.syscalls.or(self.queries).unwrap_or_default(),
             enough,
             begun: Some(begun),
             answer,
@@ -313,7 +364,7 @@ impl Arguments {
     }
 
     /// The same as a request to the agent.
-    fn path(&self, format: &str) -> String {
+    fn path(&self, format: &str, ticket: &str) -> String {
         let mut path = format!("/api/v1/flame?seconds={}&format={format}", self.duration.as_secs_f64());
         let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", encoded(value)));
         let numbers: Vec<String> = self.pid.iter().map(u32::to_string).collect();
@@ -337,6 +388,10 @@ impl Arguments {
         if let Some(least) = self.syscalls {
             add("syscalls", &show_duration(least));
         }
+        if let Some(least) = self.queries {
+            add("queries", &show_duration(least));
+        }
+        add("ticket", ticket);
         if self.icicle {
             add("icicle", "true");
         }
@@ -362,6 +417,7 @@ impl Arguments {
             .chain(self.service.iter().cloned())
             .chain(self.cgroup.iter().cloned())
             .chain(self.query.clone())
+            .chain(self.read.as_deref().and_then(Path::file_stem).map(|name| name.to_string_lossy().into_owned()))
             .collect();
         let target = if target.is_empty() { "all".into() } else { target.join("-") };
         let safe: String =
@@ -393,6 +449,9 @@ pub(super) fn draw(profile: &Profile, baseline: Option<&Profile>, drawing: &Draw
     profile.notes.iter().for_each(|note| terminal::talk(note));
     for note in baseline.into_iter().flat_map(|it| &it.notes) {
         terminal::talk(&format!("compared with a profile that {note}"));
+    }
+    if let Some(baseline) = baseline {
+        pipeline::comparable(profile, baseline).map_err(Failure::failed)?;
     }
     pipeline::draw(profile, baseline, drawing).map(|drawn| drawn.bytes).map_err(Failure::failed)
 }

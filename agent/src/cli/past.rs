@@ -27,7 +27,7 @@ use crate::{
 pub struct Time {
     /// Of the past, from then on: 03:10, -10m or 2026-11-21T03:10
     #[arg(long, value_name = "TIME", allow_hyphen_values = true,
-        conflicts_with_all = ["pid", "cgroup", "duration", "frequency", "off_cpu", "wall", "query", "slow", "syscalls"])]
+        conflicts_with_all = ["pid", "cgroup", "duration", "frequency", "off_cpu", "wall", "query", "slow", "syscalls", "queries"])]
     from: Option<String>,
     /// Until then [default: now]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, requires = "from")]

@@ -1,6 +1,9 @@
 //! Where fields lie in the running kernel's structures, from its own type information. Knows BTF, not what the fields mean.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use btf_rs::{Btf, BtfType, Type};
 use steth_probes::offsets::{ABSENT, MEMBERS, Member, Offsets};
@@ -30,7 +33,9 @@ impl KernelTypes {
     /// # Errors
     /// If the file is missing or broken.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        let btf = Btf::from_file(path).map_err(|source| BtfError::Unreadable { path: path.to_path_buf(), source })?;
+        // At once: read piece by piece, it would take a system call for each of its hundred thousand types.
+        let read = fs::read(path).map_err(btf_rs::Error::from).and_then(|bytes| Btf::from_bytes(&bytes));
+        let btf = read.map_err(|source| BtfError::Unreadable { path: path.to_path_buf(), source })?;
         Ok(Self { btf })
     }
 

@@ -255,7 +255,7 @@ impl Kernel {
             false => Some(ProbeState::Off),
         };
         match refused {
-            None => kernel.load_sampling(&btf),
+            None => kernel.load_sampling(&btf, &options.without),
             Some(state) => kernel.profile_probes.extend(PROFILE_PROBES.iter().map(|probe| (probe, state.clone()))),
         }
         if kernel.splits_wall()

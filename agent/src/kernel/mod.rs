@@ -3,7 +3,7 @@
 pub mod ability;
 pub mod btf;
 pub mod functions;
-mod heap;
+pub mod heap;
 mod lacks;
 pub mod load;
 mod missed;

@@ -50,6 +50,21 @@ pub enum Clock {
     Demand,
 }
 
+/// What is needed for profiles of a kind on demand.
+const fn needed(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::Cpu => &[CLOCKS[1]],
+        Kind::OffCpu => &WAITS,
+        Kind::Wall => &[CLOCKS[1], RETURN, SWITCH],
+        Kind::Syscalls | Kind::Queries => &[RETURN],
+    }
+}
+
+/// Probes that only profiles of other kinds need, or those of the past. To verify them would take longer than all the rest.
+pub fn not_needed(kind: Kind) -> impl Iterator<Item = &'static str> {
+    CLOCKS.into_iter().chain(WAITS).filter(move |name| !needed(kind).contains(name))
+}
+
 impl Clock {
     const fn program(self) -> &'static str {
         match self {
@@ -103,12 +118,7 @@ impl Kernel {
 
     /// Why no profile of this kind can be taken, if so.
     pub fn cannot_sample(&self, kind: Kind) -> Option<String> {
-        let needed: &[&str] = match kind {
-            Kind::Cpu => &CLOCKS,
-            Kind::OffCpu => &WAITS,
-            Kind::Wall => &[CLOCKS[0], CLOCKS[1], RETURN, SWITCH],
-            Kind::Syscalls => &[RETURN],
-        };
+        let needed = needed(kind);
         let of_profiles = self.profile_probes.iter().map(|(probe, state)| (probe.name, state));
         let all = of_profiles.chain(self.probes.iter().map(|(probe, state)| (probe.name, state)));
         let lacking = all.filter(|(name, _)| needed.contains(name)).find_map(|(name, state)| match state {
@@ -120,19 +130,26 @@ impl Kernel {
         let runs = |state: &ProbeState| matches!(state, ProbeState::Attached | ProbeState::Partial { .. });
         let is_timed = || self.probes.iter().any(|(probe, state)| probe.name == "sys_exit" && runs(state));
         let untimed = || Some("system calls are not timed; steth doctor says why".to_owned());
-        lacking.or_else(|| if kind == Kind::Syscalls && !is_timed() { untimed() } else { None })
+        lacking.or_else(|| if matches!(kind, Kind::Syscalls | Kind::Queries) && !is_timed() { untimed() } else { None })
     }
 
     /// Loads what takes samples, without letting it run. What the kernel refuses is said by [`Kernel::statuses`].
-    pub(super) fn load_sampling(&mut self, btf: &Btf) {
+    pub(super) fn load_sampling(&mut self, btf: &Btf, without: &[String]) {
+        let files = self.program::<Iter>(FILES).and_then(|it| it.load("task_vma", btf));
+        if let Err(error) = files {
+            tracing::warn!("the first stacks of a profile lack what unwind tables tell: {}", refusal(&error));
+        }
         for probe in PROFILE_PROBES {
+            if without.iter().any(|name| name == probe.name) {
+                self.profile_probes.push((probe, ProbeState::Off));
+                continue;
+            }
             let loaded = match probe.tracepoint {
                 Some(tracepoint) => self.program::<BtfTracePoint>(probe.name).and_then(|it| it.load(tracepoint, btf)),
                 None => self.program::<PerfEvent>(probe.name).and_then(PerfEvent::load),
             };
             let loaded = loaded.and_then(|()| match probe.name {
                 "profile_return" => self.program::<Iter>(STILL)?.load("task", btf),
-                "profile_demand" => self.program::<Iter>(FILES)?.load("task_vma", btf),
                 _ => Ok(()),
             });
             let state = match loaded {
@@ -183,8 +200,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the verifier refused a program.
-    pub fn look_at(&mut self, waits: bool, long_calls: bool) -> Result<(), ProgramError> {
-        for (name, wanted) in [(RETURN, waits || long_calls), (SWITCH, waits)] {
+    pub fn look_at(&mut self, waits: bool, long_ones: bool) -> Result<(), ProgramError> {
+        for (name, wanted) in [(RETURN, waits || long_ones), (SWITCH, waits)] {
             // What splits wall time is there already.
             if name == SWITCH && self.splits_wall() {
                 continue;

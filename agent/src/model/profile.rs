@@ -65,11 +65,13 @@ pub enum Kind {
     Wall,
     /// Time in system calls that took long.
     Syscalls,
+    /// Time of Postgres requests that took long.
+    Queries,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::OffCpu, Self::Wall, Self::Syscalls];
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::OffCpu, Self::Wall, Self::Syscalls, Self::Queries];
 
     /// What it is called where it is typed.
     pub const fn name(self) -> &'static str {
@@ -78,6 +80,7 @@ impl Kind {
             Self::OffCpu => "off-cpu",
             Self::Wall => "wall",
             Self::Syscalls => "syscalls",
+            Self::Queries => "queries",
         }
     }
 }

@@ -150,8 +150,8 @@ pub struct ProfileRequest {
     pub query: Option<String>,
     /// Only while a Postgres request was being served that took at least this long.
     pub slow: Option<Duration>,
-    /// Of [`Kind::Syscalls`]: only of calls that took at least this long.
-    pub least_call: Duration,
+    /// Of [`Kind::Syscalls`] and [`Kind::Queries`]: only of calls or requests that took at least this long.
+    pub least: Duration,
     /// Set by whoever wants it to end early.
     pub enough: Arc<AtomicBool>,
     /// Told when samples are taken from now on.

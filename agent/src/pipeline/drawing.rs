@@ -1,10 +1,10 @@
 //! Profiles for those who must not know how they are written: the command line and the HTTP server.
 
-use std::{path::Path, time::SystemTime};
+use std::{fs::File, io::Read as _, path::Path, time::SystemTime};
 
 use crate::{
     model::profile::{Drawing, Drawn, Profile},
-    profile::format::{Format, Options, UnknownFormat, utc},
+    profile::format::{Format, MOST_BYTES, Options, UnknownFormat, read, utc, what},
 };
 
 /// Draws a profile, or how it differs from an earlier one.
@@ -17,6 +17,44 @@ pub fn draw(profile: &Profile, baseline: Option<&Profile>, drawing: &Drawing) ->
     let options = Options { baseline, icicle: drawing.icicle, reversed: drawing.reversed };
     format.write(profile, &options, &mut bytes).map_err(|error| error.to_string())?;
     Ok(Drawn { media_type: format.content_type(), bytes })
+}
+
+/// A profile as it was written, in pprof or folded.
+///
+/// # Errors
+/// Which tell why it cannot be read.
+pub fn read_profile(bytes: &[u8]) -> Result<Profile, String> {
+    read(bytes).map_err(|error| error.to_string())
+}
+
+/// The same from a file.
+///
+/// # Errors
+/// The file's, and as above.
+pub fn read_profile_file(path: &Path) -> Result<Profile, String> {
+    let wrong = |why: String| format!("cannot read {}: {why}", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| wrong(error.to_string()))?;
+    file.take(MOST_BYTES).read_to_end(&mut bytes).map_err(|error| wrong(error.to_string()))?;
+    let readable = ".pb.gz and .folded can be read again";
+    let mut profile = read(&bytes).map_err(|error| wrong(format!("{error}; {readable}")))?;
+    if profile.lasted.is_zero() {
+        // Nothing in it says what it is of.
+        profile.target = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    Ok(profile)
+}
+
+/// Whether two profiles can be compared.
+///
+/// # Errors
+/// If they tell of different things.
+pub fn comparable(profile: &Profile, baseline: &Profile) -> Result<(), String> {
+    if profile.kind == baseline.kind {
+        return Ok(());
+    }
+    let [this, other] = [profile, baseline].map(|it| what(it.kind).to_lowercase());
+    Err(format!("the one profile tells of {this}, the other of {other}: they cannot be compared"))
 }
 
 /// A format's name, if it is one.

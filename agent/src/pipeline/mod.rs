@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-pub use drawing::{draw, ending, format_named, format_of_file, stamp};
+pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -33,16 +33,17 @@ use crate::{
     config::Config,
     correlate::Correlator,
     export::prometheus::{Exporter, Format},
-    kernel::{Kernel, LoadError, ability::ability},
+    kernel::{Kernel, LoadError, ability::ability, sampling::not_needed},
     model::{
         finding::{Events, Findings, NotExplained},
         probe::{HostAbility, ProbeStatus, Verdict},
+        profile::Kind,
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     send::Senders,
-    serve::{self, Bounds, Content, Exposition, ServeError, Server},
+    serve::{self, Bounds, Content, Exposition, ServeError, Server, Tickets},
 };
 
 /// Requests in progress may take this long to end; all but the detaching of probes ends within 2 s.
@@ -155,6 +156,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         expositions: expositions.into(),
         draw: Arc::new(draw),
         knows_format: |name| format_named(name).map(drop),
+        tickets: Tickets::default(),
     };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
     let server = bound.serve(content, bounds);
@@ -211,7 +213,7 @@ pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), Load
 /// # Errors
 /// When no probe can run.
 pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), LoadError> {
-    let of_requests = request.query.is_some() || request.slow.is_some();
+    let of_requests = request.query.is_some() || request.slow.is_some() || request.kind == Kind::Queries;
     config.probes.profiles = true;
     config.probes.syscalls = false;
     // Which statement a thread serves is told by what it reads and writes.
@@ -222,6 +224,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     config.probes.wall = false;
     // Nobody asks for the past.
     config.profile.hertz = 0;
+    config.kernel.without.extend(not_needed(request.kind).map(str::to_owned));
     let mut probes = Probes::new(load_alone(&config)?, &config)?;
     drop(probes.read());
     probes.profile(request);

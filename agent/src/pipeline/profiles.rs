@@ -25,7 +25,7 @@ use crate::{
     config::Config,
     ingest::Samples,
     kernel::{
-        Kernel, LoadError,
+        Kernel, LoadError, heap,
         sampling::{Clock, Sampler},
     },
     model::{
@@ -47,16 +47,18 @@ const MOST_SESSIONS: usize = 8;
 pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 /// Samples in a second and CPU, at most.
 pub const MOST_HERTZ: u32 = 999;
-/// Shortest system call that is told: more of them would cost those who make them too much.
-const LEAST_CALL: Duration = Duration::from_millis(1);
+/// Shortest system call and request that is told: more of them would cost those who make them too much.
+const LEAST_WHOLE: Duration = Duration::from_millis(1);
+/// After that time most profiles are drawn and sent.
+const DRAWN: Duration = Duration::from_secs(2);
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
 const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
-/// How long the stacks of threads that wait still are waited for.
-const WALK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the stacks of threads that wait still are waited for; before that, those that could not be walked are told without.
+const WALK_PATIENCE: Duration = Duration::from_secs(25);
 
 /// What takes and makes profiles.
 pub struct Profiles {
@@ -254,8 +256,13 @@ impl Profiles {
         if !(1..=MOST_HERTZ).contains(&request.hertz) {
             return Err(ProfileRefused::OutOfRange(format!("a frequency is from 1 to {MOST_HERTZ} Hz")));
         }
-        if request.kind == Kind::Syscalls && request.least_call < LEAST_CALL {
-            let text = format!("system calls are told from {} ms on", LEAST_CALL.as_millis());
+        let whole = match request.kind {
+            Kind::Syscalls => Some("system calls"),
+            Kind::Queries => Some("Postgres requests"),
+            Kind::Cpu | Kind::OffCpu | Kind::Wall => None,
+        };
+        if let Some(what) = whole.filter(|_| request.least < LEAST_WHOLE) {
+            let text = format!("{what} are told from {} ms on", LEAST_WHOLE.as_millis());
             return Err(ProfileRefused::OutOfRange(text));
         }
         let gone = request.whose.pids.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists());
@@ -268,13 +275,14 @@ impl Profiles {
         let ready = || taking().filter(|session| session.preparing.is_none());
         let hertz = ready().filter(|it| it.has(SampleKind::Demand)).map(|it| it.request.hertz).max().unwrap_or(0);
         let waits = ready().any(|session| session.has(SampleKind::Back));
-        let long_calls = ready().any(|session| session.has(SampleKind::LongCall));
+        let wholes = [SampleKind::LongCall, SampleKind::LongRequest];
+        let long_ones = ready().any(|session| wholes.iter().any(|kind| session.has(*kind)));
         let (mut all, mut targets) = (0, HashMap::<Target, u32>::new());
         for session in taking() {
             let mut bits = 0;
             bits |= if session.has(SampleKind::Demand) { SampleKind::Demand.bit() } else { 0 };
             bits |= if session.has(SampleKind::Back) { SampleKind::WAITS } else { 0 };
-            bits |= if session.has(SampleKind::LongCall) { SampleKind::LongCall.bit() } else { 0 };
+            bits |= wholes.iter().filter(|kind| session.has(**kind)).fold(0, |bits, kind| bits | kind.bit());
             let whose = &session.request.whose;
             if whose.is_everybody() {
                 all |= bits;
@@ -297,12 +305,14 @@ impl Profiles {
         sampling.demand_ns = 1_000_000_000 / u64::from(hertz.max(1));
         // As often as on a CPU.
         sampling.interval_ns = 1_000_000_000 / u64::from(fastest.max(1));
-        let calls = taking().filter(|session| session.has(SampleKind::LongCall));
-        let least_call = calls.map(|session| session.request.least_call).min().unwrap_or(LEAST_CALL);
-        sampling.long_call_ns = u64::try_from(least_call.as_nanos()).unwrap_or(u64::MAX);
+        let [least_call_ns, least_request_ns] = wholes.map(|kind| {
+            let least = taking().filter(|session| session.has(kind)).map(|session| session.request.least).min();
+            u64::try_from(least.unwrap_or(LEAST_WHOLE).as_nanos()).unwrap_or(u64::MAX)
+        });
+        (sampling.long_call_ns, sampling.long_request_ns) = (least_call_ns, least_request_ns);
         let changed = (sampling.all, sampling.any) != (self.sampling.all, self.sampling.any)
             || (sampling.demand_ns, sampling.interval_ns) != (self.sampling.demand_ns, self.sampling.interval_ns)
-            || sampling.long_call_ns != self.sampling.long_call_ns
+            || (least_call_ns, least_request_ns) != (self.sampling.long_call_ns, self.sampling.long_request_ns)
             || targets != self.targets;
         if changed {
             if self.waits {
@@ -324,7 +334,7 @@ impl Profiles {
         }
         let taking = |session: &&mut Session| session.preparing.is_none() && session.closing.is_none();
         self.sessions.iter_mut().filter(taking).for_each(|session| session.hertz = session.hertz.max(hertz));
-        kernel.look_at(waits, long_calls).map_err(|error| error.to_string())?;
+        kernel.look_at(waits, long_ones).map_err(|error| error.to_string())?;
         if waits != self.waits {
             if waits {
                 // That took its time, in which nobody was looked at.
@@ -494,6 +504,11 @@ impl Profiles {
         let make = move || {
             let made = recipe.make(&symbolizer).map(Arc::new);
             let _ = answer.send(made.map_err(|error| ProfileRefused::Impossible(error.to_string())));
+            // What it took to make is free now, what it takes to draw soon.
+            for pause in [Duration::ZERO, DRAWN] {
+                std::thread::sleep(pause);
+                heap::give_back();
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("steth-profile".into()).spawn(make) {
             tracing::warn!("a profile is lost: no thread can be made for it: {error}");

@@ -17,7 +17,7 @@ pub struct Sampled {
 }
 
 /// What takes samples.
-const TRIGGERS: [&str; 4] = ["always", "demand", "wait", "long_call"];
+const TRIGGERS: [&str; 5] = ["always", "demand", "wait", "long_call", "long_request"];
 
 impl Default for Sampled {
     fn default() -> Self {
@@ -31,12 +31,13 @@ impl Sampled {
     /// Counts a record as the kernel told it. A wait that is told in two parts is one sample; its stack is in the part that
     /// bears no weight.
     pub fn count(&mut self, sample: &Sample) {
-        let [always, demand, wait, long_call] = &mut self.samples;
+        let [always, demand, wait, long_call, long_request] = &mut self.samples;
         match sample.kind {
             SampleKind::Always => *always += 1,
             SampleKind::Demand => *demand += 1,
             SampleKind::WaitInCall | SampleKind::Back | SampleKind::WaitBefore | SampleKind::Still => *wait += 1,
             SampleKind::LongCall => *long_call += 1,
+            SampleKind::LongRequest => *long_request += 1,
             SampleKind::CallReturns | SampleKind::Leaves | SampleKind::NoTable => {}
         }
         let Some(stop) = sample.stop else { return };

@@ -18,7 +18,7 @@ use crate::{
     },
     profile::{
         build::Title,
-        gather::{Gathered, Taken},
+        gather::{Gathered, Taken, Whole},
     },
 };
 
@@ -54,18 +54,19 @@ impl Session {
         match kind {
             SampleKind::Demand => matches!(self.request.kind, Kind::Cpu | Kind::Wall),
             SampleKind::LongCall => self.request.kind == Kind::Syscalls,
+            SampleKind::LongRequest => self.request.kind == Kind::Queries,
             SampleKind::Always | SampleKind::NoTable => false,
             _ => matches!(self.request.kind, Kind::OffCpu | Kind::Wall),
         }
     }
 
     pub fn wants(&self, taken: &Taken, names: &Names) -> bool {
-        let of_kind = match (self.request.kind, taken.stack.state) {
-            (Kind::Syscalls, _) => {
-                taken.stack.call.is_some() && u128::from(taken.ns) >= self.request.least_call.as_nanos()
-            }
-            (Kind::OffCpu, State::OnCpu) | (Kind::Cpu, State::OffCpu) => false,
-            _ => taken.stack.call.is_none(),
+        let is_long = u128::from(taken.ns) >= self.request.least.as_nanos();
+        let of_kind = match (self.request.kind, taken.stack.whole, taken.stack.state) {
+            (Kind::Syscalls, Whole::Calls(_), _) | (Kind::Queries, Whole::Requests, _) => is_long,
+            (Kind::OffCpu | Kind::Wall, Whole::Samples, State::OffCpu) => true,
+            (kind, Whole::Samples, State::OnCpu) => matches!(kind, Kind::Cpu | Kind::Wall),
+            _ => false,
         };
         let whose = &self.request.whose;
         let service = taken.stack.service;
@@ -124,10 +125,17 @@ pub(super) fn title(session: &Session) -> Title {
     if let Some(slow) = session.request.slow {
         target.push_str(&format!(", requests of {} ms and more", slow.as_millis()));
     }
-    if session.request.kind == Kind::Syscalls {
-        target.push_str(&format!(", calls of {} and more", show_duration(session.request.least_call)));
+    let least = show_duration(session.request.least);
+    match session.request.kind {
+        Kind::Syscalls => target.push_str(&format!(", calls of {least} and more")),
+        Kind::Queries => target.push_str(&format!(", those of {least} and more")),
+        Kind::Cpu | Kind::OffCpu | Kind::Wall => {}
     }
     let mut notes = Vec::new();
+    if session.request.enough.load(Ordering::Relaxed) && session.lasted < session.request.length {
+        let [lasted, length] = [session.lasted, session.request.length].map(|it| it.as_secs_f64());
+        notes.push(format!("ended early: it lasted {lasted:.1} s of {length:.1} s"));
+    }
     if session.slow_beyond > 0 {
         notes.push(format!("{} slow requests more than there is room for are left out", session.slow_beyond));
     }
@@ -168,6 +176,7 @@ fn why_empty(session: &Session) -> String {
         Kind::OffCpu => "it waited for nothing while it was looked at".into(),
         Kind::Wall => "nothing of it ran or waited while it was looked at".into(),
         Kind::Syscalls => "no system call of it ended that took so long".into(),
+        Kind::Queries => "no Postgres request of it ended that took so long".into(),
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
+    time::Instant,
 };
 
 use steth_probes::{
     profile::KERNEL_SLOTS,
     python::{DEPTH, FrameWord},
-    unwind::MAX_SLOT,
+    unwind::{MAX_SLOT, Stop},
 };
 
 use crate::{
@@ -37,8 +38,12 @@ const OWN_SLOTS: usize = (MAX_SLOT - KERNEL_SLOTS) as usize;
 
 /// What the thread is asked for.
 pub(super) enum Work {
-    Build { told: NoTable, code: Option<Arc<Code>> },
-    Walk(Vec<Sample>),
+    Build {
+        told: NoTable,
+        code: Option<Arc<Code>>,
+    },
+    /// What is not walked by then is told without its part.
+    Walk(Vec<Sample>, Instant),
 }
 
 /// What it has done.
@@ -122,16 +127,16 @@ impl Unwinders {
     }
 
     /// Asks for the stacks of these; gives them back if too much is under way.
-    pub fn walk(&mut self, still: Vec<Sample>) -> Result<(), Vec<Sample>> {
-        match self.small.try_send(Work::Walk(still)) {
+    pub fn walk(&mut self, still: Vec<Sample>, until: Instant) -> Result<(), Vec<Sample>> {
+        match self.small.try_send(Work::Walk(still, until)) {
             Ok(()) => {
                 self.under_way += 1;
                 self.walks += 1;
                 Ok(())
             }
-            Err(mpsc::TrySendError::Full(Work::Walk(still)) | mpsc::TrySendError::Disconnected(Work::Walk(still))) => {
-                Err(still)
-            }
+            Err(
+                mpsc::TrySendError::Full(Work::Walk(still, _)) | mpsc::TrySendError::Disconnected(Work::Walk(still, _)),
+            ) => Err(still),
             Err(_) => Ok(()),
         }
     }
@@ -209,12 +214,14 @@ struct Worker {
     slots: HashMap<u64, u32>,
     /// Of the walk under way.
     known: HashMap<u64, Option<Arc<FileTable>>>,
+    /// Of the pages of code that the kernel maps into each process, by their length: one for each kind of process.
+    vdsos: HashMap<u64, Option<Arc<FileTable>>>,
 }
 
 impl Worker {
     fn new(codes: &Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> Self {
         let (codes, cache) = (Arc::clone(codes), cache.and_then(open_cache));
-        Self { cache, codes, known: HashMap::new(), slots: HashMap::new() }
+        Self { cache, codes, known: HashMap::new(), slots: HashMap::new(), vdsos: HashMap::new() }
     }
 
     fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>) {
@@ -232,8 +239,8 @@ impl Worker {
                     let is_large = code.as_ref().is_some_and(|code| code.bytes() >= LARGE_BYTES);
                     Done::Built { told, is_large, table: table.and_then(has_rows) }
                 }
-                Work::Walk(samples) => {
-                    let (samples, files) = self.walk(samples);
+                Work::Walk(samples, until) => {
+                    let (samples, files) = self.walk(samples, until);
                     self.known.clear();
                     Done::Walked(samples, files)
                 }
@@ -268,7 +275,7 @@ impl Worker {
         })
     }
 
-    fn walk(&mut self, mut samples: Vec<Sample>) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
+    fn walk(&mut self, mut samples: Vec<Sample>, until: Instant) -> (Vec<Sample>, Vec<(u32, Arc<Code>)>) {
         let mut files: HashMap<u64, (u32, Arc<Code>)> = HashMap::new();
         if self.slots.len() > OWN_SLOTS / 4 * 3 {
             self.slots.clear();
@@ -276,6 +283,11 @@ impl Worker {
         samples.sort_by_key(|sample| sample.pid);
         let mut process: Option<Process> = None;
         for sample in &mut samples {
+            if Instant::now() >= until {
+                sample.user = Box::default();
+                sample.stop = Some(Stop::Busy);
+                continue;
+            }
             if process.as_ref().is_none_or(|process| process.pid != sample.pid) {
                 process = self.process(sample.pid, &mut files);
             }
@@ -320,7 +332,9 @@ impl Worker {
                     (content, slot, self.known.get(&code.number()).cloned().flatten())
                 }
                 Backing::Vdso => {
-                    let table = vdso(pid, area.start).map(Arc::new);
+                    let length = area.end - area.start;
+                    let make = || vdso(pid, area.start).map(Arc::new);
+                    let table = self.vdsos.entry(length).or_insert_with(make).clone();
                     (host::Content::Vdso, steth_probes::unwind::VDSO_SLOT, table)
                 }
                 Backing::Closed(_) | Backing::Memory => (host::Content::Anonymous, 0, None),

@@ -6,6 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use steth_probes::{
@@ -34,6 +35,8 @@ use crate::{
 const ROWS_A_PAGE: u32 = 8;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
+/// How long that may take in all; the rest is told without.
+const WALK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A table in the kernel's maps, and who uses it.
 #[derive(Debug)]
@@ -113,7 +116,7 @@ impl Unwinding {
     /// kernel's part of their stacks.
     pub fn walk(&mut self, mut still: Vec<Sample>, news: &mut News) {
         let mut rest = still.split_off(still.len().min(MOST_STILL));
-        if let Err(still) = self.unwinders.walk(still) {
+        if let Err(still) = self.unwinders.walk(still, Instant::now() + WALK_PATIENCE) {
             rest.extend(still);
         }
         news.walked.extend(rest.into_iter().map(|sample| Sample {

@@ -14,7 +14,7 @@ use steth_probes::{
 
 use super::{
     code::Code,
-    gather::{Gathered, Stack as Gathering},
+    gather::{Gathered, Stack as Gathering, Whole},
     python::{Names, Native, PythonFrame, merge, unread},
     symbols::{Location, Symbolizer, SymbolizerGone},
 };
@@ -117,8 +117,14 @@ impl Recipe {
                 let native: Vec<Frame> = native.cloned().collect();
                 indices.extend(self.with_python(stack, &native).iter().map(|frame| frames.index(frame)));
             }
-            if let Some(call) = stack.call {
-                indices.push(frames.index(&system_call(call)));
+            let query = request.and_then(|request| self.queries.get(&request.statement).cloned());
+            match stack.whole {
+                Whole::Samples => {}
+                Whole::Calls(call) => indices.push(frames.index(&system_call(call))),
+                Whole::Requests => {
+                    let text = query.as_ref().map_or_else(|| "[query]".into(), |query| format!("[query {query}]"));
+                    indices.push(frames.index(&note(text.into())));
+                }
             }
             Stack {
                 frames: indices,
@@ -129,7 +135,7 @@ impl Recipe {
                 thread: thread(&stack.thread).into(),
                 pid: stack.pid,
                 tid: stack.tid,
-                query: request.and_then(|request| self.queries.get(&request.statement).cloned()),
+                query,
             }
         });
         let stacks = stacks.collect();

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use steth_probes::{
-    profile::SampleKind,
+    profile::{NO_CALL, SampleKind},
     unwind::{FrameWord, Origin, Stop},
 };
 
@@ -52,8 +52,19 @@ pub struct Stack {
     pub python: Box<[u64]>,
     /// Why there are no more.
     pub stop: Option<Stop>,
-    /// The system call whose time this is, if it is that of one.
-    pub call: Option<u32>,
+    /// What its time is that of.
+    pub whole: Whole,
+}
+
+/// What the time of a stack is that of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whole {
+    /// Samples, each of which stands for some.
+    Samples,
+    /// Whole calls of this system call.
+    Calls(u32),
+    /// Whole Postgres requests.
+    Requests,
 }
 
 impl Stack {
@@ -70,7 +81,7 @@ impl Stack {
             user: none.clone(),
             python: none,
             stop: None,
-            call: None,
+            whole: Whole::Samples,
         }
     }
 
@@ -101,7 +112,7 @@ impl Stack {
             user: sample.user.clone(),
             python: sample.python.clone(),
             stop: sample.stop,
-            call: None,
+            whole: Whole::Samples,
         }
     }
 }
@@ -142,8 +153,12 @@ impl Joiner {
                 finished.push(joined(sample.weight_ns, &sample, left.as_ref().unwrap_or(&sample)));
             }
             SampleKind::WaitBefore | SampleKind::Still => finished.push(joined(sample.weight_ns, &sample, &sample)),
-            SampleKind::LongCall => {
-                let stack = Stack { call: sample.call, ..Stack::of(&sample, State::OffCpu) };
+            SampleKind::LongCall | SampleKind::LongRequest => {
+                let whole = match (sample.kind, sample.call) {
+                    (SampleKind::LongRequest, _) => Whole::Requests,
+                    (_, call) => Whole::Calls(call.unwrap_or(NO_CALL)),
+                };
+                let stack = Stack { whole, ..Stack::of(&sample, State::OffCpu) };
                 finished.push(Taken { stack, ns: sample.weight_ns, at_ns: sample.at_ns, request: sample.request });
             }
             SampleKind::NoTable => {}

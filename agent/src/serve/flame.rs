@@ -1,17 +1,28 @@
 //! Profiles, on demand and of the past: `/api/v1/flame` and `/debug/pprof/profile`. Parameters in, a question to the pipeline, a
 //! drawing out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
-    extract::{Query, State, rejection::QueryRejection},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    body::Bytes,
+    extract::{
+        Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Content, problem::Problem};
+use super::{Content, posted, problem::Problem, routes::json};
 use crate::{
     config::{moment, value::parse_duration},
     model::{
@@ -27,10 +38,14 @@ const SECONDS: f64 = 10.0;
 const HERTZ: u32 = 99;
 /// How long a system call takes unless asked otherwise.
 const LONG_CALL: Duration = Duration::from_millis(10);
+/// How long a Postgres request takes unless asked otherwise.
+const LONG_REQUEST: Duration = Duration::from_millis(100);
 /// The longest that may be asked for.
 const MOST_SECONDS: f64 = 600.0;
 /// How long an answer to the longest may take: sampling, and then finding names.
 pub const PATIENCE: Duration = Duration::from_secs(700);
+/// The most bytes of an order to end one.
+pub const MOST_BYTES: usize = 4 << 10;
 /// What a reader of the profile must know, for formats that have no room for it; once for each note.
 const NOTE: HeaderName = HeaderName::from_static(query::NOTE);
 
@@ -48,6 +63,8 @@ pub struct Typed {
     query: Option<String>,
     slow: Option<String>,
     syscalls: Option<String>,
+    queries: Option<String>,
+    ticket: Option<String>,
     icicle: bool,
     reversed: bool,
     from: Option<String>,
@@ -74,6 +91,59 @@ pub async fn pprof(State(content): State<Content>, parameters: Parameters) -> Re
     drawn(&content, &typed, "pprof".into()).await
 }
 
+/// `POST /api/v1/flame`: a profile that is being taken ends now, with what there is.
+pub async fn end(
+    State(content): State<Content>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    const ORDER: &str = r#"an order is {"end": "TICKET"}, with the ticket that the profile was asked for with"#;
+    let Order { end } = posted::read(&headers, body, "an order", ORDER)?;
+    if !content.tickets.end(&end) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no profile is being taken with this ticket", ORDER));
+    }
+    json(&Ended { ended: true })
+}
+
+/// What is posted.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    end: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Ended {
+    ended: bool,
+}
+
+/// Profiles that can be ended early, by the tickets that those chose who asked for them.
+#[derive(Clone, Debug, Default)]
+pub struct Tickets(Arc<Mutex<HashMap<String, Weak<AtomicBool>>>>);
+
+impl Tickets {
+    /// What ends the profile of a ticket. Those of profiles that are over are forgotten.
+    fn give(&self, ticket: Option<&str>) -> Arc<AtomicBool> {
+        let enough = Arc::new(AtomicBool::new(false));
+        if let Some(ticket) = ticket {
+            let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            tickets.retain(|_, enough| enough.strong_count() > 0);
+            tickets.insert(ticket.to_owned(), Arc::downgrade(&enough));
+        }
+        enough
+    }
+
+    /// Ends a profile; false if there is none of this ticket.
+    fn end(&self, ticket: &str) -> bool {
+        let tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = tickets.get(ticket).and_then(Weak::upgrade);
+        found.is_some_and(|enough| {
+            enough.store(true, Ordering::Relaxed);
+            true
+        })
+    }
+}
+
 async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Response, Problem> {
     let drawing = Drawing { format, icicle: typed.icicle, reversed: typed.reversed };
     // Before sampling, so that a misspelt format costs nothing.
@@ -88,7 +158,8 @@ async fn drawn(content: &Content, typed: &Typed, format: String) -> Result<Respo
         }
         None => {
             let (answer, answered) = oneshot::channel();
-            let request = typed.request(answer)?;
+            let enough = content.tickets.give(typed.ticket.as_deref());
+            let request = typed.request(enough, answer)?;
             content.desk.put(Question::Profile(request)).await?;
             (answered.await.map_err(|_| NoAnswer)??, None)
         }
@@ -139,6 +210,8 @@ impl Typed {
             ("query", self.query.is_some()),
             ("slow", self.slow.is_some()),
             ("syscalls", self.syscalls.is_some()),
+            ("queries", self.queries.is_some()),
+            ("ticket", self.ticket.is_some()),
         ];
         match only_now.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(wrong(format!(
@@ -150,6 +223,7 @@ impl Typed {
 
     fn request(
         &self,
+        enough: Arc<AtomicBool>,
         answer: oneshot::Sender<Result<Arc<Profile>, ProfileRefused>>,
     ) -> Result<ProfileRequest, Problem> {
         let seconds = self.seconds.unwrap_or(SECONDS);
@@ -168,6 +242,7 @@ impl Typed {
         }
         let kind = match &self.kind {
             None if self.syscalls.is_some() => Kind::Syscalls,
+            None if self.queries.is_some() => Kind::Queries,
             None => Kind::Cpu,
             Some(name) => Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
                 wrong(format!("kind = {name:?}: allowed are {}", Kind::ALL.map(Kind::name).join(", ")))
@@ -180,11 +255,17 @@ impl Typed {
             };
             typed.as_ref().map(read).transpose()
         };
-        let least_call = match (kind, duration("syscalls", &self.syscalls)?) {
-            (Kind::Syscalls, given) => given.unwrap_or(LONG_CALL),
-            (_, None) => Duration::ZERO,
-            (_, Some(_)) => return Err(wrong(format!("syscalls is given together with kind = {}", kind.name()))),
-        };
+        let mut least = Duration::ZERO;
+        for (name, typed, of, usual) in [
+            ("syscalls", &self.syscalls, Kind::Syscalls, LONG_CALL),
+            ("queries", &self.queries, Kind::Queries, LONG_REQUEST),
+        ] {
+            match duration(name, typed)? {
+                given if kind == of => least = given.unwrap_or(usual),
+                None => {}
+                Some(_) => return Err(wrong(format!("{name} is given together with kind = {}", kind.name()))),
+            }
+        }
         Ok(ProfileRequest {
             whose: Whose { pids: pids?, services: list(self.service.as_ref()), cgroups },
             kind,
@@ -192,8 +273,8 @@ impl Typed {
             hertz: self.frequency.unwrap_or(HERTZ),
             query: self.query.clone(),
             slow: duration("slow", &self.slow)?,
-            least_call,
-            enough: Arc::default(),
+            least,
+            enough,
             begun: None,
             answer,
         })
@@ -228,5 +309,22 @@ impl From<ProfileRefused> for Problem {
             }
         };
         Self::new(status, error.to_string(), hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_ends_its_own_profile_as_long_as_that_is_taken() {
+        let tickets = Tickets::default();
+        let (one, other, none) = (tickets.give(Some("one")), tickets.give(Some("other")), tickets.give(None));
+        assert!(tickets.end("one") && !tickets.end("third"));
+        assert_eq!([&one, &other, &none].map(|it| it.load(Ordering::Relaxed)), [true, false, false]);
+        drop(other);
+        assert!(!tickets.end("other"), "it is over");
+        let _another = tickets.give(Some("another"));
+        assert_eq!(tickets.0.lock().unwrap().len(), 2, "what is over is forgotten");
     }
 }

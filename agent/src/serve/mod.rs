@@ -24,6 +24,7 @@ use crate::model::{
     snapshot::{Snapshot, SnapshotHandle},
 };
 
+pub use flame::Tickets;
 pub use routes::PATHS;
 
 /// How a snapshot becomes the answer to a scrape.
@@ -51,6 +52,8 @@ pub struct Content {
     pub draw: Draw,
     /// Tells misspelt formats before a profile is taken.
     pub knows_format: KnowsFormat,
+    /// Profiles that can be ended early.
+    pub tickets: Tickets,
 }
 
 /// What clients may use up.

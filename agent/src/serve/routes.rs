@@ -58,7 +58,7 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/-/ready" => get(ready),
         "/api/v1/probes" => get(probes),
         "/api/v1/services" => get(services),
-        "/api/v1/flame" => get(flame::flame),
+        "/api/v1/flame" => get(flame::flame).post(flame::end).layer(DefaultBodyLimit::max(flame::MOST_BYTES)),
         "/debug/pprof/profile" => get(flame::pprof),
         "/api/v1/explain" => get(findings::explain),
         "/api/v1/findings" => get(findings::findings),
@@ -124,7 +124,7 @@ async fn no_such_path(uri: Uri) -> Problem {
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
     let error = format!("{} cannot be asked with {method}", uri.path());
-    let takes_posts = ["/api/v1/events", "/api/v1/alerts"].contains(&uri.path());
+    let takes_posts = ["/api/v1/events", "/api/v1/alerts", "/api/v1/flame"].contains(&uri.path());
     let hint = if takes_posts { "use GET, HEAD or POST" } else { "use GET or HEAD" };
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, hint)
 }

@@ -40,7 +40,7 @@ struct Stage {
 
 fn content(snapshots: SnapshotHandle, desk: Desk, expositions: Arc<[Exposition]>) -> Content {
     let draw: Draw = Arc::new(|_, _, _| Err("not here".into()));
-    Content { snapshots, desk, expositions, draw, knows_format: |_| Ok(()) }
+    Content { snapshots, desk, expositions, draw, knows_format: |_| Ok(()), tickets: Tickets::default() }
 }
 
 async fn stage_with(bounds: Bounds, render: Render) -> Stage {

@@ -297,6 +297,26 @@ impl Wire {
         if self.cycle_count == 0 { None } else { Some(&self.cycles[self.cycle_first as usize % CYCLES]) }
     }
 
+    /// Hands over the request whose end left the connection without one, if that was since `since_ns`: when it began and how long
+    /// it took. Once; of requests that overlap it is the last.
+    #[inline(always)]
+    pub fn take_ended(&mut self, since_ns: u64) -> Option<(u64, u64)> {
+        if self.is_active() || self.idle_ns < since_ns {
+            return None;
+        }
+        let mut begun_ns = 0;
+        for cycle in &mut self.cycles {
+            if cycle.executions > 0 && cycle.begun_ns > begun_ns {
+                begun_ns = cycle.begun_ns;
+            }
+            cycle.begun_ns = 0;
+        }
+        if begun_ns == 0 {
+            return None;
+        }
+        Some((begun_ns, self.idle_ns.saturating_sub(begun_ns)))
+    }
+
     /// Whether the next byte towards the server begins a request, as far as bytes were seen.
     #[inline(always)]
     pub fn awaits_request(&self) -> bool {
@@ -356,4 +376,25 @@ pub const fn hash_name(name: &[u8]) -> u64 {
         at += 1;
     }
     hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_has_ended_is_handed_over_once_and_only_if_it_ended_since() {
+        let ended = |begun_ns| Cycle { begun_ns, executions: 1, ..Cycle::zeroed() };
+        let mut wire = Wire { idle_ns: 350, ..Wire::zeroed() };
+        assert_eq!(wire.take_ended(0), None, "nobody asked for anything");
+        wire.cycles[0] = ended(100);
+        assert_eq!(wire.take_ended(351), None, "it ended before");
+        assert_eq!((wire.take_ended(350), wire.take_ended(350)), (Some((100, 250)), None));
+        // Two that overlap: the last one, and the other is not told later.
+        (wire.cycles[0], wire.cycles[1]) = (ended(100), ended(120));
+        assert_eq!((wire.take_ended(0), wire.take_ended(0)), (Some((120, 230)), None));
+        wire.cycles[0] = ended(400);
+        wire.cycle_count = 1;
+        assert_eq!(wire.take_ended(0), None, "it is still served");
+    }
 }

@@ -19,6 +19,7 @@ mod scrape;
 mod start;
 mod switch;
 mod syscall;
+mod viewer;
 mod walk;
 
 use std::{
@@ -60,6 +61,7 @@ const BENCHES: &[Bench] = &[
         rounds: 3,
         run: profile::binaries::run,
     },
+    Bench { name: "viewer", title: "A large page", what: viewer::WHAT, rounds: 10, run: viewer::run },
     Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
 ];
 

@@ -7,7 +7,7 @@ use crate::model::metric::{Bounds, Metric};
 pub static SAMPLES: Metric = Metric::counter(
     "steth_profile_samples_total",
     "Samples taken: by the clock that always runs (always), by that of a profile asked for (demand), of time spent \
-     waiting (wait), of system calls that took long (long_call).",
+     waiting (wait), of system calls that took long (long_call), of Postgres requests that did (long_request).",
     &["trigger"],
 );
 /// How long a walk takes.

@@ -7,7 +7,7 @@ use flate2::{Compression, write::DeflateEncoder};
 use serde::Serialize;
 
 use super::{Options, svg::escaped, text, tree::Tree};
-use crate::model::profile::{Kind, Profile};
+use crate::model::profile::Profile;
 
 const PAGE: &str = include_str!("viewer/page.html");
 const STYLE: &str = include_str!("viewer/style.css");
@@ -29,12 +29,7 @@ pub fn write(profile: &Profile, options: &Options<'_>, to: &mut dyn Write) -> io
         title: text::title(profile),
         facts: text::facts(profile),
         baseline: options.baseline.map(|baseline| format!("{}, {}", text::title(baseline), text::facts(baseline))),
-        kind: match profile.kind {
-            Kind::Cpu => "cpu",
-            Kind::OffCpu => "off-cpu",
-            Kind::Wall => "wall",
-            Kind::Syscalls => "syscalls",
-        },
+        kind: profile.kind.name(),
         icicle: options.icicle,
         reversed: options.reversed,
         notes: profile.notes.iter().map(|note| text::shown(note).into_owned()).collect(),

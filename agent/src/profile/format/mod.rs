@@ -5,10 +5,13 @@ mod folded;
 mod html;
 mod numbers;
 mod pprof;
+mod read;
 mod svg;
 mod text;
 mod tree;
 
+#[cfg(test)]
+mod read_tests;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +21,8 @@ use std::{
     str::FromStr,
 };
 
-pub use text::utc;
+pub use read::{MOST_BYTES, read};
+pub use text::{utc, what};
 
 use crate::model::profile::Profile;
 

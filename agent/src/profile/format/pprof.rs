@@ -44,7 +44,9 @@ impl Tables {
             let value = match (profile.kind, stack.state) {
                 (Kind::Wall, State::OnCpu) => vec![signed(stack.samples), signed(stack.ns), 0],
                 (Kind::Wall, State::OffCpu) => vec![signed(stack.samples), 0, signed(stack.ns)],
-                (Kind::Cpu | Kind::OffCpu | Kind::Syscalls, _) => vec![signed(stack.samples), signed(stack.ns)],
+                (Kind::Cpu | Kind::OffCpu | Kind::Syscalls | Kind::Queries, _) => {
+                    vec![signed(stack.samples), signed(stack.ns)]
+                }
             };
             let mut label = vec![self.label("service", &stack.service), self.label("thread", &stack.thread)];
             label.retain(|label| label.str != 0);
@@ -59,7 +61,7 @@ impl Tables {
         let sample = sample.collect();
         let period_ns = 1_000_000_000_i64.checked_div(profile.hertz.into()).unwrap_or(0);
         let period_type = match profile.kind {
-            Kind::OffCpu | Kind::Syscalls => self.value_type("wait", "nanoseconds"),
+            Kind::OffCpu | Kind::Syscalls | Kind::Queries => self.value_type("wait", "nanoseconds"),
             Kind::Cpu | Kind::Wall => self.value_type("cpu", "nanoseconds"),
         };
         let mut comment = vec![self.string(&text::title(profile))];
@@ -79,7 +81,7 @@ impl Tables {
             time_nanos: signed_wide(began.as_nanos()),
             duration_nanos: signed_wide(profile.lasted.as_nanos()),
             period_type: Some(period_type),
-            period: if matches!(profile.kind, Kind::OffCpu | Kind::Syscalls) { 1 } else { period_ns },
+            period: if matches!(profile.kind, Kind::OffCpu | Kind::Syscalls | Kind::Queries) { 1 } else { period_ns },
             comment,
             default_sample_type,
         }
@@ -157,6 +159,7 @@ fn values(kind: Kind) -> &'static [(&'static str, &'static str)] {
         Kind::Cpu => &[("samples", "count"), ("cpu", "nanoseconds")],
         Kind::OffCpu => &[("samples", "count"), ("wait", "nanoseconds")],
         Kind::Syscalls => &[("calls", "count"), ("wait", "nanoseconds")],
+        Kind::Queries => &[("requests", "count"), ("wait", "nanoseconds")],
         Kind::Wall => &[("samples", "count"), ("cpu", "nanoseconds"), ("wait", "nanoseconds")],
     }
 }

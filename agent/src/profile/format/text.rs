@@ -68,13 +68,18 @@ pub fn is_empty(profile: &Profile) -> bool {
 
 /// What a profile is of: `CPU time of postgres (PID 4711)`.
 pub fn title(profile: &Profile) -> String {
-    let kind = match profile.kind {
+    format!("{} of {}", what(profile.kind), shown(&profile.target))
+}
+
+/// What a kind of profile shows.
+pub const fn what(kind: Kind) -> &'static str {
+    match kind {
         Kind::Cpu => "CPU time",
         Kind::OffCpu => "Waiting time",
         Kind::Wall => "CPU and waiting time",
         Kind::Syscalls => "Time in system calls",
-    };
-    format!("{kind} of {}", shown(&profile.target))
+        Kind::Queries => "Time of slow Postgres requests",
+    }
 }
 
 /// When, how long, how often, how much, in one line.
@@ -86,7 +91,11 @@ pub fn facts(profile: &Profile) -> String {
     if has_cpu {
         facts += &format!(" at {} Hz", profile.hertz);
     }
-    let (one, several) = if profile.kind == Kind::Syscalls { ("call", "calls") } else { ("sample", "samples") };
+    let (one, several) = match profile.kind {
+        Kind::Syscalls => ("call", "calls"),
+        Kind::Queries => ("request", "requests"),
+        Kind::Cpu | Kind::OffCpu | Kind::Wall => ("sample", "samples"),
+    };
     facts += &format!(" · {samples} {}", if samples == 1 { one } else { several });
     if has_cpu {
         facts += &format!(" · {} on CPU", span(on.into()));
@@ -94,7 +103,7 @@ pub fn facts(profile: &Profile) -> String {
     match profile.kind {
         Kind::Cpu => {}
         Kind::OffCpu | Kind::Wall => facts += &format!(" · {} waiting", span(off.into())),
-        Kind::Syscalls => facts += &format!(" · {} in them", span(off.into())),
+        Kind::Syscalls | Kind::Queries => facts += &format!(" · {} in them", span(off.into())),
     }
     facts
 }
@@ -107,6 +116,7 @@ pub fn why_empty(profile: &Profile) -> Vec<String> {
             Kind::OffCpu => "nothing of it waited while it was looked at".to_owned(),
             Kind::Wall => "nothing of it ran or waited while it was looked at".to_owned(),
             Kind::Syscalls => "no system call of it ended that took so long".to_owned(),
+            Kind::Queries => "no Postgres request of it ended that took so long".to_owned(),
         }];
     }
     profile.notes.iter().map(|note| shown(note).into_owned()).collect()
