@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +18,7 @@ use super::{
     Failure, Outcome,
     agent::{Agent, Answer, encoded},
     configuration, past,
+    reach::Where,
     signals::Stop,
     terminal,
 };
@@ -100,11 +100,10 @@ pub struct Arguments {
     /// From the inside out: what ran or waited at the bottom
     #[arg(long)]
     reversed: bool,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR", conflicts_with = "alone")]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Load the kernel programs, whether an agent runs or not
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["agent", "url"])]
     alone: bool,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
@@ -204,7 +203,7 @@ impl Arguments {
         let config = configuration(self.config.as_deref(), vec![]).map_err(Failure::usage)?;
         let asked = past::Asked {
             config,
-            agent: self.agent,
+            place: self.place.clone(),
             alone: self.alone,
             services: self.service.clone(),
             drawing: self.drawing(&format),
@@ -223,8 +222,8 @@ impl Arguments {
 
     async fn take(&self, config: Config, format: &str) -> Result<Vec<u8>, Failure> {
         let mut stop = Stop::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
-        let address = self.agent.unwrap_or(config.listen);
-        let agent = if self.alone { None } else { Agent::connect(address).await };
+        let target = self.place.target(&config)?;
+        let agent = if self.alone { None } else { Agent::connect(&target).await? };
         let enough = Arc::new(AtomicBool::new(false));
         let mut through_agent = false;
         let work = match agent {
@@ -233,9 +232,9 @@ impl Arguments {
                 let path = self.path(format);
                 tokio::spawn(async move { told(agent.ask(&path).await?).await })
             }
-            None if self.agent.is_some() => {
+            None if self.place.is_given() => {
                 return Err(Failure::failed(format!(
-                    "no agent answers at {address}; without --agent the kernel programs are loaded for the profile"
+                    "no agent answers at {target}; without --agent the kernel programs are loaded for the profile"
                 )));
             }
             None => {

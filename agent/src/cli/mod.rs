@@ -11,9 +11,11 @@ pub mod flame;
 mod instance;
 mod logging;
 mod past;
+mod reach;
 pub mod run;
 mod signals;
 mod terminal;
+pub mod token;
 pub mod trace;
 
 use std::{ffi::OsString, fmt, path::Path, process::ExitCode};
@@ -50,6 +52,9 @@ pub enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(config::Command),
+    /// Make tokens, with which an agent is asked
+    #[command(subcommand)]
+    Token(token::Command),
     /// Write reference documents from the catalogs
     #[command(subcommand, hide = true)]
     Docs(docs::Command),
