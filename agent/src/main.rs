@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Alerts(arguments) => cli::alerts::alerts(&arguments),
         Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
+        Command::Token(command) => cli::token::run(&command),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),
         Command::Docs(cli::docs::Command::Config) => cli::docs::config(),
         Command::Docs(cli::docs::Command::Dashboard) => cli::docs::dashboard(),

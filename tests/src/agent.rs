@@ -237,6 +237,11 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     // The sections may have one of profiles.
     command.env("STETH_PROFILE_FOLDER", options.profiles.clone().unwrap_or_else(|| folder.path().join("profiles")));
     command.env("STETH_ALERTS_FOLDER", options.alerts.clone().unwrap_or_else(|| folder.path().join("alerts")));
+    command.env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
+    // What a test makes the agent do is more than what it may cost; but for the test of that.
+    if !options.sections.contains("[budget]") {
+        command.env("STETH_BUDGET_ENABLED", "false");
+    }
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))

@@ -1,36 +1,36 @@
 //! A running agent that is asked for something. Knows HTTP, not what is asked for.
 
-use std::{net::SocketAddr, pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use hyper::{
     HeaderMap, Request, StatusCode,
     body::{Body as _, Bytes, Frame, Incoming},
     client::conn::http1,
-    header,
+    header::{self, HeaderValue},
     http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle};
 
+use super::reach::{Target, Wire};
 use crate::{
     cli::{Failure, Outcome},
     model::query::NOTE,
 };
 
-/// A loopback address answers at once or never.
-const CONNECT: Duration = Duration::from_secs(2);
-
 /// A connection to an agent.
 pub struct Agent {
-    stream: TcpStream,
-    address: SocketAddr,
+    stream: Box<dyn Wire>,
+    address: String,
+    authority: String,
+    token: Option<HeaderValue>,
 }
 
 /// An answer that has begun.
 pub struct Answer {
     body: Incoming,
-    address: SocketAddr,
+    address: String,
     connection: JoinHandle<hyper::Result<()>>,
     headers: HeaderMap,
 }
@@ -39,14 +39,14 @@ pub struct Answer {
 ///
 /// # Errors
 /// When no agent answers, or it refuses.
-pub fn json(address: SocketAddr, why: &str, path: &str, order: Option<&Value>) -> Result<Value, Failure> {
+pub fn json(target: &Target, why: &str, path: &str, order: Option<&Value>) -> Result<Value, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let answer = runtime.block_on(async {
-        let agent = Agent::connect(address).await;
-        let agent = agent.ok_or_else(|| Failure::failed(format!("no agent answers at {address}; {why}: steth run")))?;
+        let agent = Agent::connect(target).await?;
+        let agent = agent.ok_or_else(|| Failure::failed(format!("no agent answers at {target}; {why}: steth run")))?;
         let answer = match order {
             Some(order) => agent.post(path, order).await?,
             None => agent.ask(path).await?,
@@ -59,9 +59,16 @@ pub fn json(address: SocketAddr, why: &str, path: &str, order: Option<&Value>) -
 
 impl Agent {
     /// Connects, if somebody listens.
-    pub async fn connect(address: SocketAddr) -> Option<Self> {
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await.ok()?.ok()?;
-        Some(Self { stream, address })
+    ///
+    /// # Errors
+    /// When who listens is not who is meant.
+    pub async fn connect(target: &Target) -> Result<Option<Self>, Failure> {
+        let token = target.token().map(|token| HeaderValue::try_from(format!("Bearer {token}"))).transpose();
+        let mut token = token.map_err(|_| Failure::usage("the token cannot be sent: it is none"))?;
+        token.iter_mut().for_each(|token| token.set_sensitive(true));
+        let stream = target.connect().await?;
+        let (address, authority) = (target.to_string(), target.authority());
+        Ok(stream.map(|stream| Self { stream, address, authority, token }))
     }
 
     /// Asks for what stands at a path.
@@ -79,11 +86,14 @@ impl Agent {
     }
 
     async fn send(self, request: Builder, body: Whole) -> Result<Answer, Failure> {
-        let Self { stream, address } = self;
-        let failed = |error| no_answer(address, &error);
+        let Self { stream, address, authority, token } = self;
+        let failed = |error| no_answer(&address, &error);
         let (mut sender, connection) = http1::handshake::<_, Whole>(TokioIo::new(stream)).await.map_err(failed)?;
         let connection = tokio::spawn(connection);
-        let request = request.header(header::HOST, address.to_string()).body(body).map_err(Failure::failed)?;
+        let mut request = request.header(header::HOST, authority).body(body).map_err(Failure::failed)?;
+        if let Some(token) = token {
+            request.headers_mut().insert(header::AUTHORIZATION, token);
+        }
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
         let (parts, mut body) = answer.into_parts();
@@ -92,7 +102,7 @@ impl Agent {
             while let Some(piece) = next(&mut body).await.transpose().map_err(failed)? {
                 whole.extend(piece);
             }
-            return Err(refused(address, status, &whole));
+            return Err(refused(&address, status, &whole));
         }
         Ok(Answer { body, address, connection, headers: parts.headers })
     }
@@ -107,7 +117,7 @@ impl Answer {
     /// The whole of it.
     pub async fn whole(mut self) -> Result<Vec<u8>, Failure> {
         let mut whole = Vec::new();
-        let failed = |error| no_answer(self.address, &error);
+        let failed = |error| no_answer(&self.address, &error);
         while let Some(piece) = next(&mut self.body).await.transpose().map_err(failed)? {
             whole.extend(piece);
         }
@@ -118,7 +128,7 @@ impl Answer {
     /// Hands on the pieces until it ends.
     pub async fn hand_on(mut self, lines: mpsc::Sender<Vec<u8>>) -> Outcome {
         while let Some(piece) =
-            next(&mut self.body).await.transpose().map_err(|error| no_answer(self.address, &error))?
+            next(&mut self.body).await.transpose().map_err(|error| no_answer(&self.address, &error))?
         {
             // The receiver is gone when nobody wants more.
             if lines.send(piece.into()).await.is_err() {
@@ -130,12 +140,12 @@ impl Answer {
     }
 }
 
-fn no_answer(address: SocketAddr, error: &hyper::Error) -> Failure {
+fn no_answer(address: &str, error: &hyper::Error) -> Failure {
     Failure::failed(format!("no whole answer from the agent at {address}: {error}"))
 }
 
 /// What the agent said instead of what was asked for.
-fn refused(address: SocketAddr, status: StatusCode, body: &[u8]) -> Failure {
+fn refused(address: &str, status: StatusCode, body: &[u8]) -> Failure {
     let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let said = |field: &str| problem.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     match (said("error"), said("hint")) {

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    net::SocketAddr,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -10,7 +9,7 @@ use std::{
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::{Failure, Outcome, agent, configuration, terminal};
+use super::{Failure, Outcome, agent, configuration, reach::Where, terminal};
 use crate::{
     config::{moment, value::parse_duration},
     model::figure::figure,
@@ -32,9 +31,8 @@ pub struct Arguments {
     /// How answers are written
     #[arg(long, value_enum, default_value_t = Format::Text, global = true)]
     format: Format,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR", global = true)]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG", global = true)]
     config: Option<PathBuf>,
@@ -107,8 +105,8 @@ const PATH: &str = "/api/v1/alerts";
 pub fn alerts(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let order = arguments.command.as_ref().map_or(Ok(None), order)?;
-    let address = arguments.agent.unwrap_or(config.listen);
-    let answer = agent::json(address, "it holds the alerts", PATH, order.as_ref())?;
+    let target = arguments.place.target(&config)?;
+    let answer = agent::json(&target, "it holds the alerts", PATH, order.as_ref())?;
     match arguments.format {
         Format::Json => terminal::result(&format!("{answer}\n")),
         Format::Text => terminal::result(&text(&answer)),

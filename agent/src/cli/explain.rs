@@ -1,6 +1,6 @@
 //! `steth explain`: why a service was slow, from a running agent, which alone has the past that is looked at.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration, time::SystemTime};
+use std::{fmt::Write as _, path::PathBuf, time::Duration, time::SystemTime};
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
@@ -8,7 +8,9 @@ use serde_json::Value;
 use super::{
     Failure, Outcome,
     agent::{self, encoded},
-    configuration, terminal,
+    configuration,
+    reach::Where,
+    terminal,
 };
 use crate::config::moment::{self, exact};
 
@@ -35,9 +37,8 @@ pub struct Arguments {
     /// How it is written
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR")]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
     config: Option<PathBuf>,
@@ -62,8 +63,8 @@ const SHOWN: usize = 8;
 pub fn explain(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let path = path(arguments)?;
-    let address = arguments.agent.unwrap_or(config.listen);
-    let answer = agent::json(address, "it keeps the past that is looked at", &path, None)?;
+    let target = arguments.place.target(&config)?;
+    let answer = agent::json(&target, "it keeps the past that is looked at", &path, None)?;
     match arguments.format {
         Format::Json => terminal::result(&format!("{answer}\n")),
         Format::Text => terminal::result(&text(&answer)),

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,6 +18,7 @@ use super::{
     Failure, Outcome,
     agent::{Agent, Answer, encoded},
     configuration, past,
+    reach::{Target, Where},
     signals::Stop,
     terminal,
 };
@@ -114,11 +114,10 @@ pub struct Arguments {
     /// From the inside out: what ran or waited at the bottom
     #[arg(long)]
     reversed: bool,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR", conflicts_with = "alone")]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Load the kernel programs, whether an agent runs or not
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["agent", "url"])]
     alone: bool,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
@@ -177,9 +176,9 @@ pub fn flame(arguments: &Arguments) -> Outcome {
 }
 
 /// Has an agent end a profile with what there is.
-async fn end(address: SocketAddr, ticket: &str) -> Result<(), Failure> {
-    let gone = || Failure::failed(format!("the agent at {address} does not answer any more"));
-    let agent = Agent::connect(address).await.ok_or_else(gone)?;
+async fn end(target: &Target, ticket: &str) -> Result<(), Failure> {
+    let gone = || Failure::failed(format!("the agent at {target} does not answer any more"));
+    let agent = Agent::connect(target).await?.ok_or_else(gone)?;
     agent.post("/api/v1/flame", &serde_json::json!({ "end": ticket })).await?.whole().await.map(drop)
 }
 
@@ -229,7 +228,7 @@ impl Arguments {
         let config = configuration(self.config.as_deref(), vec![]).map_err(Failure::usage)?;
         let asked = past::Asked {
             config,
-            agent: self.agent,
+            place: self.place.clone(),
             alone: self.alone,
             services: self.service.clone(),
             drawing: self.drawing(&format),
@@ -262,8 +261,8 @@ impl Arguments {
 
     async fn take(&self, config: Config, format: &str, base: Option<Profile>) -> Result<Vec<u8>, Failure> {
         let mut stop = Stop::listen().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
-        let address = self.agent.unwrap_or(config.listen);
-        let agent = if self.alone { None } else { Agent::connect(address).await };
+        let target = self.place.target(&config)?;
+        let agent = if self.alone { None } else { Agent::connect(&target).await? };
         let enough = Arc::new(AtomicBool::new(false));
         // What it is ended by early; as good as unique among the profiles that one agent takes.
         let ticket = format!("{}-{}", std::process::id(), pipeline::stamp(SystemTime::now()));
@@ -283,9 +282,9 @@ impl Arguments {
                     draw(&profile, Some(&base), &drawing)
                 })
             }
-            None if self.agent.is_some() => {
+            None if self.place.is_given() => {
                 return Err(Failure::failed(format!(
-                    "no agent answers at {address}; without --agent the kernel programs are loaded for the profile"
+                    "no agent answers at {target}; without --agent the kernel programs are loaded for the profile"
                 )));
             }
             None => {
@@ -322,7 +321,7 @@ impl Arguments {
                 }
                 () = stop.wait(), if !enough.load(Ordering::Relaxed) => {
                     enough.store(true, Ordering::Relaxed);
-                    if through_agent && let Err(failure) = end(address, &ticket).await {
+                    if through_agent && let Err(failure) = end(&target, &ticket).await {
                         progress.end();
                         work.abort();
                         terminal::talk("ended before the profile was finished; nothing is written");

@@ -11,9 +11,11 @@ pub mod flame;
 mod instance;
 mod logging;
 mod past;
+mod reach;
 pub mod run;
 mod signals;
 mod terminal;
+pub mod token;
 pub mod top;
 pub mod trace;
 
@@ -53,6 +55,9 @@ pub enum Command {
     /// Work with configuration files
     #[command(subcommand)]
     Config(config::Command),
+    /// Make tokens, with which an agent is asked
+    #[command(subcommand)]
+    Token(token::Command),
     /// Write reference documents from the catalogs
     #[command(subcommand, hide = true)]
     Docs(docs::Command),

@@ -1,7 +1,5 @@
 //! `steth flame --from`: a profile of the past, from a running agent, which has the last minutes too, or from its files.
 
-use std::net::SocketAddr;
-
 use clap::Args;
 use tokio::sync::oneshot;
 
@@ -9,6 +7,7 @@ use super::{
     Failure,
     agent::{Agent, encoded},
     flame::{draw, refused, told},
+    reach::Where,
 };
 use crate::{
     config::{
@@ -41,8 +40,8 @@ pub struct Time {
 pub struct Asked {
     /// Where files are, and an agent listens.
     pub config: Config,
-    /// Where it listens instead.
-    pub agent: Option<SocketAddr>,
+    /// How one is reached.
+    pub place: Where,
     /// Whether only files are to be asked.
     pub alone: bool,
     /// Only of these services.
@@ -71,12 +70,12 @@ impl Time {
             .enable_all()
             .build()
             .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
-        let address = asked.agent.unwrap_or(asked.config.listen);
-        let agent = if asked.alone { None } else { runtime.block_on(Agent::connect(address)) };
+        let target = asked.place.target(&asked.config)?;
+        let agent = if asked.alone { None } else { runtime.block_on(Agent::connect(&target))? };
         match agent {
             Some(agent) => runtime.block_on(async { told(agent.ask(&asked.path(period, against)).await?).await }),
-            None if asked.agent.is_some() => Err(Failure::failed(format!(
-                "no agent answers at {address}; without --agent the files that one has left are read"
+            None if asked.place.is_given() => Err(Failure::failed(format!(
+                "no agent answers at {target}; without --agent the files that one has left are read"
             ))),
             None => asked.read_files(period, against),
         }

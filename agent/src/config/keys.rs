@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use steth_probes::catalog::NAMES;
 
-use super::{LogFormat, LogLevel, value::Shape};
+use super::{Audited, LogFormat, LogLevel, value::Shape};
 
 /// One key.
 pub struct Key {
@@ -55,8 +55,29 @@ pub const KEYS: &[Key] = &[
     key("window.kept", Shape::Duration(ms(1_000)..=ms(600_000), |c| &mut c.window.kept), Change::Restart),
     key("http.connections", Shape::Count(1..=1_024, |c| &mut c.http.connections), Change::Restart),
     key("http.timeout", Shape::Duration(ms(100)..=ms(60_000), |c| &mut c.http.timeout), Change::Restart),
+    key("http.certificate", Shape::MaybePath(|c| &mut c.http.certificate), Change::Reload),
+    key("http.key", Shape::MaybePath(|c| &mut c.http.key), Change::Reload),
+    key("http.client_ca", Shape::MaybePath(|c| &mut c.http.client_ca), Change::Reload),
+    key("http.tokens", Shape::MaybePath(|c| &mut c.http.tokens), Change::Reload),
+    key("http.rate", Shape::Count(1..=1_000_000, |c| &mut c.http.rate), Change::Reload),
+    key(
+        "audit.what",
+        Shape::Word(
+            &["all", "changes", "none"],
+            |c, word| c.audit.what = Audited::ALL.get(word).copied().unwrap_or_default(),
+            |c| Audited::ALL.iter().position(|what| *what == c.audit.what).unwrap_or_default(),
+        ),
+        Change::Reload,
+    ),
+    key("audit.folder", Shape::Path(|c| &mut c.audit.folder), Change::Restart),
+    key("audit.kept", Shape::Size(64 << 10..=1 << 40, |c| &mut c.audit.kept_bytes), Change::Restart),
+    key("budget.enabled", Shape::Switch(|c| &mut c.budget.enabled), Change::Reload),
+    key("budget.soft", Shape::Share(10..=1_000_000, |c| &mut c.budget.soft), Change::Reload),
+    key("budget.hard", Shape::Share(10..=1_000_000, |c| &mut c.budget.hard), Change::Reload),
+    key("budget.memory", Shape::Size(16 << 20..=1 << 40, |c| &mut c.budget.memory_bytes), Change::Reload),
+    key("budget.interval", Shape::Duration(ms(500)..=ms(600_000), |c| &mut c.budget.interval), Change::Reload),
     key("kernel.btf", Shape::Path(|c| &mut c.kernel.btf), Change::Restart),
-    key("kernel.without", Shape::Subset(NAMES, |c| &mut c.kernel.without), Change::Restart),
+    key("kernel.without", Shape::Subset(NAMES, |c| &mut c.kernel.without), Change::Reload),
     key("kernel.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.kernel.memory_bytes), Change::Restart),
     key("kernel.ring", Shape::Size(64 << 10..=64 << 20, |c| &mut c.kernel.ring_bytes), Change::Restart),
     key("kernel.ring_interval", Shape::Duration(ms(10)..=ms(1_000), |c| &mut c.kernel.ring_interval), Change::Restart),
@@ -65,14 +86,15 @@ pub const KEYS: &[Key] = &[
         Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.kernel.open_files_interval),
         Change::Restart,
     ),
-    key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Restart),
-    key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Restart),
-    key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Restart),
-    key("probes.postgres", Shape::Switch(|c| &mut c.probes.postgres), Change::Restart),
-    key("probes.tls", Shape::Switch(|c| &mut c.probes.tls), Change::Restart),
-    key("probes.wall", Shape::Switch(|c| &mut c.probes.wall), Change::Restart),
-    key("probes.profiles", Shape::Switch(|c| &mut c.probes.profiles), Change::Restart),
-    key("probes.exclude_services", Shape::Names(|c| &mut c.probes.exclude_services), Change::Restart),
+    key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Reload),
+    key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Reload),
+    key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Reload),
+    key("probes.postgres", Shape::Switch(|c| &mut c.probes.postgres), Change::Reload),
+    key("probes.tls", Shape::Switch(|c| &mut c.probes.tls), Change::Reload),
+    key("probes.wall", Shape::Switch(|c| &mut c.probes.wall), Change::Reload),
+    key("probes.profiles", Shape::Switch(|c| &mut c.probes.profiles), Change::Reload),
+    key("probes.exclude_services", Shape::Names(|c| &mut c.probes.exclude_services), Change::Reload),
+    key("probes.own", Shape::Switch(|c| &mut c.probes.own), Change::Reload),
     key("postgres.slow_query", Shape::Duration(ms(1)..=ms(3_600_000), |c| &mut c.postgres.slow_query), Change::Reload),
     key("postgres.slow_rate", Shape::Count(1..=10_000, |c| &mut c.postgres.slow_rate), Change::Reload),
     key("postgres.kept_queries", Shape::Count(1..=100_000, |c| &mut c.postgres.kept_queries), Change::Reload),
@@ -83,12 +105,12 @@ pub const KEYS: &[Key] = &[
         Change::Reload,
     ),
     key("postgres.pools", Shape::Sizes(1..=100_000, |c| &mut c.postgres.pools), Change::Reload),
-    key("profile.hertz", Shape::Count(0..=199, |c| &mut c.profile.hertz), Change::Restart),
+    key("profile.hertz", Shape::Count(0..=199, |c| &mut c.profile.hertz), Change::Reload),
     key("profile.memory", Shape::Size(4 << 20..=1 << 30, |c| &mut c.profile.memory_bytes), Change::Restart),
     key("profile.piece", Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.profile.piece), Change::Restart),
     key("profile.folder", Shape::Path(|c| &mut c.profile.folder), Change::Restart),
     key("profile.kept", Shape::Size(1 << 20..=1 << 40, |c| &mut c.profile.kept_bytes), Change::Restart),
-    key("correlate.enabled", Shape::Switch(|c| &mut c.correlate.enabled), Change::Restart),
+    key("correlate.enabled", Shape::Switch(|c| &mut c.correlate.enabled), Change::Reload),
     key("correlate.windows", Shape::Count(60..=8_640, |c| &mut c.correlate.windows), Change::Restart),
     key("send.folder", Shape::Path(|c| &mut c.send.folder), Change::Restart),
     key("send.to", Shape::Destinations(|c| &mut c.send.to), Change::Restart),
@@ -133,6 +155,14 @@ impl Key {
     /// The section, empty at the top of the file, and the name.
     pub fn section_and_name(&self) -> (&'static str, &'static str) {
         self.path.rsplit_once('.').unwrap_or(("", self.path))
+    }
+
+    /// Whether it can be changed by a request: while the agent runs, and without naming files, which only who may write
+    /// the configuration may have the agent read.
+    pub fn is_settable(&self) -> bool {
+        let names_files = matches!(self.shape, Shape::Path(_) | Shape::MaybePath(_) | Shape::Destinations(_));
+        // The log is set up before all else, and out of reach of requests.
+        self.change == Change::Reload && !names_files && !["alerts.files", "log.level"].contains(&self.path)
     }
 
     /// The environment variable that overrides the file, as in `STETH_WINDOW_LIVE`.

@@ -10,6 +10,7 @@ pub mod moment;
 mod read;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 pub mod value;
 
 use std::{
@@ -38,14 +39,18 @@ pub const SHIPPED: &str = include_str!("../../../packaging/steth.toml");
 /// A valid configuration. The shipped file tells what each key is for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The one address that is served; loopback only.
+    /// The one address that is served; another than loopback only with TLS and tokens.
     pub listen: SocketAddr,
     /// The agent as a process.
     pub run: Run,
     /// How long cells are added up.
     pub window: Window,
-    /// Bounds of the HTTP listener.
+    /// The HTTP listener: its bounds, and who may ask for what.
     pub http: Http,
+    /// What is written down of those who ask.
+    pub audit: Audit,
+    /// What steth itself may cost.
+    pub budget: Budget,
     /// What is taken from the kernel, and its budget.
     pub kernel: Kernel,
     /// Which probes are wanted.
@@ -91,6 +96,59 @@ pub struct Http {
     pub connections: usize,
     /// How long a client may take to send a request or to take the answer.
     pub timeout: Duration,
+    /// Our certificate with those between it and the authority (PEM); with it TLS is spoken.
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key: Option<PathBuf>,
+    /// Certificates (PEM) of which one must have signed that of each client.
+    pub client_ca: Option<PathBuf>,
+    /// Who may ask for what.
+    pub tokens: Option<PathBuf>,
+    /// Requests a second of each token, or of each peer that has none.
+    pub rate: usize,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Which requests are written down.
+    pub what: Audited,
+    /// Where.
+    pub folder: PathBuf,
+    /// How much the files may take together.
+    pub kept_bytes: u64,
+}
+
+/// Which requests are written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audited {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that change something, and those that were refused.
+    Changes,
+    /// None.
+    None,
+}
+
+impl Audited {
+    /// In the order of the words of `audit.what`.
+    pub const ALL: &[Self] = &[Self::All, Self::Changes, Self::None];
+}
+
+/// `[budget]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Whether it is kept.
+    pub enabled: bool,
+    /// Share of the host's CPU time, in millionths, that steth takes no more than for long.
+    pub soft: u32,
+    /// Share that it takes no more than even for a short time.
+    pub hard: u32,
+    /// Resident memory of the agent.
+    pub memory_bytes: u64,
+    /// How often cost is looked at.
+    pub interval: Duration,
 }
 
 /// `[kernel]`
@@ -129,6 +187,8 @@ pub struct Probes {
     pub profiles: bool,
     /// Services that are filtered out of syscall tracing in the kernel.
     pub exclude_services: Vec<String>,
+    /// Whether the agent's own processes are in the figures.
+    pub own: bool,
 }
 
 /// `[postgres]`
@@ -262,7 +322,23 @@ impl Default for Config {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
             run: Run { lock: "/run/steth.lock".into() },
             window: Window { live: Duration::from_secs(1), kept: Duration::from_secs(10) },
-            http: Http { connections: 64, timeout: Duration::from_secs(10) },
+            http: Http {
+                connections: 64,
+                timeout: Duration::from_secs(10),
+                certificate: None,
+                key: None,
+                client_ca: None,
+                tokens: None,
+                rate: 500,
+            },
+            audit: Audit { what: Audited::All, folder: "/var/lib/steth/audit".into(), kept_bytes: 16 << 20 },
+            budget: Budget {
+                enabled: true,
+                soft: 10_000,
+                hard: 20_000,
+                memory_bytes: 512 << 20,
+                interval: Duration::from_secs(10),
+            },
             kernel: Kernel {
                 btf: "/sys/kernel/btf/vmlinux".into(),
                 without: Vec::new(),
@@ -280,6 +356,7 @@ impl Default for Config {
                 wall: true,
                 profiles: true,
                 exclude_services: Vec::new(),
+                own: false,
             },
             postgres: Postgres {
                 slow_query: Duration::from_millis(100),
@@ -339,6 +416,21 @@ impl Config {
         // The files may have changed though their names have not.
         next.alerts.book = Arc::clone(&new.alerts.book);
         (next, waiting)
+    }
+}
+
+impl Config {
+    /// This configuration with one key changed, as it is typed in an environment variable.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what is allowed.
+    pub fn with(&self, key: &str, typed: &str) -> Result<Self, Complaints> {
+        read::with(self, key, typed)
+    }
+
+    /// Whether probes must be loaded anew for what `other` asks for.
+    pub fn needs_other_probes_than(&self, other: &Self) -> bool {
+        self.probes != other.probes || self.kernel.without != other.kernel.without
     }
 }
 

@@ -61,6 +61,20 @@ impl Config {
     }
 }
 
+/// A configuration with one key changed.
+pub(super) fn with(config: &Config, path: &str, typed: &str) -> Result<Config, Complaints> {
+    let mut reading = Reading { config: config.clone(), ..Reading::default() };
+    let place = Place::Variable(path.to_owned());
+    match KEYS.iter().find(|key| key.path == path) {
+        Some(key) => reading.store(key, place, Typed::Text(typed), typed.chars().take(MAX_QUOTED).collect()),
+        None => {
+            let hint = or_semicolon(did_you_mean(path, KEYS.iter().map(|key| key.path)));
+            reading.complain(place, format!("there is no such key{hint} all keys: docs/configuration.md"));
+        }
+    }
+    reading.finish()
+}
+
 /// A configuration while it is being read.
 #[derive(Default)]
 struct Reading {
@@ -170,13 +184,7 @@ impl Reading {
 
     /// Checks what only the whole can tell.
     fn finish(mut self) -> Result<Config, Complaints> {
-        if !self.config.listen.ip().is_loopback() {
-            self.refuse(
-                "listen",
-                "only loopback is served: other addresses need TLS and a token, which steth does not have yet; allowed: \
-                 127.0.0.1:PORT or [::1]:PORT. To reach it from elsewhere, put a proxy with TLS before it or use ssh -L",
-            );
-        }
+        self.listener();
         let Config { window, kernel, .. } = &self.config;
         let whole_windows = window.kept.as_millis().checked_rem(window.live.as_millis()) == Some(0);
         if window.kept < window.live || !whole_windows {
@@ -208,6 +216,31 @@ impl Reading {
             self.complaints = self.config.alerts.load();
         }
         if self.complaints.is_empty() { Ok(self.config) } else { Err(Complaints(self.complaints)) }
+    }
+
+    /// Who may come, and how: in the open only within this host.
+    fn listener(&mut self) {
+        let Config { listen, http, budget, .. } = &self.config;
+        let (has_key, has_certificate) = (http.key.is_some(), http.certificate.is_some());
+        let (tokens, client_ca) = (http.tokens.is_some(), http.client_ca.is_some());
+        let is_open = !listen.ip().is_loopback() && !(has_certificate && has_key && tokens);
+        let is_upside_down = budget.hard < budget.soft;
+        if has_key != has_certificate {
+            let lacking = if has_key { "http.certificate" } else { "http.key" };
+            self.refuse(lacking, "certificate and key go together: set both in [http], or none");
+        } else if client_ca && !has_certificate {
+            self.refuse("http.client_ca", "certificates of clients come with TLS: set http.certificate and http.key");
+        } else if is_open {
+            self.refuse(
+                "listen",
+                "only loopback is served without TLS and tokens; allowed: 127.0.0.1:PORT or [::1]:PORT. To serve other \
+                 addresses, set certificate, key and tokens in [http]; `steth token new` makes a token. Or put a proxy with TLS \
+                 before it, or use ssh -L",
+            );
+        }
+        if is_upside_down {
+            self.refuse("budget.hard", "it is less than budget.soft; allowed: from budget.soft up");
+        }
     }
 
     /// A valid value that does not fit the rest.

@@ -46,12 +46,12 @@ fn an_empty_file_is_the_default() {
 fn misspelt_keys_and_sections_are_errors_with_line_and_suggestion() {
     let text = "listne = \"127.0.0.1:1\"\n\n[kernel]\nmemmory = \"32MiB\"\nlive = \"1s\"\nlisten = 1\n\n[probe]\ntcp = true\n[zoo]\n";
     let expected = [
-        "steth.toml:1: unknown key `listne`; did you mean `listen`? allowed: listen, run, window, http, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
+        "steth.toml:1: unknown key `listne`; did you mean `listen`? allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
         "steth.toml:4: unknown key `memmory` in [kernel]; did you mean `memory`? allowed: btf, without, memory, ring, ring_interval, open_files_interval",
         "steth.toml:5: unknown key `live` in [kernel]; `live` belongs to [window]; allowed: btf, without, memory, ring, ring_interval, open_files_interval",
         "steth.toml:6: unknown key `listen` in [kernel]; `listen` stands at the top, above all sections; allowed: btf, without, memory, ring, ring_interval, open_files_interval",
-        "steth.toml:8: unknown section [probe]; did you mean `probes`? allowed: listen, run, window, http, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
-        "steth.toml:10: unknown section [zoo]; allowed: listen, run, window, http, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
+        "steth.toml:8: unknown section [probe]; did you mean `probes`? allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
+        "steth.toml:10: unknown section [zoo]; allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
     ];
     assert_eq!(complaints(text), expected);
 }
@@ -99,7 +99,10 @@ format = "xml"
 #[test]
 fn combinations_that_cannot_work_are_errors_at_the_line_of_the_key() {
     let cases = [
-        ("listen = \"0.0.0.0:9464\"", "steth.toml:1: listen = \"0.0.0.0:9464\": only loopback is served"),
+        (
+            "listen = \"0.0.0.0:9464\"",
+            "steth.toml:1: listen = \"0.0.0.0:9464\": only loopback is served without TLS and tokens",
+        ),
         ("[window]\nlive = \"3s\"", "default: window.kept = \"10s\": a kept window is made of live ones"),
         (
             "[window]\nlive = \"5s\"\nkept = \"2s\"",
@@ -125,6 +128,39 @@ fn broken_toml_is_reported_with_its_line() {
     assert!(found.iter().any(|one| one.starts_with("steth.toml:4: not TOML: ")), "{found:?}");
     let twice = complaints("[window]\nlive = \"1s\"\nlive = \"2s\"\n");
     assert!(twice[0].starts_with("steth.toml:3: not TOML: duplicate key"), "{twice:?}");
+}
+
+#[test]
+fn other_addresses_than_loopback_need_certificate_key_and_tokens() {
+    let listens = |http: &str| format!("listen = \"0.0.0.0:9464\"\n[http]\n{http}");
+    for lacking in
+        ["", "tokens = '/t'", "certificate = '/c'\nkey = '/k'", "certificate = '/c'\nkey = '/k'\nclient_ca = '/a'"]
+    {
+        let said = complaints(&listens(lacking)).join("\n");
+        assert!(said.contains("only loopback is served") && said.contains("steth token new"), "{lacking}: {said}");
+    }
+    let whole = Config::parse(Path::new("x"), &listens("certificate = '/c'\nkey = '/k'\ntokens = '/t'")).unwrap();
+    assert_eq!(whole.http.tokens, Some("/t".into()));
+    assert!(complaints("[http]\ncertificate = '/c'")[0].contains("certificate and key go together"));
+    assert!(complaints("[http]\nclient_ca = '/c'")[0].contains("certificates of clients come with TLS"));
+    assert!(complaints("[http]\ntokens = 'secret'")[0].contains("absolute path"));
+    assert!(complaints("[budget]\nhard = \"0.5%\"")[0].contains("it is less than budget.soft"));
+}
+
+#[test]
+fn one_key_is_changed_as_it_would_be_in_a_file() {
+    let config = Config::default();
+    let without_wall = config.with("probes.wall", "false").unwrap();
+    assert!(!without_wall.probes.wall && without_wall.needs_other_probes_than(&config));
+    assert!(!config.with("profile.hertz", "0").unwrap().needs_other_probes_than(&config));
+    for (key, value, why) in [
+        ("probes.wal", "false", "did you mean `probes.wall`?"),
+        ("probes.wall", "no", "it is neither true nor false"),
+        ("window.kept", "1500ms", "a multiple of window.live"),
+    ] {
+        let said = config.with(key, value).unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    }
 }
 
 #[test]

@@ -19,6 +19,10 @@ pub enum Shape {
     Size(RangeInclusive<u64>, fn(&mut Config) -> &mut u64),
     /// An absolute path.
     Path(fn(&mut Config) -> &mut PathBuf),
+    /// An absolute path, or none.
+    MaybePath(fn(&mut Config) -> &mut Option<PathBuf>),
+    /// A share of the host, such as `1%`, in millionths.
+    Share(RangeInclusive<u32>, fn(&mut Config) -> &mut u32),
     /// An IP address and a port.
     Address(fn(&mut Config) -> &mut SocketAddr),
     /// Names that are not known beforehand.
@@ -72,6 +76,18 @@ impl Shape {
                 }
                 *place(config) = path;
             }
+            Self::MaybePath(place) => {
+                let path = PathBuf::from(text(typed, "a path")?);
+                if !path.as_os_str().is_empty() && !path.is_absolute() {
+                    return Err("it is not an absolute path".into());
+                }
+                *place(config) = Some(path).filter(|path| !path.as_os_str().is_empty());
+            }
+            Self::Share(range, place) => {
+                let share = parse_share(&text(typed, "a share")?)?;
+                within(&share, range)?;
+                *place(config) = share;
+            }
             Self::Address(place) => {
                 let typed = text(typed, "an address")?;
                 *place(config) = typed.parse().map_err(|_| "it is not an IP address with a port".to_string())?;
@@ -122,6 +138,11 @@ impl Shape {
             Self::Duration(_, place) => quoted(&show_duration(*place(&mut config))),
             Self::Size(_, place) => quoted(&show_size(*place(&mut config))),
             Self::Path(place) => quoted(&place(&mut config).to_string_lossy()),
+            Self::MaybePath(place) => {
+                let path = place(&mut config).as_ref().map(|path| path.to_string_lossy().into_owned());
+                quoted(&path.unwrap_or_default())
+            }
+            Self::Share(_, place) => quoted(&show_share(*place(&mut config))),
             Self::Address(place) => quoted(&place(&mut config).to_string()),
             Self::Names(place) | Self::Subset(_, place) => {
                 let names: Vec<_> = place(&mut config).iter().map(|name| quoted(name)).collect();
@@ -155,6 +176,14 @@ impl Shape {
                 format!(r#"a size from {least} to {most}, written "512B", "256KiB", "64MiB" or "1GiB""#)
             }
             Self::Path(_) => "an absolute path".into(),
+            Self::MaybePath(_) => r#"an absolute path, or "" for none"#.into(),
+            Self::Share(range, _) => {
+                format!(
+                    r#"a share from {} to {}, such as "0.5%""#,
+                    show_share(*range.start()),
+                    show_share(*range.end())
+                )
+            }
             Self::Address(_) => r#"an IP address and a port, such as "127.0.0.1:9464" or "[::1]:9464""#.into(),
             Self::Names(_) => r#"a list of names, such as ["one", "two"]"#.into(),
             Self::Subset(words, _) => format!("a list of some of {}", words.join(", ")),
@@ -210,6 +239,35 @@ pub fn parse_size(typed: &str) -> Result<u64, String> {
         other => return Err(format!("`{other}` is not a unit of size")),
     };
     number.checked_mul(unit_bytes).ok_or_else(|| "it is too large".into())
+}
+
+/// Reads `1%`, `0.5%` as millionths.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parse_share(typed: &str) -> Result<u32, String> {
+    let number = typed.strip_suffix('%').ok_or("a share is written with %")?.trim_end();
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return Err("it is not a share".into());
+    }
+    if fraction.len() > 4 {
+        return Err("it has more than four digits behind the point".into());
+    }
+    let too_large = |_| "it is too large".to_string();
+    let whole: u32 = whole.parse().map_err(too_large)?;
+    let fraction: u32 = format!("{fraction:0<4}").parse().map_err(too_large)?;
+    whole.checked_mul(10_000).and_then(|whole| whole.checked_add(fraction)).ok_or_else(|| "it is too large".into())
+}
+
+/// The shortest exact way to write a share in millionths.
+pub fn show_share(millionths: u32) -> String {
+    let (whole, fraction) = (millionths / 10_000, millionths % 10_000);
+    match fraction {
+        0 => format!("{whole}%"),
+        _ => format!("{whole}.{}%", format!("{fraction:04}").trim_end_matches('0')),
+    }
 }
 
 /// The shortest exact way to write a duration.
@@ -281,7 +339,7 @@ fn text(typed: Typed, what: &str) -> Result<String, String> {
     match typed {
         Typed::Toml(value) => match value.as_str() {
             Some(text) => Ok(text.to_string()),
-            None if value.is_integer() && matches!(what, "a duration" | "a size") => {
+            None if value.is_integer() && matches!(what, "a duration" | "a size" | "a share") => {
                 Err(format!("{what} needs a unit and quotes"))
             }
             None => Err(wrong_type(value, &format!("{what}, in quotes,"))),
@@ -344,6 +402,9 @@ mod tests {
         for bytes in [1, 512, 1 << 10, 1_500, 1 << 20, 3 << 20, 1 << 30] {
             assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
         }
+        for (millionths, shown) in [(10_000, "1%"), (5_000, "0.5%"), (1, "0.0001%"), (120_500, "12.05%"), (0, "0%")] {
+            assert_eq!((show_share(millionths).as_str(), parse_share(shown)), (shown, Ok(millionths)));
+        }
     }
 
     #[test]
@@ -356,5 +417,9 @@ mod tests {
         assert_eq!(parse_duration("18446744073709551615h"), Err("it is too large".into()));
         assert_eq!(parse_size("64MB"), Err("`MB` is not a unit of size".into()));
         assert_eq!(parse_size(""), Err("it is not a size".into()));
+        assert_eq!(parse_share("1"), Err("a share is written with %".into()));
+        assert_eq!(parse_share("x%"), Err("it is not a share".into()));
+        assert_eq!(parse_share("0.12345%"), Err("it has more than four digits behind the point".into()));
+        assert_eq!(parse_share("999999999999%"), Err("it is too large".into()));
     }
 }

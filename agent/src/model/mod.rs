@@ -14,6 +14,7 @@ pub mod robust;
 pub mod rule;
 pub mod sample;
 pub mod service;
+pub mod settings;
 pub mod snapshot;
 pub mod syscall;
 pub mod wait_event;

@@ -14,6 +14,7 @@ use super::{
     alert::AlertQuestion,
     finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
     sample::{PastRequest, ProfileRequest},
+    settings::SettingQuestion,
     wall::Seconds,
 };
 
@@ -401,6 +402,8 @@ pub enum Question {
     Events(oneshot::Sender<Result<Events, NotExplained>>),
     /// Which alerts are there, and what is to be done about them?
     Alerts(AlertQuestion),
+    /// What is set, and what is to be set?
+    Settings(SettingQuestion),
     /// Something happened.
     Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
 }

@@ -11,6 +11,7 @@ mod profiles;
 mod pythons;
 mod sampled;
 mod session;
+mod settings;
 mod sources;
 mod tls;
 mod trace;
@@ -40,10 +41,11 @@ use crate::{
         profile::Kind,
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
+        settings::SettingQuestion,
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
     send::Senders,
-    serve::{self, Bounds, Content, Exposition, ServeError, Server, Tickets},
+    serve::{self, Bounds, Content, Exposition, Guard, ServeError, Server, Tickets},
 };
 
 /// Requests in progress may take this long to end; all but the detaching of probes ends within 2 s.
@@ -124,7 +126,8 @@ pub fn examine(config: &Config) -> Examination {
 /// # Errors
 /// When the address is taken, or when nothing can be measured.
 pub async fn start(config: Config) -> Result<Pipeline, StartError> {
-    // First: a taken port must not cost the host a load of all probes.
+    // First: a taken port, or a certificate that is none, must not cost the host a load of all probes.
+    let guard = Guard::start(&config)?;
     let bound = serve::bind(config.listen).await?;
     let address = bound.address();
 
@@ -159,9 +162,8 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         tickets: Tickets::default(),
     };
     let bounds = Bounds { connections: config.http.connections, timeout: config.http.timeout };
-    let server = bound.serve(content, bounds);
-    let correlate = &config.correlate;
-    let correlator = correlate.enabled.then(|| Correlator::new(correlate.windows, config.window.kept));
+    let server = bound.serve(content, bounds, guard);
+    let correlator = correlator(&config);
     let observed = None;
     let alerter = config.alerts.enabled.then(|| {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -300,13 +302,7 @@ impl Pipeline {
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(Command::Reload(config)) => {
-                        self.sources.reload(&config);
-                        if let Some(alerter) = &mut self.alerter {
-                            alerter.reload(&config.alerts);
-                        }
-                        self.config = *config;
-                    }
+                    Some(Command::Reload(config)) => self.reload(*config),
                     Some(Command::Stop) | None => break,
                 },
             }
@@ -327,8 +323,37 @@ impl Pipeline {
         Attached { _sources: self.sources }
     }
 
+    /// Takes over what may change.
+    fn reload(&mut self, config: Config) {
+        self.sources.reload(&self.config, &config);
+        self.server.reload(&config);
+        if let Some(alerter) = &mut self.alerter {
+            alerter.reload(&config.alerts);
+        }
+        if config.correlate.enabled != self.config.correlate.enabled {
+            self.correlator = correlator(&config);
+            self.observed = None;
+        }
+        self.config = config;
+    }
+
+    fn settings(&mut self, question: SettingQuestion) {
+        match question {
+            SettingQuestion::List(answer) => drop(answer.send(settings::list(&self.config))),
+            SettingQuestion::Change(order, answer) => {
+                let changed = settings::change(&self.config, &order);
+                let _ = answer.send(changed.map(|(config, set)| {
+                    tracing::info!("{} is set to {} until the configuration is read again", set.key, set.value);
+                    self.reload(config);
+                    set
+                }));
+            }
+        }
+    }
+
     fn answer(&mut self, question: Question) {
         match question {
+            Question::Settings(question) => self.settings(question),
             Question::Statements(selection, answer) => {
                 let at_unix_ms = self.fresh_snapshot().at_unix_ms;
                 let found = self.sources.probes().map(|probes| probes.statements(&selection)).unwrap_or_default();
@@ -424,12 +449,17 @@ impl Pipeline {
         let mut fresh = self.sources.snapshot();
         fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
         fresh.series.extend(self.senders.series());
+        fresh.series.extend(self.server.series());
         fresh.series.extend(self.alerter.iter().flat_map(Alerter::series));
         let fresh = Arc::new(fresh);
         self.taken = Instant::now();
         self.snapshots.publish(Arc::clone(&fresh));
         fresh
     }
+}
+
+fn correlator(config: &Config) -> Option<Correlator> {
+    config.correlate.enabled.then(|| Correlator::new(config.correlate.windows, config.window.kept))
 }
 
 /// Now, in milliseconds since the Unix epoch.

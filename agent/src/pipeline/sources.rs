@@ -1,6 +1,10 @@
 //! All sources of a snapshot: the kernel's probes, the host's files, the agent itself.
 
-use std::{collections::HashSet, thread, time::SystemTime};
+use std::{
+    collections::HashSet,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
 
 use procfs::{WithCurrentSystemInfo as _, process::Process};
 use steth_probes::catalog::{LIBRARY_PROBES, PROBES, PROFILE_PROBES};
@@ -19,6 +23,9 @@ use crate::{
         snapshot::{Series, ServiceInfo, ServiceKind, Snapshot},
     },
 };
+
+/// The last piece of the profiles of the past may take this long to be written when probes are loaded anew.
+const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What snapshots are made from.
 pub struct Sources {
@@ -54,10 +61,38 @@ impl Sources {
     }
 
     /// Takes over what may change while the agent runs.
-    pub fn reload(&mut self, config: &Config) {
+    pub fn reload(&mut self, before: &Config, config: &Config) {
         self.open_host(config);
-        if let Some(probes) = &mut self.probes {
+        if config.needs_other_probes_than(before) {
+            self.reopen_probes(config);
+        } else if let Some(probes) = &mut self.probes {
             probes.reload(config);
+        }
+    }
+
+    /// Other features are other programs: what is off is not in them, and costs nothing. Figures begin anew, as after a
+    /// restart. Blocks for the second or so that the verifier takes.
+    fn reopen_probes(&mut self, config: &Config) {
+        if let Some(mut old) = self.probes.take() {
+            old.end_traces();
+            let keeper = old.end_pieces();
+            // To let go of uprobes takes the kernel its time.
+            thread::spawn(move || {
+                drop(old);
+                if let Some(keeper) = keeper {
+                    keeper.finish(Instant::now() + PIECE_PATIENCE);
+                }
+            });
+        }
+        match open(config, ability(&config.kernel.btf).probes_can_run()) {
+            Ok(probes) => {
+                self.probes = Some(probes);
+                self.unloaded = Vec::new();
+            }
+            Err(reason) => {
+                tracing::error!("the probes cannot be loaded anew: {reason}");
+                self.unloaded = unavailable(&reason);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 
-use super::{Content, posted, problem::Problem, routes::json};
+use super::{Content, guard::Changed, posted, problem::Problem, routes::json};
 use crate::model::{
     alert::{AlertOrder, AlertQuestion, AlertRefused},
     query::Question,
@@ -31,7 +31,25 @@ pub async fn post(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let order: AlertOrder = posted::read(&headers, body, "an order", ORDER)?;
-    json(&content.desk.ask(|answer| Question::Alerts(AlertQuestion::Order(order, answer))).await??)
+    let changed = changed(&order);
+    let mut response = json(&content.desk.ask(|answer| Question::Alerts(AlertQuestion::Order(order, answer))).await??)?;
+    if let Some(changed) = changed {
+        response.extensions_mut().insert(Changed(changed));
+    }
+    Ok(response)
+}
+
+/// What an order changes, for the audit log.
+fn changed(order: &AlertOrder) -> Option<String> {
+    match order {
+        AlertOrder::Acknowledge { id, by, .. } => Some(format!("acknowledged alert {id} as {by}")),
+        AlertOrder::Silence { rule, labels, seconds, by, .. } => {
+            let rule = rule.as_deref().unwrap_or("any rule");
+            Some(format!("silenced {rule} {labels:?} for {seconds} s as {by}"))
+        }
+        AlertOrder::Unsilence { id } => Some(format!("ended silence {id}")),
+        AlertOrder::Test { .. } => None,
+    }
 }
 
 impl From<AlertRefused> for Problem {

@@ -15,7 +15,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{Content, posted, problem::Problem, routes::json};
+use super::{Content, guard::Changed, posted, problem::Problem, routes::json};
 use crate::{
     config::moment,
     model::{
@@ -70,7 +70,9 @@ pub async fn post(
 ) -> Result<Response, Problem> {
     let posted: PostedEvent = posted::read(&headers, body, "an event", EVENT)?;
     let event = content.desk.ask(|answer| Question::Happened(posted, answer)).await??;
-    Ok((StatusCode::CREATED, json(&event)?).into_response())
+    let mut response = (StatusCode::CREATED, json(&event)?).into_response();
+    response.extensions_mut().insert(Changed(format!("told of {:?}", event.text)));
+    Ok(response)
 }
 
 /// What an event looks like.

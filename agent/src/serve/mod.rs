@@ -3,28 +3,37 @@
 
 mod accept;
 mod alerts;
+mod audit;
 mod connection;
 mod findings;
 mod flame;
+mod guard;
 mod posted;
 mod postgres;
 mod problem;
+mod rate;
 mod routes;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::model::{
-    profile::{Draw, KnowsFormat},
-    query::Desk,
-    snapshot::{Snapshot, SnapshotHandle},
+use crate::{
+    config::Config,
+    model::{
+        profile::{Draw, KnowsFormat},
+        query::Desk,
+        snapshot::{Series, Snapshot, SnapshotHandle},
+    },
 };
 
 pub use flame::Tickets;
+pub use guard::Guard;
 pub use routes::PATHS;
 
 /// How a snapshot becomes the answer to a scrape.
@@ -73,8 +82,8 @@ pub struct Bound {
 }
 
 /// A listener that is served.
-#[derive(Debug)]
 pub struct Server {
+    guard: Arc<Guard>,
     stop: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
@@ -99,6 +108,9 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
+    /// It cannot be known who may come.
+    #[error("{0}")]
+    Access(String),
 }
 
 /// Takes an address; port 0 takes any free port.
@@ -122,16 +134,27 @@ impl Bound {
         self.address
     }
 
-    /// Begins to answer.
-    pub fn serve(self, content: Content, bounds: Bounds) -> Server {
+    /// Begins to answer whom the guard admits.
+    pub fn serve(self, content: Content, bounds: Bounds, guard: Guard) -> Server {
+        let guard = Arc::new(guard);
         let (stop, stopped) = watch::channel(false);
-        let router = routes::router(content, bounds.timeout);
-        let accepting = tokio::spawn(connection::accept(self.listener, router, bounds, stopped));
-        Server { stop, accepting }
+        let router = routes::router(content, bounds.timeout, Arc::clone(&guard));
+        let accepting = connection::accept(self.listener, router, bounds, Arc::clone(&guard), stopped);
+        Server { guard, stop, accepting: tokio::spawn(accepting) }
     }
 }
 
 impl Server {
+    /// Takes over what may change: certificates, tokens, rates. Connections that stand keep their certificate.
+    pub fn reload(&self, config: &Config) {
+        self.guard.reload(config);
+    }
+
+    /// Its own figures.
+    pub fn series(&self) -> Vec<Series> {
+        self.guard.series()
+    }
+
     /// Accepts nothing more, lets requests in progress end for up to `patience`, then drops them.
     pub async fn stop(self, patience: Duration) {
         self.stop.send_replace(true);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Body,
     extract::{Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
@@ -17,7 +18,7 @@ use hyper::body::{Bytes, Frame};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::{Content, problem::Problem, routes::json};
+use super::{Content, guard::Asker, problem::Problem, routes::json};
 use crate::{
     config::value::parse_duration,
     model::query::{Filter, NoAnswer, Question, Selection, Sort, TraceRefused, TraceRequest, role_named},
@@ -54,10 +55,18 @@ pub struct Typed {
 type Parameters = Result<Query<Typed>, QueryRejection>;
 
 /// `/api/v1/postgres/queries`
-pub async fn queries(State(content): State<Content>, parameters: Parameters) -> Result<Response, Problem> {
+pub async fn queries(
+    State(content): State<Content>,
+    Extension(asker): Extension<Asker>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     let typed = typed(parameters)?;
     let selection = typed.selection()?;
-    json(&content.desk.ask(|answer| Question::Statements(selection, answer)).await?)
+    let mut found = content.desk.ask(|answer| Question::Statements(selection, answer)).await?;
+    if !asker.sees_statements() {
+        found.queries.iter_mut().for_each(|figures| figures.statement.clear());
+    }
+    json(&found)
 }
 
 /// `/api/v1/postgres/slow`
@@ -68,10 +77,18 @@ pub async fn slow(State(content): State<Content>, parameters: Parameters) -> Res
 }
 
 /// `/api/v1/postgres/n_plus_one`
-pub async fn n_plus_one(State(content): State<Content>, parameters: Parameters) -> Result<Response, Problem> {
+pub async fn n_plus_one(
+    State(content): State<Content>,
+    Extension(asker): Extension<Asker>,
+    parameters: Parameters,
+) -> Result<Response, Problem> {
     let typed = typed(parameters)?;
     let selection = typed.selection()?;
-    json(&content.desk.ask(|answer| Question::Repeats(selection, answer)).await?)
+    let mut found = content.desk.ask(|answer| Question::Repeats(selection, answer)).await?;
+    if !asker.sees_statements() {
+        found.repeats.iter_mut().for_each(|repeat| repeat.statement.clear());
+    }
+    json(&found)
 }
 
 /// `/api/v1/postgres/connections`

@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, accept, alerts, findings, flame, postgres, problem::Problem};
+use super::{Content, Guard, accept, alerts, findings, flame, postgres, problem::Problem, settings};
 use crate::model::{
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
@@ -33,6 +33,7 @@ pub const PATHS: &[&str] = &[
     "/api/v1/findings",
     "/api/v1/events",
     "/api/v1/alerts",
+    "/api/v1/settings",
     "/api/v1/postgres/queries",
     "/api/v1/postgres/slow",
     "/api/v1/postgres/n_plus_one",
@@ -41,7 +42,7 @@ pub const PATHS: &[&str] = &[
 ];
 
 /// All paths, each request bounded in time and unable to harm the agent.
-pub fn router(content: Content, timeout: Duration) -> Router {
+pub fn router(content: Content, timeout: Duration, guard: Arc<Guard>) -> Router {
     PATHS
         .iter()
         .fold(Router::new(), |router, path| router.route(path, route(path)))
@@ -49,6 +50,10 @@ pub fn router(content: Content, timeout: Duration) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .with_state(content)
         .layer(middleware::from_fn(move |request: Request, next: Next| contain(request, next, timeout)))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let guard = Arc::clone(&guard);
+            async move { guard.answer(request, next).await }
+        }))
 }
 
 fn route(path: &str) -> MethodRouter<Content> {
@@ -66,6 +71,9 @@ fn route(path: &str) -> MethodRouter<Content> {
             get(findings::events).post(findings::post).layer(DefaultBodyLimit::max(findings::MOST_BYTES))
         }
         "/api/v1/alerts" => get(alerts::alerts).post(alerts::post).layer(DefaultBodyLimit::max(alerts::MOST_BYTES)),
+        "/api/v1/settings" => {
+            get(settings::settings).post(settings::post).layer(DefaultBodyLimit::max(settings::MOST_BYTES))
+        }
         "/api/v1/postgres/queries" => get(postgres::queries),
         "/api/v1/postgres/slow" => get(postgres::slow),
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
@@ -82,7 +90,7 @@ async fn metrics(State(content): State<Content>, headers: HeaderMap) -> Result<R
     let offered: Vec<&str> = content.expositions.iter().map(|exposition| exposition.media_type).collect();
     let exposition = content.expositions.get(accept::best(&accept.join(","), &offered));
     let exposition = exposition.ok_or_else(|| Problem::internal("there is no exposition"))?;
-    // Not compressed, though Prometheus offers to take gzip: only loopback is served, where a megabyte costs less to
+    // Not compressed, though Prometheus offers to take gzip: on loopback, where most scrapes come from, a megabyte costs less to
     // send than to compress (11 ms for the two that 3,000 series can be, more than all the rest of a scrape).
     let headers = [(header::CONTENT_TYPE, exposition.media_type), (header::VARY, "accept")];
     Ok((headers, (exposition.render)(&snapshot)).into_response())
@@ -124,7 +132,7 @@ async fn no_such_path(uri: Uri) -> Problem {
 
 async fn wrong_method(method: Method, uri: Uri) -> Problem {
     let error = format!("{} cannot be asked with {method}", uri.path());
-    let takes_posts = ["/api/v1/events", "/api/v1/alerts", "/api/v1/flame"].contains(&uri.path());
+    let takes_posts = ["/api/v1/events", "/api/v1/alerts", "/api/v1/flame", "/api/v1/settings"].contains(&uri.path());
     let hint = if takes_posts { "use GET, HEAD or POST" } else { "use GET or HEAD" };
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, error, hint)
 }

@@ -6,6 +6,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+mod access;
 mod answers;
 
 use self::answers::*;
@@ -27,6 +28,7 @@ use crate::model::{
     },
     rule::Severity,
     sample::ProfileRefused,
+    settings::{Setting, SettingQuestion, SettingRefused, Settings},
     snapshot::{ServiceInfo, ServiceKind, SnapshotHandle, handle_and_publisher},
 };
 
@@ -43,7 +45,19 @@ fn content(snapshots: SnapshotHandle, desk: Desk, expositions: Arc<[Exposition]>
     Content { snapshots, desk, expositions, draw, knows_format: |_| Ok(()), tickets: Tickets::default() }
 }
 
+/// A guard as it is by default, but without audit log.
+fn open() -> Guard {
+    let mut config = Config::default();
+    config.audit.what = crate::config::Audited::None;
+    config.http.rate = 1_000_000;
+    Guard::start(&config).unwrap()
+}
+
 async fn stage_with(bounds: Bounds, render: Render) -> Stage {
+    guarded(bounds, render, open()).await
+}
+
+async fn guarded(bounds: Bounds, render: Render, guard: Guard) -> Stage {
     let (snapshots, mut publisher) = handle_and_publisher();
     let latest = Arc::new(snapshot());
     publisher.publish(Arc::clone(&latest));
@@ -57,7 +71,7 @@ async fn stage_with(bounds: Bounds, render: Render) -> Stage {
     let media_types = ["text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"];
     let expositions = media_types.map(|media_type| Exposition { media_type, render: Arc::clone(&render) });
     let content = content(snapshots, answering(), expositions.into());
-    Stage { address, server: bound.serve(content, bounds) }
+    Stage { address, server: bound.serve(content, bounds, guard) }
 }
 
 async fn stage() -> Stage {
@@ -76,7 +90,7 @@ impl Stage {
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &str) -> (String, Vec<u8>) {
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
         let answer = self.send(request.as_bytes()).await;
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
@@ -197,7 +211,8 @@ async fn orders_about_alerts_are_carried_out_or_refused_with_a_reason_and_answer
         (r#"{"action":"dance"}"#, 400, "unknown variant `dance`"),
     ] {
         let head = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
-        let request = format!("POST /api/v1/alerts HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+        let request =
+            format!("POST /api/v1/alerts HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n{body}");
         let answer = String::from_utf8(stage.send(request.as_bytes()).await).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")) && answer.contains(words), "{body}: {answer}");
         if code == 200 {
@@ -212,7 +227,8 @@ async fn an_event_is_taken_as_json_alone_and_not_more_than_a_page_of_it() {
     let stage = stage().await;
     let post = async |media_type: &str, body: &str| {
         let head = format!("content-type: {media_type}\r\ncontent-length: {}\r\n", body.len());
-        let request = format!("POST /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+        let request =
+            format!("POST /api/v1/events HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n{body}");
         String::from_utf8(stage.send(request.as_bytes()).await).unwrap()
     };
     let answer = post("application/json; charset=utf-8", r#"{"text":"deploy 1.2"}"#).await;
@@ -252,7 +268,7 @@ async fn ready_is_503_until_the_first_snapshot() {
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
     let content = content(snapshots, desk().0, [].into());
-    let stage = Stage { address, server: bound.serve(content, BOUNDS) };
+    let stage = Stage { address, server: bound.serve(content, BOUNDS, open()) };
     assert_eq!(stage.get_json("/-/ready").await.0, 503);
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200);
     publisher.publish(Arc::new(snapshot()));
@@ -280,7 +296,7 @@ async fn a_pipeline_that_does_not_answer_is_a_503_in_time() {
     let bound = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
     let address = bound.address();
     let content = content(snapshots, desk().0, [].into());
-    let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS });
+    let server = bound.serve(content, Bounds { timeout: Duration::from_millis(200), ..BOUNDS }, open());
     assert_eq!(Stage { address, server }.get_json("/metrics").await.0, 503);
 }
 
@@ -310,7 +326,7 @@ async fn whoever_does_not_take_the_answer_is_hung_up_on() {
     // More than the socket buffers of both ends hold.
     let stage = stage_with(bounds, Arc::new(|_| vec![b'#'; 64 << 20].into())).await;
     let mut slow = TcpStream::connect(stage.address).await.unwrap();
-    slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     assert_eq!(status(&stage.ask("GET", "/-/healthy", "").await.0), 200, "the one connection is free again");
 }
 
@@ -332,10 +348,10 @@ async fn hostile_bytes_are_refused_and_the_server_goes_on() {
         many_headers.as_bytes(),
         &postgres_startup,
         b"\r\n\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /metrics HTTP/9.9\r\n\r\n",
-        b"POST /metrics HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
-        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999\r\n\r\n",
+        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
     ];
     for request in requests {
         let answer = stage.send(request).await;
@@ -357,7 +373,7 @@ async fn stopping_lets_a_request_in_progress_end_and_refuses_new_ones() {
     let address = stage.address;
     let client = std::thread::spawn(move || {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
-        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        std::io::Write::write_all(&mut stream, b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -372,7 +388,7 @@ async fn stopping_lets_a_request_in_progress_end_and_refuses_new_ones() {
 async fn stopping_does_not_wait_for_idle_connections() {
     let stage = stage().await;
     let mut idle = TcpStream::connect(stage.address).await.unwrap();
-    idle.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /-/healthy HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
     let mut some = [0; 15];
     idle.read_exact(&mut some).await.unwrap();
     let started = Instant::now();

@@ -6,7 +6,6 @@ mod figures;
 
 use std::{
     io::{self, IsTerminal},
-    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -28,7 +27,14 @@ use self::{
     exposition::Scrape,
     figures::{METRICS, Order, View},
 };
-use super::{Failure, Outcome, agent::Agent, configuration, signals::Stop, terminal};
+use super::{
+    Failure, Outcome,
+    agent::Agent,
+    configuration,
+    reach::{Target, Where},
+    signals::Stop,
+    terminal,
+};
 use crate::config::value::{parse_duration, show_duration};
 
 /// What `steth top` takes.
@@ -55,9 +61,8 @@ pub struct Arguments {
     /// Write one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR")]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
     config: Option<PathBuf>,
@@ -76,14 +81,14 @@ const PAGE: u16 = 20;
 /// When no agent answers at the start, or the terminal refuses.
 pub fn top(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
-    let address = arguments.agent.unwrap_or(config.listen);
+    let target = arguments.place.target(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("cannot start threads: {error}")))?;
     let stopped = stopped(&runtime)?;
-    let source = Source { runtime, address };
+    let source = Source { runtime, target };
     // Before the terminal is taken, so that a missing agent is said where it can be read.
     let first = source.look()?;
     let on_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
@@ -125,7 +130,7 @@ fn stopped(runtime: &Runtime) -> Result<Arc<AtomicBool>, Failure> {
 /// Where scrapes come from.
 struct Source {
     runtime: Runtime,
-    address: SocketAddr,
+    target: Target,
 }
 
 /// A scrape and when it was taken.
@@ -137,8 +142,8 @@ struct Look {
 impl Source {
     fn look(&self) -> Result<Look, Failure> {
         self.runtime.block_on(async {
-            let agent = Agent::connect(self.address).await.ok_or_else(|| {
-                Failure::failed(format!("no agent answers at {}; it has the figures: steth run", self.address))
+            let agent = Agent::connect(&self.target).await?.ok_or_else(|| {
+                Failure::failed(format!("no agent answers at {}; it has the figures: steth run", self.target))
             })?;
             let text = agent.ask("/metrics").await?.whole().await?;
             Ok(Look { scrape: Scrape::read(&String::from_utf8_lossy(&text), METRICS), at: Instant::now() })
@@ -197,7 +202,7 @@ impl<'a> Session<'a> {
         Self {
             source,
             interval: arguments.interval,
-            title: format!("{} every {}", source.address, show_duration(arguments.interval)),
+            title: format!("{} every {}", source.target, show_duration(arguments.interval)),
             order: arguments.sort,
             before: first,
             view: None,

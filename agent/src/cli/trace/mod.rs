@@ -3,7 +3,6 @@
 mod print;
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
@@ -21,6 +20,7 @@ use super::{
     Failure, Outcome,
     agent::{Agent, encoded},
     configuration,
+    reach::Where,
     signals::Stop,
     terminal,
 };
@@ -83,11 +83,10 @@ pub struct Arguments {
     /// Write one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Where the agent listens [default: `listen` of the configuration]
-    #[arg(long, value_name = "ADDR", conflicts_with = "alone")]
-    agent: Option<SocketAddr>,
+    #[command(flatten)]
+    place: Where,
     /// Load the kernel programs, whether an agent runs or not
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["agent", "url"])]
     alone: bool,
     /// Configuration file [default: /etc/steth/steth.toml, if it exists]
     #[arg(long, value_name = "FILE", env = "STETH_CONFIG")]
@@ -162,16 +161,16 @@ impl Arguments {
         length: Duration,
         lines: mpsc::Sender<Vec<u8>>,
     ) -> Result<JoinHandle<Outcome>, Failure> {
-        let address = self.agent.unwrap_or(config.listen);
-        let agent = if self.alone { None } else { Agent::connect(address).await };
+        let target = self.place.target(&config)?;
+        let agent = if self.alone { None } else { Agent::connect(&target).await? };
         match agent {
             Some(agent) => {
                 let answer = agent.ask(&self.path(length)).await?;
-                terminal::talk(&format!("tracing through the agent at {address}"));
+                terminal::talk(&format!("tracing through the agent at {target}"));
                 Ok(tokio::spawn(answer.hand_on(lines)))
             }
-            None if self.agent.is_some() => Err(Failure::failed(format!(
-                "no agent answers at {address}; without --agent the kernel programs are loaded for the trace"
+            None if self.place.is_given() => Err(Failure::failed(format!(
+                "no agent answers at {target}; without --agent the kernel programs are loaded for the trace"
             ))),
             None => {
                 let (answer, answered) = oneshot::channel();

@@ -39,6 +39,20 @@ pub static HISTORY_REFUSED: Metric = Metric::counter(
     &[],
 );
 
+/// Requests that were refused.
+pub static HTTP_REFUSED: Metric = Metric::counter(
+    "steth_http_refused_total",
+    "Requests that were refused. reason is token (none, or one that is not known), role, rate, host (a name that is none of \
+     this host's) or tls (connections without a handshake).",
+    &["reason"],
+);
+/// The audit log.
+pub static AUDIT_LINES: Metric = Metric::counter(
+    "steth_audit_lines_total",
+    "Lines of the audit log. outcome is written, crowded (too many waited for the disk) or refused (by the disk).",
+    &["outcome"],
+);
+
 /// What the agent itself costs.
 pub static AGENT: Chapter = Chapter {
     title: "The agent",
@@ -53,6 +67,8 @@ pub static AGENT: Chapter = Chapter {
             &FINDINGS,
             &HISTORY_SERIES,
             &HISTORY_REFUSED,
+            &HTTP_REFUSED,
+            &AUDIT_LINES,
         ]
     },
 };

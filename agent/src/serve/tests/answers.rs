@@ -201,6 +201,10 @@ pub fn obeyed(order: AlertOrder) -> Result<AlertAnswer, AlertRefused> {
     }
 }
 
+fn setting(key: &str, value: &str) -> Setting {
+    Setting { key: key.into(), value: value.into(), allowed: "true or false".into(), live: true }
+}
+
 /// A desk at which everything has an answer; a trace of an empty service is refused.
 pub fn answering() -> crate::model::query::Desk {
     let (desk, mut questions) = desk();
@@ -227,6 +231,16 @@ pub fn answering() -> crate::model::query::Desk {
                     drop(answer.send(Err(NotExplained::BadEvent("text is empty".into()))));
                 }
                 Question::Happened(posted, answer) => drop(answer.send(Ok(event(&posted.text)))),
+                Question::Settings(SettingQuestion::List(answer)) => {
+                    drop(answer.send(Settings { settings: vec![setting("probes.wall", "true")] }));
+                }
+                Question::Settings(SettingQuestion::Change(order, answer)) => {
+                    drop(answer.send(match order.key.as_str() {
+                        "listen" => Err(SettingRefused::OnlyInFile(order.key)),
+                        "nothing" => Err(SettingRefused::Wrong("there is no such key".into())),
+                        key => Ok(setting(key, &order.value)),
+                    }))
+                }
                 Question::Alerts(AlertQuestion::List(answer)) => drop(answer.send(Ok(alerts()))),
                 Question::Alerts(AlertQuestion::Order(order, answer)) => drop(answer.send(obeyed(order))),
                 Question::Profile(request) => drop(request.answer.send(Err(ProfileRefused::TooMany(8)))),

@@ -1,0 +1,60 @@
+//! Settings that an admin asks for or changes. A change lasts until the configuration is read again.
+
+use crate::{
+    config::{Config, keys::KEYS},
+    model::settings::{Setting, SettingOrder, SettingRefused, Settings},
+};
+
+/// All settings.
+pub fn list(config: &Config) -> Settings {
+    let setting = |key: &crate::config::keys::Key| Setting {
+        key: key.path.to_owned(),
+        value: key.shape.show(config),
+        allowed: key.shape.allowed(),
+        live: key.is_settable(),
+    };
+    Settings { settings: KEYS.iter().map(setting).collect() }
+}
+
+/// The configuration with a change, and the setting as it is then.
+///
+/// # Errors
+/// If it cannot be changed, or not to this.
+pub fn change(config: &Config, order: &SettingOrder) -> Result<(Config, Setting), SettingRefused> {
+    let wrong = |error: crate::config::Complaints| SettingRefused::Wrong(error.to_string());
+    if let Some(key) = KEYS.iter().find(|key| key.path == order.key)
+        && !key.is_settable()
+    {
+        return Err(SettingRefused::OnlyInFile(order.key.clone()));
+    }
+    let next = config.with(&order.key, &order.value).map_err(wrong)?;
+    let set = list(&next).settings.into_iter().find(|setting| setting.key == order.key);
+    let set = set.ok_or_else(|| SettingRefused::Wrong(format!("there is no key {}", order.key)))?;
+    Ok((next, set))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(key: &str, value: &str) -> SettingOrder {
+        SettingOrder { key: key.into(), value: value.into() }
+    }
+
+    #[test]
+    fn what_can_change_live_is_changed_and_nothing_that_names_files() {
+        let config = Config::default();
+        let (next, set) = change(&config, &order("probes.wall", "false")).unwrap();
+        assert!(!next.probes.wall && set.value == "false" && set.live);
+        for key in ["listen", "http.tokens", "alerts.files", "profile.folder", "send.to", "log.level"] {
+            assert_eq!(
+                change(&config, &order(key, "/etc/shadow")),
+                Err(SettingRefused::OnlyInFile(key.into())),
+                "{key}"
+            );
+        }
+        for (key, value) in [("probes.wall", "maybe"), ("nothing", "1"), ("budget.hard", "0.1%")] {
+            assert!(matches!(change(&config, &order(key, value)), Err(SettingRefused::Wrong(_))), "{key}");
+        }
+    }
+}
