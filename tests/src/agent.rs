@@ -45,6 +45,10 @@ pub struct Agent {
     pub url: String,
     /// The lock that says that it runs.
     pub lock: PathBuf,
+    /// The configuration file that it was given.
+    pub config: PathBuf,
+    /// The folder of its audit log.
+    pub audit: PathBuf,
     marker: Program,
     _folder: TempDir,
 }
@@ -78,9 +82,10 @@ impl Agent {
         let (process, folder, lock) = spawn(options)?;
         let url = process.wait_for_line("ready: http://…", READY, |line| {
             let url = line.split_once("ready: ")?.1.trim();
-            url.starts_with("http://").then(|| url.to_owned())
+            url.starts_with("http").then(|| url.to_owned())
         })?;
-        Ok(Self { process, url, lock, marker, _folder: folder })
+        let (config, audit) = (folder.path().join(CONFIG), folder.path().join("audit"));
+        Ok(Self { process, url, lock, config, audit, marker, _folder: folder })
     }
 
     /// Starts an agent that is expected to end by itself, and waits for that.
@@ -102,7 +107,7 @@ impl Agent {
 
     /// `127.0.0.1:PORT`.
     pub fn address(&self) -> &str {
-        let rest = self.url.trim_start_matches("http://");
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
         rest.split_once('/').map_or(rest, |(address, _)| address)
     }
 
@@ -162,6 +167,19 @@ impl Agent {
     /// What it said so far.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Has it read its configuration again, with this changed in it.
+    ///
+    /// # Errors
+    /// If it does not stand there, or the agent is gone.
+    pub fn reload(&self, from: &str, to: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.config)?;
+        if !text.contains(from) {
+            bail!("{} holds no {from:?}", self.config.display());
+        }
+        std::fs::write(&self.config, text.replace(from, to))?;
+        self.process.signal("HUP")
     }
 
     /// Asks it to end and waits for that.
@@ -241,6 +259,10 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     // What a test makes the agent do is more than what it may cost; but for the test of that.
     if !options.sections.contains("[budget]") {
         command.env("STETH_BUDGET_ENABLED", "false");
+    }
+    // Tests look at the agent as at any other.
+    if !options.sections.contains("own =") {
+        command.env("STETH_PROBES_OWN", "true");
     }
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);

@@ -4,6 +4,7 @@ mod bench;
 #[allow(dead_code, reason = "agent/build.rs uses the rest")]
 mod bpf_toolchain;
 mod build;
+mod deny;
 mod docs;
 mod fmt;
 mod fuzz;
@@ -11,6 +12,7 @@ mod layers;
 mod lint;
 mod picture;
 mod run;
+mod sbom;
 mod setup;
 mod test;
 mod workspace;
@@ -50,6 +52,10 @@ enum Command {
     Fmt(fmt::Arguments),
     /// Runs clippy; warnings are errors
     Lint,
+    /// Checks licences, sources and bans of all crates, and known vulnerabilities if asked to
+    Deny(deny::Arguments),
+    /// Writes what is in the agent, as CycloneDX
+    Sbom(sbom::Arguments),
     /// Writes docs/metrics.md and docs/configuration.md from the catalogs
     Docs(docs::Arguments),
     /// Takes the README's picture anew: an agent, a busy PostgreSQL, docs/picture.svg
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Fmt(arguments) => fmt::run(&arguments),
         Command::Lint => lint::run(),
+        Command::Deny(arguments) => deny::run(&arguments),
+        Command::Sbom(arguments) => sbom::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::Picture => picture::run(),
     };

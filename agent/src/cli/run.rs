@@ -224,7 +224,7 @@ fn warn_of_what_is_lost(examination: &Examination) {
 
 /// The line that people and scripts wait for, at whatever level is logged.
 fn say_ready(pipeline: &Pipeline, format: LogFormat) {
-    let url = format!("http://{}/metrics", pipeline.address());
+    let url = pipeline.url("/metrics");
     terminal::talk(&match format {
         LogFormat::Text => format!("ready: {url}"),
         LogFormat::Json => serde_json::json!({ "level": "INFO", "message": format!("ready: {url}") }).to_string(),

@@ -349,6 +349,7 @@ impl<'a> Scene<'a> {
                 EventKind::Restart => "restart",
                 EventKind::OomKill => "oom_kill",
                 EventKind::Posted => "posted",
+                EventKind::Budget => "budget",
             };
             Candidate {
                 // What was long before explains nothing that began later.

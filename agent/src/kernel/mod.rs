@@ -14,3 +14,4 @@ pub mod tables;
 pub mod tls;
 
 pub use load::{Kernel, LoadError, Options, Tables};
+pub use report::{Measuring, cpus};

@@ -1,8 +1,16 @@
 //! What became of each probe, in words, and what all of it takes.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
-use aya::{maps::MapData, programs::ProgramError};
+use aya::{
+    maps::MapData,
+    programs::ProgramError,
+    sys::{Stats, enable_stats},
+    util::online_cpus,
+};
 use steth_probes::catalog::{LibraryProbe, Probe};
 
 use super::{
@@ -58,6 +66,28 @@ impl Kernel {
         let maps = self.ebpf.maps().filter_map(|(name, map)| Some((name.to_owned(), memory_of(map_data(map)?)?)));
         maps.chain(self.ring_memory_bytes.clone()).collect()
     }
+}
+
+/// While it is held, the kernel counts runs and time of all programs, which costs each run two looks at the clock (Linux 5.8).
+#[derive(Debug)]
+pub struct Measuring {
+    _enabled: OwnedFd,
+}
+
+impl Measuring {
+    /// Begins.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN, and before Linux 5.8.
+    pub fn begin() -> Result<Self, String> {
+        let enabled = enable_stats(Stats::RunTime);
+        enabled.map(|enabled| Self { _enabled: enabled }).map_err(|error| error.to_string())
+    }
+}
+
+/// CPUs that run.
+pub fn cpus() -> usize {
+    online_cpus().map_or(1, |cpus| cpus.len().max(1))
 }
 
 /// What users call the hook.

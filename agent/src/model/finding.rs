@@ -108,6 +108,8 @@ pub enum EventKind {
     OomKill,
     /// Told by someone else, such as a deployment.
     Posted,
+    /// steth does less than it is asked to, or more again, to stay within its budget.
+    Budget,
 }
 
 /// Something that happened at one moment and may explain what follows.

@@ -1,6 +1,7 @@
 //! The words that all stages share: metrics, series, distributions, snapshots. No I/O, no stage.
 
 pub mod alert;
+pub mod budget;
 pub mod catalog;
 pub mod distribution;
 pub mod event;

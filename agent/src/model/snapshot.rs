@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{distribution::Distribution, metric::Metric, probe::ProbeStatus};
+use super::{
+    budget::{Budget, FeatureStatus},
+    distribution::Distribution,
+    metric::Metric,
+    probe::ProbeStatus,
+};
 
 /// Everything known at the end of one window.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,10 @@ pub struct Snapshot {
     pub probes: Vec<ProbeStatus>,
     /// Every service that was seen in the window.
     pub services: Vec<ServiceInfo>,
+    /// What became of each feature.
+    pub features: Vec<FeatureStatus>,
+    /// What steth costs.
+    pub budget: Budget,
 }
 
 /// One service: who did it.

@@ -5,6 +5,7 @@ mod builds;
 mod clusters;
 mod connections;
 mod drawing;
+mod governing;
 mod past;
 mod probes;
 mod profiles;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
+use governing::Governing;
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -34,9 +36,10 @@ use crate::{
     config::Config,
     correlate::Correlator,
     export::prometheus::{Exporter, Format},
+    govern::Step,
     kernel::{Kernel, LoadError, ability::ability, sampling::not_needed},
     model::{
-        finding::{Events, Findings, NotExplained},
+        finding::{Event, EventKind, Events, Findings, NotExplained},
         probe::{HostAbility, ProbeStatus, Verdict},
         profile::Kind,
         query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
@@ -106,6 +109,7 @@ pub struct Pipeline {
     /// When the last window ended that the correlator and the alerter have seen.
     observed: Option<Instant>,
     alerter: Option<Alerter>,
+    governing: Governing,
 }
 
 /// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
@@ -167,8 +171,9 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     let observed = None;
     let alerter = config.alerts.enabled.then(|| {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Alerter::start(&config.alerts, host, format!("http://{address}/api/v1/alerts"))
+        Alerter::start(&config.alerts, host, url(&config, address, "/api/v1/alerts"))
     });
+    let governing = Governing::new(&config);
     Ok(Pipeline {
         config,
         sources,
@@ -182,6 +187,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         correlator,
         observed,
         alerter,
+        governing,
     })
 }
 
@@ -255,9 +261,9 @@ fn load_alone(config: &Config) -> Result<Kernel, LoadError> {
 }
 
 impl Pipeline {
-    /// Where it answers.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it answers at this path.
+    pub fn url(&self, path: &str) -> String {
+        url(&self.config, self.address, path)
     }
 
     /// What was found at the start.
@@ -296,6 +302,7 @@ impl Pipeline {
                     self.alert(&snapshot, elapsed);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
                 }
+                () = tokio::time::sleep_until(self.governing.due().into()) => self.govern(),
                 outcome = alerts::outcome(self.alerter.as_mut()) => {
                     if let Some(alerter) = &mut self.alerter {
                         alerter.take(outcome, unix_ms());
@@ -325,7 +332,9 @@ impl Pipeline {
 
     /// Takes over what may change.
     fn reload(&mut self, config: Config) {
-        self.sources.reload(&self.config, &config);
+        let before = self.governing.applied(&self.config);
+        self.governing.reload(&self.config, &config);
+        self.sources.reload(&before, &self.governing.applied(&config));
         self.server.reload(&config);
         if let Some(alerter) = &mut self.alerter {
             alerter.reload(&config.alerts);
@@ -335,6 +344,24 @@ impl Pipeline {
             self.observed = None;
         }
         self.config = config;
+    }
+
+    /// Looks at what steth costs, and does less or more.
+    fn govern(&mut self) {
+        let (statuses, is_asked) = self.sources.probes().map(|it| (it.statuses(), it.is_busy())).unwrap_or_default();
+        let is_busy = is_asked || self.sources.is_opening();
+        let before = self.governing.applied(&self.config);
+        let Some(step) = self.governing.look(&statuses, is_busy) else { return };
+        let text = self.governing.words(step);
+        match step {
+            Step::More(_) | Step::On(_) => tracing::info!("{text}"),
+            Step::Fewer(_) | Step::Off(_) | Step::Exhausted => tracing::warn!("{text}"),
+        }
+        self.sources.reload(&before, &self.governing.applied(&self.config));
+        if let Some(correlator) = &mut self.correlator {
+            correlator.tell(Event { kind: EventKind::Budget, at_unix_ms: unix_ms(), service: None, text });
+        }
+        self.take_snapshot();
     }
 
     fn settings(&mut self, question: SettingQuestion) {
@@ -450,12 +477,20 @@ impl Pipeline {
         fresh.series.extend(self.correlator.iter().flat_map(Correlator::series));
         fresh.series.extend(self.senders.series());
         fresh.series.extend(self.server.series());
+        fresh.series.extend(self.governing.series(&self.config));
+        fresh.features = self.governing.features(&self.config);
+        fresh.budget = self.governing.budget();
         fresh.series.extend(self.alerter.iter().flat_map(Alerter::series));
         let fresh = Arc::new(fresh);
         self.taken = Instant::now();
         self.snapshots.publish(Arc::clone(&fresh));
         fresh
     }
+}
+
+fn url(config: &Config, address: SocketAddr, path: &str) -> String {
+    let scheme = if config.http.certificate.is_some() { "https" } else { "http" };
+    format!("{scheme}://{address}{path}")
 }
 
 fn correlator(config: &Config) -> Option<Correlator> {

@@ -72,6 +72,11 @@ impl Always {
         }
     }
 
+    /// How often in a second samples are taken.
+    pub fn hertz(&self) -> u32 {
+        self.hertz
+    }
+
     /// Whether its time is over.
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.until

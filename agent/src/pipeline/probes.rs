@@ -58,6 +58,8 @@ pub struct Probes {
     services: KernelServices,
     tls: TlsFiles,
     exclude: Vec<String>,
+    /// Names of the agent's own service, if it is left out.
+    own: Vec<String>,
     /// Numbers of the services that are left out.
     left_out: HashSet<u32>,
     /// Postmasters by the numbers of their services, and what their servers are set to.
@@ -129,6 +131,14 @@ fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String> {
     Profiles::new(kernel, config).map_err(|error| error.to_string())
 }
 
+/// What the agent's own processes are called: by its program, or its unit. Where it shares a unit or container with others, it
+/// is one with them.
+fn own_services() -> Vec<String> {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    program.into_iter().chain(["steth.service".to_owned()]).collect()
+}
+
 impl Probes {
     /// Begins to read.
     ///
@@ -154,6 +164,7 @@ impl Probes {
             names: Names::default(),
             services: KernelServices::new(PROC),
             exclude: config.probes.exclude_services.clone(),
+            own: if config.probes.own { Vec::new() } else { own_services() },
             left_out: HashSet::new(),
             postmasters: BTreeMap::new(),
             pools: config.postgres.pools.clone(),
@@ -185,6 +196,9 @@ impl Probes {
         self.told.reload(config);
         self.pools = config.postgres.pools.clone();
         self.set_watch();
+        if let Ok(profiles) = &mut self.profiles {
+            profiles.set_hertz(&mut self.kernel, config, &self.names);
+        }
     }
 
     /// The statements of a selection, as of the last reading.
@@ -232,6 +246,11 @@ impl Probes {
     /// Whether anybody traces.
     pub fn is_traced(&self) -> bool {
         self.told.is_heard()
+    }
+
+    /// Whether somebody is told of something just now.
+    pub fn is_busy(&self) -> bool {
+        self.is_traced() || self.is_profiled()
     }
 
     /// Tells those who trace what has happened since the last time.
@@ -459,7 +478,7 @@ impl Probes {
                 continue;
             }
             let name = self.services.name(service);
-            if self.exclude.iter().any(|excluded| **excluded == *name) {
+            if self.exclude.iter().chain(&self.own).any(|excluded| **excluded == *name) {
                 match self.cells.exclude(service.number, true) {
                     Ok(()) => _ = self.left_out.insert(service.number),
                     Err(error) => tracing::warn!("cannot leave out service {name}: {error}"),

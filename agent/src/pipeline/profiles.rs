@@ -57,6 +57,8 @@ const OPEN_FILES: usize = 512;
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
 const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
+/// The last piece of one frequency may take this long to be written.
+const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the stacks of threads that wait still are waited for; before that, those that could not be walked are told without.
 const WALK_PATIENCE: Duration = Duration::from_secs(25);
 
@@ -132,6 +134,27 @@ impl Profiles {
         kernel.start_clock(Clock::Always, hertz).map_err(|error| error.to_string())?;
         self.always = Some(Always::begin(keeper, hertz, config.profile.piece));
         Ok(())
+    }
+
+    /// Lets the clock that always runs tick otherwise, or not at all. The piece under way ends, for one has one frequency.
+    pub fn set_hertz(&mut self, kernel: &mut Kernel, config: &Config, names: &Names) {
+        let is = self.always.as_ref().map_or(0, Always::hertz);
+        if is as usize == config.profile.hertz {
+            return;
+        }
+        kernel.stop_clock(Clock::Always);
+        if let Some(keeper) = self.end_pieces(names) {
+            std::thread::spawn(move || keeper.finish(Instant::now() + PIECE_PATIENCE));
+        }
+        self.sampling.all &= !SampleKind::Always.bit();
+        self.sampling.any &= !SampleKind::Always.bit();
+        let started = match config.profile.hertz {
+            0 => self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string()),
+            _ => self.start_always(kernel, config),
+        };
+        if let Err(error) = started {
+            tracing::warn!("there are no profiles of the past from now on: {error}");
+        }
     }
 
     /// Takes what the clock has taken that always runs, and ends a piece whose time is over. Costs little when there is nothing.

@@ -35,6 +35,15 @@ pub struct Sources {
     reader: Option<host::Reader>,
     processes: Option<(Processes, ProcServices)>,
     known_problems: HashSet<String>,
+    opening: Option<Opening>,
+}
+
+/// Probes that are being loaded anew.
+struct Opening {
+    work: thread::JoinHandle<Result<Probes, String>>,
+    /// What they are loaded for, and what is wanted by now.
+    loaded: Config,
+    wanted: Config,
 }
 
 impl Sources {
@@ -54,6 +63,7 @@ impl Sources {
             reader: None,
             processes: None,
             known_problems: HashSet::new(),
+            opening: None,
         };
         sources.open_host(config);
         let kernel_memory_bytes = sources.probes.as_ref().map_or(0, Probes::kernel_memory_bytes);
@@ -63,7 +73,7 @@ impl Sources {
     /// Takes over what may change while the agent runs.
     pub fn reload(&mut self, before: &Config, config: &Config) {
         self.open_host(config);
-        if config.needs_other_probes_than(before) {
+        if config.needs_other_probes_than(before) || self.opening.is_some() {
             self.reopen_probes(config);
         } else if let Some(probes) = &mut self.probes {
             probes.reload(config);
@@ -71,8 +81,21 @@ impl Sources {
     }
 
     /// Other features are other programs: what is off is not in them, and costs nothing. Figures begin anew, as after a
-    /// restart. Blocks for the second or so that the verifier takes.
+    /// restart. The verifier takes a second or more, on a thread of its own; until then those that run go on.
     fn reopen_probes(&mut self, config: &Config) {
+        if let Some(opening) = &mut self.opening {
+            opening.wanted = config.clone();
+            return;
+        }
+        let (taken, can_run) = (config.clone(), ability(&config.kernel.btf).probes_can_run());
+        let work = thread::spawn(move || open(&taken, can_run));
+        self.opening = Some(Opening { work, loaded: config.clone(), wanted: config.clone() });
+    }
+
+    /// Takes over probes that were loaded anew, when they are ready.
+    fn take_over(&mut self) {
+        let Some(opening) = self.opening.take_if(|opening| opening.work.is_finished()) else { return };
+        let Opening { work, loaded, wanted } = opening;
         if let Some(mut old) = self.probes.take() {
             old.end_traces();
             let keeper = old.end_pieces();
@@ -84,8 +107,9 @@ impl Sources {
                 }
             });
         }
-        match open(config, ability(&config.kernel.btf).probes_can_run()) {
-            Ok(probes) => {
+        match work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+            Ok(mut probes) => {
+                probes.reload(&wanted);
                 self.probes = Some(probes);
                 self.unloaded = Vec::new();
             }
@@ -94,6 +118,15 @@ impl Sources {
                 self.unloaded = unavailable(&reason);
             }
         }
+        // Somebody changed their mind meanwhile.
+        if wanted.needs_other_probes_than(&loaded) {
+            self.reopen_probes(&wanted);
+        }
+    }
+
+    /// Whether probes are being loaded anew.
+    pub fn is_opening(&self) -> bool {
+        self.opening.is_some()
     }
 
     /// The kernel's probes, if any run.
@@ -103,6 +136,7 @@ impl Sources {
 
     /// Empties the ring of records, and does what is due.
     pub fn drain(&mut self) {
+        self.take_over();
         if let Some(probes) = &mut self.probes {
             probes.drain();
             probes.gather();

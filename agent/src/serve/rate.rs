@@ -36,9 +36,15 @@ const MOST_CALLERS: usize = 4_096;
 /// A bucket holds what comes in so many seconds.
 const BURST_SECONDS: f64 = 2.0;
 
+/// All of them are gone over for room this often at most.
+const SWEEP: Duration = Duration::from_secs(1);
+
 /// All buckets.
 #[derive(Debug, Default)]
-pub struct Buckets(HashMap<Caller, Bucket>);
+pub struct Buckets {
+    buckets: HashMap<Caller, Bucket>,
+    swept: Option<Instant>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
@@ -53,8 +59,9 @@ impl Buckets {
     /// How long the caller has to wait, if there are not so many.
     pub fn take(&mut self, caller: Caller, cost: f64, rate: f64, now: Instant) -> Result<(), Duration> {
         let most = rate * BURST_SECONDS;
-        let caller = if self.0.contains_key(&caller) || self.make_room(rate, now) { caller } else { Caller::Others };
-        let bucket = self.0.entry(caller).or_insert(Bucket { left: most, at: now });
+        let caller =
+            if self.buckets.contains_key(&caller) || self.make_room(rate, now) { caller } else { Caller::Others };
+        let bucket = self.buckets.entry(caller).or_insert(Bucket { left: most, at: now });
         bucket.left = bucket.now(rate, now);
         bucket.at = now;
         if bucket.left < 1.0 {
@@ -67,10 +74,12 @@ impl Buckets {
 
     /// Whether there is room for one more; full buckets say nothing and go first.
     fn make_room(&mut self, rate: f64, now: Instant) -> bool {
-        if self.0.len() >= MOST_CALLERS {
-            self.0.retain(|_, bucket| bucket.now(rate, now) < rate * BURST_SECONDS);
+        let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
+        if self.buckets.len() >= MOST_CALLERS && is_due {
+            self.swept = Some(now);
+            self.buckets.retain(|_, bucket| bucket.now(rate, now) < rate * BURST_SECONDS);
         }
-        self.0.len() < MOST_CALLERS
+        self.buckets.len() < MOST_CALLERS
     }
 }
 
@@ -117,10 +126,10 @@ mod tests {
         let (mut buckets, start) = (Buckets::default(), Instant::now());
         let admitted = (0..100_000).filter(|number| buckets.take(peer(*number), 1.0, 10.0, start).is_ok()).count();
         assert_eq!(admitted, MOST_CALLERS + 20);
-        assert_eq!(buckets.0.len(), MOST_CALLERS + 1);
+        assert_eq!(buckets.buckets.len(), MOST_CALLERS + 1);
         // When they have rested, there is room again.
         assert_eq!(buckets.take(peer(200_000), 1.0, 10.0, start + Duration::from_secs(9)), Ok(()));
-        assert!(buckets.0.len() < 3);
+        assert!(buckets.buckets.len() < 3);
     }
 
     #[test]

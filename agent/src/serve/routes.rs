@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use super::{Content, Guard, accept, alerts, findings, flame, postgres, problem::Problem, settings};
 use crate::model::{
+    budget::{Budget, FeatureStatus},
     probe::ProbeStatus,
     snapshot::{ServiceInfo, Snapshot},
 };
@@ -110,9 +111,12 @@ async fn probes(State(content): State<Content>) -> Result<Response, Problem> {
     struct Answer<'a> {
         at_unix_ms: u64,
         probes: &'a [ProbeStatus],
+        features: &'a [FeatureStatus],
+        budget: &'a Budget,
     }
     let snapshot = fresh(&content).await?;
-    json(&Answer { at_unix_ms: snapshot.at_unix_ms, probes: &snapshot.probes })
+    let Snapshot { at_unix_ms, probes, features, budget, .. } = &*snapshot;
+    json(&Answer { at_unix_ms: *at_unix_ms, probes, features, budget })
 }
 
 async fn services(State(content): State<Content>) -> Result<Response, Problem> {

@@ -55,6 +55,8 @@ impl Agent {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STETH_")) {
             command.env_remove(name);
         }
+        // All of what is measured must stay on, whatever it costs; and what is written stays in one folder.
+        command.env("STETH_BUDGET_ENABLED", "false").env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
         let started = Instant::now();
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
         let talk = process.child().stderr.take().context("no pipe")?;

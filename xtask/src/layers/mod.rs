@@ -38,6 +38,7 @@ const MODULES: &[ModuleRule] = &[
     stage("send", false, &["config", "model"]),
     // One client for all that leaves the host.
     stage("alert", false, &["config", "model", "send"]),
+    stage("govern", false, &["config", "model"]),
     stage("store", false, &["config", "model"]),
     stage("serve", false, &["config", "model", "store"]),
     ModuleRule { name: "pipeline", uses: ALL_STAGES, layouts: false },
@@ -56,6 +57,7 @@ const ALL_STAGES: &[&str] = &[
     "export",
     "send",
     "alert",
+    "govern",
     "store",
     "serve",
     "config",

@@ -346,13 +346,13 @@ pub static PROBE_MISSED: Metric = Metric::counter(
 /// Runs.
 pub static PROBE_RUNS: Metric = Metric::counter(
     "steth_probe_runs_total",
-    "How often a probe ran. Counted only while kernel.bpf_stats_enabled is set.",
+    "How often a probe ran. Counted only while kernel.bpf_stats_enabled is set, and for a twentieth of the time for [budget].",
     &["probe"],
 );
 /// Run time.
 pub static PROBE_RUN_SECONDS: Metric = Metric::counter(
     "steth_probe_run_seconds_total",
-    "How long a probe ran in all. Measured only while kernel.bpf_stats_enabled is set.",
+    "How long a probe ran in all. Measured only while kernel.bpf_stats_enabled is set, and for a twentieth of the time for [budget].",
     &["probe"],
 );
 /// Kernel memory.

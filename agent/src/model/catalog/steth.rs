@@ -46,6 +46,31 @@ pub static HTTP_REFUSED: Metric = Metric::counter(
      this host's) or tls (connections without a handshake).",
     &["reason"],
 );
+/// Features.
+pub static FEATURE_STATE: Metric = Metric::gauge(
+    "steth_feature_state",
+    "1 for the state that a feature is in: on, off (not wanted), held (switched off because steth costs too much, [budget]) or \
+     lowered (does less, for the same reason).",
+    &["feature", "state"],
+);
+/// The budget.
+pub static BUDGET_SHARE: Metric = Metric::gauge(
+    "steth_budget_ratio",
+    "Share of the host's CPU time that steth may use: soft for long, hard for a short time.",
+    &["bound"],
+);
+/// What is used of it.
+pub static BUDGET_USED: Metric = Metric::gauge(
+    "steth_budget_used_ratio",
+    "Share of the host's CPU time that steth used at the last look. part is kernel (its programs) or agent (its own process).",
+    &["part"],
+);
+/// Steps.
+pub static GOVERNOR_STEPS: Metric = Metric::counter(
+    "steth_governor_steps_total",
+    "How often steth did less to stay within its budget (down), or more again (up).",
+    &["direction"],
+);
 /// The audit log.
 pub static AUDIT_LINES: Metric = Metric::counter(
     "steth_audit_lines_total",
@@ -69,6 +94,10 @@ pub static AGENT: Chapter = Chapter {
             &HISTORY_REFUSED,
             &HTTP_REFUSED,
             &AUDIT_LINES,
+            &FEATURE_STATE,
+            &BUDGET_SHARE,
+            &BUDGET_USED,
+            &GOVERNOR_STEPS,
         ]
     },
 };
