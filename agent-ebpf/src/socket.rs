@@ -39,9 +39,15 @@ const IPPROTO_TCP: u16 = 6;
 /// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: the bytes are not the stream's next ones.
 const MSG_NOT_NEXT: u32 = 0x1 | 0x2 | 0x2000;
 
-/// A socket call returned after `ns`, which fall into that bucket.
+/// A socket call returned after `ns`, which fall into that bucket. Says what there is to [walk](postgres::walk_here).
 #[inline(always)]
-pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState, ns: u64, bucket: usize) -> Option<()> {
+pub fn exit(
+    call: &Call,
+    row: *mut ServiceRow,
+    task: &mut TaskState,
+    ns: u64,
+    bucket: usize,
+) -> Option<&'static mut Connection> {
     if call.result < 0 {
         return None;
     }
@@ -87,9 +93,8 @@ pub fn exit(call: &Call, row: *mut ServiceRow, task: &mut TaskState, ns: u64, bu
     if !behind_tls && (setting!(postgres) == 0 || !postgres::moved(call, connection)) {
         return None;
     }
-    // In one place, and last of all: what is called from two the verifier goes through twice, and again for each value that
-    // matters afterwards.
-    postgres::walk_here(sock, connection)
+    postgres::set_sock(sock)?;
+    Some(connection)
 }
 
 /// The socket behind a descriptor of the current process, and its inode's number; `None` if it is no socket.

@@ -1,11 +1,16 @@
 //! System calls: one program at entry and one at exit serve every feature that looks at calls.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
     histogram::bucket_of,
     identity::{CALL_UNIT_NS, ServiceRow, TaskState},
     limits::SYSCALLS,
+    socket::Connection,
     syscalls::{COMPAT, MMAP, OTHER, SocketCall},
 };
 
@@ -14,7 +19,7 @@ use crate::{
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
-    socket, tls,
+    postgres, socket, tls,
 };
 
 /// Saved user registers: `struct pt_regs` of x86-64 is part of the system call interface and does not change.
@@ -64,12 +69,18 @@ fn try_enter(ctx: &BtfTracePointContext) -> Option<()> {
 /// A system call ends.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
-    try_exit(&ctx);
+    if let Some(connection) = try_exit(ctx.as_ptr()) {
+        // Last of all, and from here: what is called from two places the verifier goes through twice, and the stack of what
+        // went before is free again. Before Linux 6.13 all calls under way have 512 bytes together.
+        postgres::walk_here(connection);
+    }
     0
 }
 
-#[inline(always)]
-fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
+/// What there is to [walk](postgres::walk_here).
+#[inline(never)]
+fn try_exit(ctx: *mut c_void) -> Option<&'static mut Connection> {
+    let ctx = BtfTracePointContext::new(ctx);
     let state = TASKS.get(Known::current())?;
     let entered_ns = state.entered_ns;
     if entered_ns == 0 {
@@ -113,7 +124,7 @@ fn try_exit(ctx: &BtfTracePointContext) -> Option<()> {
                 now_ns,
                 service: state.service,
             };
-            socket::exit(&args, row, state, ns, bucket);
+            return socket::exit(&args, row, state, ns, bucket);
         }
     }
     None

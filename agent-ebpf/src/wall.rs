@@ -15,7 +15,7 @@ use steth_probes::{
     identity::TaskState,
     syscalls::COMPAT,
     wall::{
-        DEAD, Leaving, PENDING_NS, Split, THREAD_STATES, ThreadWall, Waits, WallState, of_event, of_request, of_thread,
+        DEAD, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, Waits, WallState, of_event, of_request, of_thread,
         part, waits_for,
     },
 };
@@ -67,28 +67,12 @@ fn is_of_kernel(task: Known) -> bool {
     task.load::<u32>(offset!(task_flags)) & OF_KERNEL != 0
 }
 
-/// The state of a thread; made anew for one that was there before the agent.
-#[inline(always)]
-fn known_or_new(task: Known) -> Option<&'static mut TaskState> {
-    match TASKS.get(task) {
-        // SAFETY: a map value; it lives as long as the program runs.
-        Some(state) => Some(unsafe { &mut *core::ptr::from_mut(state) }),
-        None => new(task),
-    }
-}
-
-/// Apart, because it is rare.
-#[inline(never)]
-fn new(task: Known) -> Option<&'static mut TaskState> {
-    stamp(task)
-}
-
 #[inline(always)]
 fn leaves(task: Known, is_preempted: bool, task_state: u32, now_ns: u64) -> Option<()> {
     if is_of_kernel(task) {
         return None;
     }
-    let state = known_or_new(task)?;
+    let state = stamp(task)?;
     compare_clocks(task, &state.wall);
     settle(task, state, now_ns);
     state.wall.on_cpu = 0;
@@ -108,7 +92,7 @@ fn comes(task: Known, now_ns: u64) -> Option<()> {
     if is_of_kernel(task) {
         return None;
     }
-    let wall = &mut known_or_new(task)?.wall;
+    let wall = &mut stamp(task)?.wall;
     let (at_ns, told_ns) = (wall.at_ns, exchange(&mut wall.told_ns, now_ns));
     wall.at_ns = now_ns;
     if at_ns != 0 {
@@ -372,13 +356,19 @@ fn request_split(sock: u64, begun_ns: u64, now_ns: u64, more: bool, split: &mut 
         return None;
     }
     settle(task, state, now_ns);
-    request.split(begun_ns, now_ns - begun_ns, split);
+    split_of(request, begun_ns, now_ns - begun_ns, split);
     if more {
         request.begin(now_ns);
     } else {
         state.wall.serves = 0;
     }
     Some(())
+}
+
+/// Apart, so that its stack is its own: before Linux 6.13 all calls under way have 512 bytes together.
+#[inline(never)]
+fn split_of(request: &mut RequestWall, begun_ns: u64, duration_ns: u64, split: &mut Split) {
+    request.split(begun_ns, duration_ns, split);
 }
 
 /// Runs once for each thread before figures are read (Linux 5.8): tells its service how long it has waited, or run, so far.
@@ -396,7 +386,7 @@ fn so_far(task: Known) -> Option<()> {
     if is_of_kernel(task) {
         return None;
     }
-    let state = known_or_new(task)?;
+    let state = stamp(task)?;
     let wall = &mut state.wall;
     let told_ns = wall.told_ns;
     let task_state: u32 = task.load(offset!(task_state));

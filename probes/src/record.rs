@@ -89,6 +89,17 @@ pub fn clear<T: Plain>(value: &mut T) {
     }
 }
 
+/// Copies words one by one, without the stack: the compiler would load many of them before it writes the first.
+#[inline(always)]
+pub fn copy<const N: usize>(from: &[u64; N], to: &mut [u64; N]) {
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: a reference.
+        let word = unsafe { core::ptr::from_ref(from).read_volatile() };
+        // SAFETY: a reference.
+        unsafe { core::ptr::from_mut(to).write_volatile(word) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +112,13 @@ mod tests {
     #[test]
     fn zeroed_is_zero_in_every_byte() {
         assert_eq!(bytes_of(&Pair::zeroed()), [0; 8]);
+    }
+
+    #[test]
+    fn a_copy_is_the_same() {
+        let mut copied = [0; 3];
+        copy(&[1, 2, u64::MAX], &mut copied);
+        assert_eq!(copied, [1, 2, u64::MAX]);
     }
 
     #[test]

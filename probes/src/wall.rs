@@ -1,7 +1,7 @@
 //! The wall split: what the time of a thread went by with. Decides what a thread waits for that leaves its CPU, and how a wait
 //! is parted from the queue for a CPU behind it; does not know how either is measured.
 
-use crate::{cell::kinds, limits::SYSCALLS, record::record, syscalls};
+use crate::{cell::kinds, limits::SYSCALLS, record::{clear, copy, record}, syscalls};
 
 kinds! {
     /// Where time went. Those up to `Unknown` are told of every thread, all of them of requests.
@@ -348,8 +348,8 @@ impl RequestWall {
     pub fn split(&self, begun_ns: u64, duration_ns: u64, split: &mut Split) {
         let before_ns = self.since_ns.saturating_sub(begun_ns);
         let mut known_ns = before_ns;
+        copy(&self.ns, &mut split.ns);
         for at in 0..STATES {
-            split.ns[at] = self.ns[at];
             known_ns = known_ns.wrapping_add(self.ns[at]);
         }
         split.ns[WallState::Pipeline as usize] = before_ns;
@@ -373,10 +373,8 @@ impl Split {
     /// Nothing is known of so much time.
     #[inline(always)]
     pub fn unknown(&mut self, duration_ns: u64) {
-        self.ns = [0; STATES];
+        clear(self);
         self.ns[WallState::Unknown as usize] = duration_ns;
-        self.event = 0;
-        self.event_ns = 0;
     }
 }
 

@@ -65,10 +65,18 @@ fn set_out_here(call: &Call, behind_tls: bool) -> bool {
     SCRATCH.get_ptr_mut(0).is_some_and(|scratch| set_out(call, scratch, behind_tls).is_some())
 }
 
+/// The socket that is to be walked.
+#[inline(always)]
+pub fn set_sock(sock: Address) -> Option<()> {
+    UserBytes(SCRATCH.get_ptr_mut(0)?).walk().sock = sock.0;
+    Some(())
+}
+
 /// Walks what a program at a system call has set out to.
 #[inline(always)]
-pub fn walk_here(sock: Address, connection: &mut Connection) -> Option<()> {
-    walk(sock, connection, SCRATCH.get_ptr_mut(0)?)
+pub fn walk_here(connection: &mut Connection) -> Option<()> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    walk(Address(UserBytes(scratch).walk().sock), connection, scratch)
 }
 
 /// Whether plaintext behind TLS is, or may be, Postgres.
@@ -230,13 +238,26 @@ extern "C" fn walk_step(_index: u64, context: *mut c_void) -> i64 {
         let context = context.cast::<Context>();
         ((*context).scratch, (*context).entry)
     };
+    // One after the other, not one within the other: before Linux 6.13 there is no stack for both.
+    match short_step(scratch, entry) {
+        NOT_WHOLE => long_step(scratch, entry),
+        done => done,
+    }
+}
+
+/// What a step says that took nothing.
+const NOT_WHOLE: i64 = 2;
+
+/// Takes a whole message, if that is what comes.
+#[inline(never)]
+fn short_step(scratch: *mut Scratch, entry: *mut WireEntry) -> i64 {
     let mut source = UserBytes(scratch);
     let mut sink = Sink { scratch, entry };
     let walk = source.walk();
     // SAFETY: a map value; two threads that use one connection at a time may put it out of step, which is noticed.
     let wire = unsafe { &mut (*entry).wire };
     if !whole(wire, walk.up != 0, walk.begun_ns, walk.ended_ns, &mut source, &mut sink) {
-        return long_step(scratch, entry);
+        return NOT_WHOLE;
     }
     if walk.left == 0 && walk.beyond == 0 {
         walk.finished = 1;

@@ -70,6 +70,8 @@ pub struct Noted {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Walk {
+    /// The socket's address.
+    pub sock: u64,
     /// Address of the next byte.
     pub address: u64,
     /// Address of the next buffer's `struct iovec`.

@@ -269,7 +269,8 @@ impl Effects for Sink {
         self.observe(query, duration_ns);
         self.observe(first_byte, first_byte_ns);
         if setting!(wall) != 0 && self.walk().role == Role::Server as u32 {
-            self.add_split(wire, statement, duration_ns);
+            self.split(wire, duration_ns);
+            self.add_split(wire, statement);
         }
         let waited_ns = wire.waited_ns();
         if waited_ns != 0 {

@@ -3,6 +3,8 @@
 //! The tree is a maple tree (Linux 6.1, `lib/maple_tree.c`). It is read without its lock: what it leads to is checked, and
 //! nodes are freed only after all that may read them have ended (RCU).
 
+use core::arch::asm;
+
 use steth_probes::{profile::TREE_PIVOTS, tls::CodeFile};
 
 use crate::kernel::{Address, Known, offset};
@@ -89,7 +91,9 @@ fn mapping_of(mm: Known, address: u64, pivots: &mut [u64; TREE_PIVOTS]) -> Optio
         node.read_into(pivots_at, pivots)?;
         let mut slot = 0;
         for pivot in pivots.iter() {
-            slot += is_below(*pivot, address);
+            // One by one, or the compiler would load them all at first and put them on the stack.
+            // SAFETY: a reference.
+            slot += is_below(unsafe { core::ptr::from_ref(pivot).read_volatile() }, address);
         }
         entry = node.read(slots_at + slot as u32 * 8)?;
         if kind <= LEAF {
@@ -102,13 +106,20 @@ fn mapping_of(mm: Known, address: u64, pivots: &mut [u64; TREE_PIVOTS]) -> Optio
 /// 1 if it is 0, without a branch, or the verifier would follow every combination.
 #[inline(always)]
 fn is_zero(value: u64) -> u64 {
-    (!(value | value.wrapping_neg())) >> 63
+    top_bit(!(value | value.wrapping_neg()))
 }
 
 /// 1 if `pivot` is not 0 and less than `address`; likewise.
 #[inline(always)]
 fn is_below(pivot: u64, address: u64) -> u64 {
-    let less = ((!pivot & address) | ((!pivot | address) & pivot.wrapping_sub(address))) >> 63;
-    let set = (pivot | pivot.wrapping_neg()) >> 63;
-    less & set
+    let less = (!pivot & address) | ((!pivot | address) & pivot.wrapping_sub(address));
+    top_bit(less & (pivot | pivot.wrapping_neg()))
+}
+
+/// Bit 63. The compiler would see a comparison in the shift and make a branch of it; Linux 6.1 then followed a million of them.
+#[inline(always)]
+fn top_bit(mut value: u64) -> u64 {
+    // SAFETY: shifts a register.
+    unsafe { asm!("{value} >>= 63", value = inout(reg) value, options(nostack)) };
+    value
 }

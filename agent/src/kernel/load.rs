@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError, RingBuf},
     programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
@@ -199,6 +199,9 @@ impl Kernel {
         let profile = features.contains(&Feature::Profiles);
         let unwind_rows = sizes::unwind_rows(options.profile_memory_bytes, possible_cpus() as u64);
         let mut ebpf = EbpfLoader::new()
+            // A refusal in words, without the walk that led to it: until Linux 6.4 a walk that outgrows its buffer is refused for
+            // that, and each longer buffer costs the whole verification once more.
+            .verifier_log_level(VerifierLogLevel::STATS)
             .allow_unsupported_maps()
             .override_global("OFFSETS", bytes_of(&offsets), true)
             .override_global("SETTINGS", bytes_of(&settings), true)
