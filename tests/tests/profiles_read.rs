@@ -12,7 +12,9 @@ use steth::{
     profile::format::{Format, Options},
 };
 use steth_tests::{
+    agent::steth,
     drivers::npm_packages,
+    flame::Folded,
     need_program,
     process::{self, Process},
     profiles::{self, Builder},
@@ -165,6 +167,11 @@ fn shown(name: &str) -> String {
     if name.is_empty() { "[unknown]".into() } else { replaced.collect() }
 }
 
+/// Milliseconds of functions themselves.
+type Own = BTreeMap<String, f64>;
+/// A thread: its service and number.
+type Whose<'a> = (&'a str, u32);
+
 /// A session of Firefox Profiler's command line, which does what profiler.firefox.com does. It ends with its test.
 struct FirefoxProfiler {
     program: PathBuf,
@@ -187,7 +194,7 @@ impl FirefoxProfiler {
     }
 
     /// What it tells of the functions of a thread: their own milliseconds, by file and name.
-    fn own_ms(&self, thread: usize) -> BTreeMap<String, f64> {
+    fn own_ms(&self, thread: usize) -> Own {
         let thread = format!("t-{thread}");
         let told = self.ask(&["thread", "functions", "--thread", &thread, "--include-idle", "--json"]).unwrap();
         let told: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
@@ -218,7 +225,7 @@ fn firefox_profiler_reads_the_same_threads_functions_and_times() {
     for (name, profile) in [("host", profiles::host(1)), ("hostile", profiles::hostile())] {
         let file = written(folder.path(), name, &profile, Format::Firefox);
         let profiler = FirefoxProfiler::load(program.clone(), &file);
-        let mut threads: Vec<((&str, u32), BTreeMap<String, f64>)> = Vec::new();
+        let mut threads: Vec<(Whose<'_>, Own)> = Vec::new();
         for stack in &profile.stacks {
             let key = (&*stack.service, stack.tid);
             if !threads.iter().any(|(it, _)| *it == key) {
@@ -242,5 +249,48 @@ fn firefox_profiler_reads_the_same_threads_functions_and_times() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_saved_profile_is_drawn_anew_and_compared_on_the_command_line() {
+    let folder = TempDir::new().unwrap();
+    let in_folder = |name: &str| folder.path().join(name).display().to_string();
+    let (now, before) = (profiles::host(1), profiles::host(3));
+    let now_file = written(folder.path(), "now", &now, Format::Pprof).display().to_string();
+    let before_file = written(folder.path(), "before", &before, Format::Pprof).display().to_string();
+    let flame = |arguments: &[&str]| steth(&[&["flame", "--config", "/dev/null"], arguments].concat()).unwrap();
+
+    let (code, folded, said) = flame(&["--read", &now_file, "-o", "-"]);
+    let (_, on, off) = totals(&now);
+    assert_eq!((code, Folded::read(&folded).unwrap().ns()), (Some(0), on + off), "{said}");
+    assert!(said.contains("names of java"), "notes are said: {said}");
+
+    let (code, compared, said) = flame(&["--read", &now_file, "--base", &before_file, "-o", "-"]);
+    assert_eq!(code, Some(0), "{said}");
+    let weights = compared.lines().map(|line| {
+        let mut words = line.rsplit(' ').map(|word| word.parse::<u64>().unwrap());
+        let after = words.next().unwrap();
+        (words.next().unwrap(), after)
+    });
+    let (base, after) = weights.fold((0, 0), |(base, after), it| (base + it.0, after + it.1));
+    assert_eq!(after, on + off);
+    assert!(base.abs_diff(after) < 100, "both weigh the same: {base} and {after}");
+
+    let page = in_folder("difference.html");
+    let (code, _, said) = flame(&["--read", &now_file, "--base", &before_file, "-o", &page]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(std::fs::metadata(&page).unwrap().len() > 10_000);
+
+    let [.., (_, calls), _] = cases();
+    let calls = written(folder.path(), "calls", &calls, Format::Pprof).display().to_string();
+    for (arguments, expected, words) in [
+        (&["--read", &now_file, "--base", &calls][..], 1, "cannot be compared"),
+        (&["--read", &in_folder("none.pb.gz")], 1, "cannot read"),
+        (&["--read", &page], 1, "can be read again"),
+        (&["--read", &now_file, "-p", "1"], 2, "cannot be used with"),
+    ] {
+        let (code, _, said) = flame(&[arguments, &["-o", "-"]].concat());
+        assert!(code == Some(expected) && said.contains(words), "{arguments:?}: {code:?} {said}");
     }
 }
