@@ -58,7 +58,7 @@ const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
 const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
 /// How long the stacks of threads that wait still are waited for; before that, those that could not be walked are told without.
-const WALK_PATIENCE: Duration = Duration::from_secs(25);
+const WALK_PATIENCE: Duration = Duration::from_secs(50);
 
 /// What takes and makes profiles.
 pub struct Profiles {
