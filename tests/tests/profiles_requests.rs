@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use steth_tests::{
     agent::{Agent, Options, binary, without_settings},
-    flame::Folded,
+    flame::{Folded, Line},
     http, need_bpf, need_postgres,
     pgwire::Session,
     postgres::Postgres,
@@ -33,7 +33,8 @@ impl Flame {
         command.arg(folder.path().join("out.folded")).args(arguments);
         let process = Process::start("flame", command).unwrap();
         wait::poll(&format!("{probe} to run"), SOON, || {
-            let answer = agent.get_json("/api/v1/probes")?;
+            // An agent on a machine that is busy may not answer in time.
+            let Ok(answer) = agent.get_json("/api/v1/probes") else { return Ok(None) };
             let all = answer["probes"].as_array().unwrap();
             Ok(all.iter().any(|it| it["name"] == probe && it["state"] == "attached").then_some(()))
         })
@@ -49,6 +50,18 @@ impl Flame {
         let written = std::fs::read_to_string(self.1.path().join("out.folded")).unwrap();
         (Folded::read(&written).unwrap(), self.0.log())
     }
+}
+
+/// That of the server's statement with this text.
+fn fingerprint(agent: &Agent, database: &str, text: &str) -> String {
+    let path = format!("/api/v1/postgres/queries?role=server&database={database}&limit=100");
+    let found = wait::poll(&format!("a statement with {text}"), SOON, || {
+        let Ok(answer) = agent.get_json(&path) else { return Ok(None) };
+        let all = answer["queries"].as_array().unwrap();
+        let found = all.iter().find(|it| it["statement"].as_str().is_some_and(|it| it.contains(text)));
+        Ok(found.map(|it| it["query"].as_str().unwrap().to_owned()))
+    });
+    found.unwrap()
 }
 
 #[test]
@@ -71,9 +84,11 @@ fn a_profile_of_slow_queries_weighs_what_each_took_by_who_served_and_who_made_it
         }
     }
     let (folded, said) = flame.end();
-    // Whoever else asks Postgres something that is slow has another text.
-    let own = folded.only(|line| line.frames.last().is_some_and(|it| it.starts_with("[query ")));
-    assert_eq!(own.ns(), folded.ns(), "{folded:#?}");
+    let is_query = |line: &Line| line.frames.last().is_some_and(|it| it.starts_with("[query "));
+    assert!(folded.0.iter().all(is_query), "{folded:#?}");
+    // On a busy machine others take long as well.
+    let name = format!("[query {}]", fingerprint(&agent, &database, "pg_sleep"));
+    let own = folded.only(|line| line.has(&name));
     let served = own.only(|line| line.has("PostgresMain"));
     let asked = own.only(|line| line.has("start_thread") && line.has("__libc_recv"));
     let (least, most) = (u64::from(SLOW) * 150_000_000, u64::try_from(made.as_nanos()).unwrap());
@@ -82,9 +97,9 @@ fn a_profile_of_slow_queries_weighs_what_each_took_by_who_served_and_who_made_it
         assert!(part.whole() >= 0.995, "{whose}: {folded:#?}");
     }
     assert!(said.contains("ended early"), "{said}");
-    let told = agent.settled().unwrap();
+    let told = wait::poll("its figures", SOON, || Ok(agent.settled().ok())).unwrap();
     let samples = told.sum("steth_profile_samples_total", &[("trigger", "long_request")]);
-    assert_eq!(samples, f64::from(2 * SLOW), "once at each end: {folded:#?}");
+    assert!(samples >= f64::from(2 * SLOW), "{samples}, once at each end: {folded:#?}");
 }
 
 #[test]
@@ -98,7 +113,7 @@ fn ctrl_c_has_an_agent_hand_over_what_there_is() {
     let flame = Flame::begin(&agent, "profile_demand", &["-p", &process.id().to_string(), "-d", "300s"]);
     // So that there is something.
     wait::poll("samples", SOON, || {
-        let told = agent.settled()?;
+        let Ok(told) = agent.settled() else { return Ok(None) };
         Ok((told.sum("steth_profile_samples_total", &[("trigger", "demand")]) > 20.0).then_some(()))
     })
     .unwrap();

@@ -76,6 +76,7 @@ fn every_command_runs() {
     need_program!("curl", "bash", "cargo");
     let agent = Agent::start(&Options::default()).unwrap();
     agent.settled().unwrap();
+    let written = tempfile::tempdir().unwrap();
     for command in of_kind("sh").iter().flat_map(|block| commands(block)) {
         let words: Vec<&str> = command.split_whitespace().collect();
         match &words[..] {
@@ -90,9 +91,15 @@ fn every_command_runs() {
                 assert!(has_none || (code == Some(0) && file.exists()), "{command}: {code:?} {said}");
             }
             ["steth", "flame", arguments @ .., "-o", file] if *file != "-" => {
-                let folder = tempfile::tempdir().unwrap();
-                let file = folder.path().join(file);
-                let whole = [&["flame"], arguments, &["-o", file.to_str().unwrap()]].concat();
+                // What one command has written another may read.
+                let in_folder = |word: &&str| match word.ends_with(".pb.gz") {
+                    true => written.path().join(word).display().to_string(),
+                    false => (*word).to_owned(),
+                };
+                let arguments: Vec<String> = arguments.iter().map(in_folder).collect();
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                let file = written.path().join(file);
+                let whole = [&["flame"], &arguments[..], &["-o", file.to_str().unwrap()]].concat();
                 let (code, result, said) = steth(&whole).unwrap();
                 assert!(code == Some(0) && file.exists(), "{command}: {code:?} {result}{said}");
             }

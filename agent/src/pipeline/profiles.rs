@@ -60,7 +60,7 @@ const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
 /// The last piece of one frequency may take this long to be written.
 const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the stacks of threads that wait still are waited for; before that, those that could not be walked are told without.
-const WALK_PATIENCE: Duration = Duration::from_secs(25);
+const WALK_PATIENCE: Duration = Duration::from_secs(50);
 
 /// What takes and makes profiles.
 pub struct Profiles {

@@ -35,8 +35,9 @@ use crate::{
 const ROWS_A_PAGE: u32 = 8;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
-/// How long that may take in all; the rest is told without.
-const WALK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long that may take in all, and for each thread more; the rest is told without.
+const WALK_PATIENCE: Duration = Duration::from_secs(5);
+const WALK_EACH: Duration = Duration::from_millis(4);
 
 /// A table in the kernel's maps, and who uses it.
 #[derive(Debug)]
@@ -116,7 +117,8 @@ impl Unwinding {
     /// kernel's part of their stacks.
     pub fn walk(&mut self, mut still: Vec<Sample>, news: &mut News) {
         let mut rest = still.split_off(still.len().min(MOST_STILL));
-        if let Err(still) = self.unwinders.walk(still, Instant::now() + WALK_PATIENCE) {
+        let count = u32::try_from(still.len()).unwrap_or(u32::MAX);
+        if let Err(still) = self.unwinders.walk(still, Instant::now() + WALK_PATIENCE + WALK_EACH * count) {
             rest.extend(still);
         }
         news.walked.extend(rest.into_iter().map(|sample| Sample {

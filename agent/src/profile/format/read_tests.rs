@@ -96,6 +96,11 @@ fn what_is_written_folded_is_read_with_its_weights_names_and_kinds_of_code() {
         let again = read(&folded).unwrap();
         assert_eq!((again.kind, text::totals_ns(&again)), (kind, text::totals_ns(&profile)));
         assert_eq!(written(Format::Folded, &again), folded);
+        assert!(
+            text::facts(&again).starts_with("4 samples · "),
+            "what is not known is not told: {}",
+            text::facts(&again)
+        );
         let origin = |name: &str| again.frames.iter().find(|frame| &*frame.function == name).map(|frame| frame.origin);
         assert_eq!(origin("read"), Some(Origin::Kernel));
         assert_eq!(origin("[no unwind table]"), Some(Origin::Note));

@@ -86,17 +86,22 @@ pub const fn what(kind: Kind) -> &'static str {
 pub fn facts(profile: &Profile) -> String {
     let samples = profile.stacks.iter().fold(0u64, |sum, stack| sum.saturating_add(stack.samples));
     let (on, off) = totals_ns(profile);
-    let mut facts = format!("{} · {}", utc(profile.began), span(profile.lasted.as_nanos()));
+    let mut facts = String::new();
+    // What was read from a file may not say.
+    if profile.began > UNIX_EPOCH {
+        facts += &format!("{} · ", utc(profile.began));
+    }
     let has_cpu = matches!(profile.kind, Kind::Cpu | Kind::Wall);
-    if has_cpu {
-        facts += &format!(" at {} Hz", profile.hertz);
+    if !profile.lasted.is_zero() {
+        let rate = if has_cpu && profile.hertz > 0 { format!(" at {} Hz", profile.hertz) } else { String::new() };
+        facts += &format!("{}{rate} · ", span(profile.lasted.as_nanos()));
     }
     let (one, several) = match profile.kind {
         Kind::Syscalls => ("call", "calls"),
         Kind::Queries => ("request", "requests"),
         Kind::Cpu | Kind::OffCpu | Kind::Wall => ("sample", "samples"),
     };
-    facts += &format!(" · {samples} {}", if samples == 1 { one } else { several });
+    facts += &format!("{samples} {}", if samples == 1 { one } else { several });
     if has_cpu {
         facts += &format!(" · {} on CPU", span(on.into()));
     }
