@@ -14,6 +14,7 @@ use steth_tests::{
 const LOAD: &str = r#"
     #include <signal.h>
     #include <stdio.h>
+    #include <sys/prctl.h>
     #include <sys/wait.h>
     #include <unistd.h>
     #include <sys/syscall.h>
@@ -22,6 +23,8 @@ const LOAD: &str = r#"
     int main(void) {
         signal(SIGTERM, end);
         int child = fork();
+        // Whatever ends the one, nothing is to be left of the other.
+        if (!child) prctl(PR_SET_PDEATHSIG, SIGKILL);
         unsigned long calls = 0;
         while (!over) { syscall(SYS_getppid); calls++; }
         if (child) { kill(child, SIGTERM); waitpid(child, 0, 0); fprintf(stderr, "calls %lu\n", calls); }
@@ -35,7 +38,7 @@ fn a_load_that_makes_steth_too_dear_costs_a_feature_which_comes_back_when_it_is_
     need_program!("gcc");
     let load = Program::build("load", LOAD).unwrap();
     // Far beyond what an agent without load takes, and far below what this load makes it take.
-    let sections = "[budget]\nsoft = \"4%\"\nhard = \"4%\"\ninterval = \"500ms\"\n[window]\nlive = \"1s\"\n[probes]\nown = true\ntls = false\nprofiles = false\n";
+    let sections = "[budget]\nsoft = \"4%\"\nhard = \"4%\"\ninterval = \"500ms\"\n[http]\ntimeout = \"60s\"\n[window]\nlive = \"1s\"\n[probes]\nown = true\ntls = false\nprofiles = false\n";
     let agent = Agent::start(&Options { sections: sections.into(), ..Options::default() }).unwrap();
     let is = |feature: &str, state: &str| {
         // Whoever looks all the time is what steth spends its time on.
@@ -72,7 +75,7 @@ fn a_load_that_makes_steth_too_dear_costs_a_feature_which_comes_back_when_it_is_
 #[test]
 fn a_budget_that_cannot_be_kept_ends_with_everything_off_and_the_host_still_measured() {
     need_bpf!();
-    let sections = "[budget]\nsoft = \"0.001%\"\nhard = \"0.001%\"\ninterval = \"500ms\"\n[window]\nlive = \"1s\"\n[probes]\nown = true\ntls = false\n";
+    let sections = "[budget]\nsoft = \"0.001%\"\nhard = \"0.001%\"\ninterval = \"500ms\"\n[http]\ntimeout = \"60s\"\n[window]\nlive = \"1s\"\n[probes]\nown = true\ntls = false\n";
     let agent = Agent::start(&Options { sections: sections.into(), ..Options::default() }).unwrap();
     let exhausted = || {
         std::thread::sleep(Duration::from_secs(1));

@@ -188,7 +188,7 @@ fn scrapers_of_profiles_get_pprof_in_gzip() {
     let program = Program::build_with("spin", SPINS, BARE).unwrap();
     let _process = started(&program, "spin");
     let mut stream = TcpStream::connect(agent.address()).unwrap();
-    let request = "GET /debug/pprof/profile?seconds=1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let request = "GET /debug/pprof/profile?seconds=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();

@@ -114,7 +114,7 @@ fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchan
         fs::copy(certificates.path(name), own(name)).unwrap();
     }
     let sections = format!(
-        "[http]\ncertificate = {:?}\nkey = {:?}\ntokens = {:?}\n",
+        "[http]\ntimeout = \"60s\"\ncertificate = {:?}\nkey = {:?}\ntokens = {:?}\n",
         own("own.pem"),
         own("own.key"),
         tokens.file()
@@ -185,8 +185,10 @@ fn where_clients_need_certificates_a_token_alone_is_not_enough() {
     need_program!("openssl");
     let (certificates, tokens) = (Certificates::make().unwrap(), Tokens::make());
     let (ca, own, key) = (certificates.path("ca.pem"), certificates.path("own.pem"), certificates.path("own.key"));
-    let sections =
-        format!("[http]\ncertificate = {own:?}\nkey = {key:?}\nclient_ca = {ca:?}\ntokens = {:?}\n", tokens.file());
+    let sections = format!(
+        "[http]\ntimeout = \"60s\"\ncertificate = {own:?}\nkey = {key:?}\nclient_ca = {ca:?}\ntokens = {:?}\n",
+        tokens.file()
+    );
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
     let viewer = tokens.path("viewer");
     let asked = ["--ca-file", text(&ca), "--token-file", text(&viewer)];
@@ -202,7 +204,8 @@ fn where_clients_need_certificates_a_token_alone_is_not_enough() {
 fn an_admin_switches_features_while_the_agent_runs_and_a_reload_switches_them_back() {
     need_bpf!();
     let tokens = Tokens::make();
-    let sections = format!("[http]\ntokens = {:?}\n[probes]\nown = true\ntls = false\n", tokens.file());
+    let sections =
+        format!("[http]\ntimeout = \"60s\"\ntokens = {:?}\n[probes]\nown = true\ntls = false\n", tokens.file());
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
     let (viewer, admin) = (tokens.token("viewer"), tokens.token("admin"));
     let scrape = || {

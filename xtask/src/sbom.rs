@@ -109,8 +109,9 @@ mod tests {
     fn what_is_compiled_in_is_listed_with_checksum_and_what_only_tests_need_is_not() {
         let package = |name: &str| json!({ "id": name, "name": name, "version": "1.0.0", "license": "MIT/Apache-2.0", "repository": "https://x/y" });
         let need = |name: &str, kind: Value| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] });
+        let packages = ["steth", "a", "b", "c", "other"].map(package);
         let metadata = json!({
-            "packages": ["steth", "a", "b", "c", "other"].map(package),
+            "packages": packages,
             "resolve": { "nodes": [
                 { "id": "steth", "deps": [need("a", Value::Null), need("c", "dev".into())] },
                 { "id": "a", "deps": [need("b", "build".into())] },

@@ -37,13 +37,13 @@ pub struct Where {
     #[arg(long, value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
     /// Authorities (PEM) for the agent's certificate [default: those that this host trusts]
-    #[arg(long, value_name = "FILE", requires = "url", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     ca_file: Option<PathBuf>,
     /// Our own certificate (PEM), for agents that ask for one
-    #[arg(long, value_name = "FILE", requires = "key", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     certificate: Option<PathBuf>,
     /// Its key (PEM)
-    #[arg(long, value_name = "FILE", requires = "certificate", global = true)]
+    #[arg(long, value_name = "FILE", global = true)]
     key: Option<PathBuf>,
 }
 
@@ -77,6 +77,12 @@ impl Where {
     pub fn target(&self, config: &Config) -> Result<Target, Failure> {
         let token = self.token_file.as_deref().map(token).transpose()?;
         let Some(url) = &self.url else {
+            // Not left to clap, which does not see across subcommands.
+            if self.ca_file.is_some() || self.certificate.is_some() || self.key.is_some() {
+                return Err(Failure::usage(
+                    "--ca-file, --certificate and --key are for an agent with TLS: say --url https://…",
+                ));
+            }
             let address = self.agent.unwrap_or(config.listen);
             let host = address.ip().to_string();
             let target = Target { shown: address.to_string(), host, port: address.port(), tls: None, token };
@@ -121,7 +127,8 @@ impl Where {
                 let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("--key", key, error))?;
                 builder.with_client_auth_cert(chain, key).map_err(failed)
             }
-            _ => Ok(builder.with_no_client_auth()),
+            (None, None) => Ok(builder.with_no_client_auth()),
+            _ => Err(Failure::usage("--certificate and --key go together")),
         }
     }
 }

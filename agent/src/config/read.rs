@@ -223,14 +223,14 @@ impl Reading {
         let Config { listen, http, budget, .. } = &self.config;
         let (has_key, has_certificate) = (http.key.is_some(), http.certificate.is_some());
         let (tokens, client_ca) = (http.tokens.is_some(), http.client_ca.is_some());
-        let is_open = !listen.ip().is_loopback() && !(has_certificate && has_key && tokens);
+        let is_safe = listen.ip().is_loopback() || (has_certificate && has_key && tokens);
         let is_upside_down = budget.hard < budget.soft;
         if has_key != has_certificate {
             let lacking = if has_key { "http.certificate" } else { "http.key" };
             self.refuse(lacking, "certificate and key go together: set both in [http], or none");
         } else if client_ca && !has_certificate {
             self.refuse("http.client_ca", "certificates of clients come with TLS: set http.certificate and http.key");
-        } else if is_open {
+        } else if !is_safe {
             self.refuse(
                 "listen",
                 "only loopback is served without TLS and tokens; allowed: 127.0.0.1:PORT or [::1]:PORT. To serve other \

@@ -56,7 +56,10 @@ impl Agent {
             command.env_remove(name);
         }
         // All of what is measured must stay on, whatever it costs; and what is written stays in one folder.
-        command.env("STETH_BUDGET_ENABLED", "false").env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
+        command
+            .env("STETH_BUDGET_ENABLED", "false")
+            .env("STETH_HTTP_RATE", "1000000")
+            .env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
         let started = Instant::now();
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()))?;
         let talk = process.child().stderr.take().context("no pipe")?;
