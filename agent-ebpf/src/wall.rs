@@ -15,8 +15,8 @@ use steth_probes::{
     identity::TaskState,
     syscalls::COMPAT,
     wall::{
-        DEAD, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, Waits, WallState, of_event, of_request, of_thread,
-        part, waits_for,
+        DEAD, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, Waits, WallState, of_event,
+        of_request, of_thread, part, waits_for,
     },
 };
 

@@ -1,7 +1,12 @@
 //! The wall split: what the time of a thread went by with. Decides what a thread waits for that leaves its CPU, and how a wait
 //! is parted from the queue for a CPU behind it; does not know how either is measured.
 
-use crate::{cell::kinds, limits::SYSCALLS, record::{clear, copy, record}, syscalls};
+use crate::{
+    cell::kinds,
+    limits::SYSCALLS,
+    record::{clear, copy, record},
+    syscalls,
+};
 
 kinds! {
     /// Where time went. Those up to `Unknown` are told of every thread, all of them of requests.

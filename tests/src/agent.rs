@@ -222,7 +222,10 @@ impl Refusal {
 pub fn steth(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     let mut command = process::command("timeout", None);
     without_settings(&mut command);
-    command.args(["--foreground", "--signal=KILL", "60"]).arg(binary()?).args(arguments);
+    command
+        .args(["--foreground", "--signal=KILL", &crate::wait::patient(READY).as_secs().to_string()])
+        .arg(binary()?)
+        .args(arguments);
     let output = command.output().context("cannot run steth")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))

@@ -103,7 +103,7 @@ impl Process {
     /// # Errors
     /// If the program falls silent for good, or the time is over, before such a line.
     pub fn wait_for_line<T>(&self, what: &str, within: Duration, mut find: impl FnMut(&str) -> Option<T>) -> Result<T> {
-        let deadline = Instant::now() + within;
+        let deadline = Instant::now() + crate::wait::patient(within);
         let mut lines = self.output.lock();
         let mut seen = 0;
         loop {

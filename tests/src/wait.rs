@@ -4,11 +4,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+/// How long is waited where a machine is slower than those that tests are written on, such as an emulated one: `TEST_PATIENCE`
+/// times as long.
+pub fn patient(within: Duration) -> Duration {
+    let times = std::env::var("TEST_PATIENCE").ok().and_then(|times| times.parse().ok());
+    within * times.unwrap_or(1)
+}
+
 /// Asks again and again until there is an answer, and fails with `what` when there is none in time.
 ///
 /// # Errors
 /// What `ask` fails with, or that the time is over.
 pub fn poll<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let within = patient(within);
     let deadline = Instant::now() + within;
     loop {
         if let Some(answer) = ask()? {

@@ -15,6 +15,7 @@ mod run;
 mod sbom;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Run(run::Arguments),
     /// Runs all checks and tests, on the live kernel too
     Test(test::Arguments),
+    /// Boots Debian's kernels in emulated machines and runs tests there
+    VmTest(vm::Arguments),
     /// Tries what nobody thought of on walker and lexer
     Fuzz(fuzz::Arguments),
     /// Measures what steth costs and writes docs/benchmarks.md
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Run(arguments) => run::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::VmTest(arguments) => vm::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchLoop => bench::run_loop(),

@@ -82,15 +82,16 @@ const ALONE: &[&str] = &[
 ];
 
 /// A built program with integration tests.
-struct Program {
-    name: String,
-    path: PathBuf,
+pub struct Program {
+    pub name: String,
+    pub path: PathBuf,
 }
 
-/// Builds the programs with integration tests.
-fn programs() -> Result<Vec<Program>> {
+/// Builds the programs with integration tests: those of these names, or all.
+pub fn programs(names: &[&str]) -> Result<Vec<Program>> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package", "steth-tests", "--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.args(names.iter().flat_map(|name| ["--test", name]));
     let mut programs = Vec::new();
     let built = stream(&mut cargo, |line| programs.extend(program(line)))?;
     if !built {
@@ -170,7 +171,7 @@ impl Session {
     /// cells than one agent has by default.
     fn integration_tests(&mut self, binary: &Path, filter: Option<&str>) {
         eprintln!("== integration tests");
-        let programs = match programs() {
+        let programs = match programs(&[]) {
             Ok(programs) => programs,
             Err(error) => return self.fail(format!("integration tests: {error:#}")),
         };
@@ -235,10 +236,10 @@ impl Session {
 
 /// Results, each test counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub struct Count {
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
 }
 
 impl Count {
@@ -251,11 +252,11 @@ impl Count {
 
 /// Reads what `cargo test -- --show-output` prints.
 #[derive(Default)]
-struct Reader {
-    count: Count,
+pub struct Reader {
+    pub count: Count,
     failed_names: Vec<String>,
     /// Test programs that came to their end.
-    runs: u64,
+    pub runs: u64,
     /// The test whose output is being read, and whether it has said that it was skipped.
     skipped_seen: bool,
     skipped_in_run: u64,
@@ -263,7 +264,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn line(&mut self, line: &str) {
+    pub fn line(&mut self, line: &str) {
         if line.starts_with("running ") {
             self.in_successes = false;
             self.skipped_in_run = 0;

@@ -18,10 +18,14 @@ pub fn root() -> &'static Path {
 
 /// Where the agent's binary of a build profile lies; it need not be built.
 pub fn steth_binary(profile_dir: &str) -> Result<PathBuf> {
+    Ok(target()?.join(profile_dir).join("steth"))
+}
+
+/// The folder that cargo builds into.
+pub fn target() -> Result<PathBuf> {
     let xtask = env::current_exe().context("cannot find xtask's own binary")?;
-    let target = bpf_toolchain::target_dir(&xtask)
-        .with_context(|| format!("{} is in no target directory: start xtask as `cargo xtask`", xtask.display()))?;
-    Ok(target.join(profile_dir).join("steth"))
+    let target = bpf_toolchain::target_dir(&xtask).map(Path::to_path_buf);
+    target.with_context(|| format!("{} is in no target directory: start xtask as `cargo xtask`", xtask.display()))
 }
 
 /// The cargo that started xtask, in the workspace.

@@ -84,7 +84,7 @@ fn missing_for(purpose: Purpose) -> Vec<&'static Requirement> {
             Purpose::Build => true,
             Purpose::BpfLinker => !linker_there,
             Purpose::Test => purpose == Purpose::Test,
-            Purpose::Compare => purpose == Purpose::Compare,
+            Purpose::Compare | Purpose::Machine => purpose == requirement.purpose,
         })
         .filter(|requirement| !(requirement.is_there)())
         .collect()

@@ -34,6 +34,8 @@ pub enum Purpose {
     Test,
     /// Others to compare with where they are to be had.
     Compare,
+    /// Booting other kernels.
+    Machine,
 }
 
 /// Where a requirement comes from.
@@ -220,6 +222,48 @@ pub const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Compare,
         source: Source::Debian(&["bpfcc-tools"]),
         is_there: || command("profile-bpfcc"),
+    },
+    Requirement {
+        name: "QEMU",
+        why: "boots other kernels, emulated",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["qemu-system-x86"]),
+        is_there: || command("qemu-system-x86_64"),
+    },
+    Requirement {
+        name: "mmdebstrap",
+        why: "makes the root file system of those machines",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["mmdebstrap"]),
+        is_there: || command("mmdebstrap"),
+    },
+    Requirement {
+        name: "e2fsprogs",
+        why: "puts it into an image",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["e2fsprogs"]),
+        is_there: || command("mke2fs"),
+    },
+    Requirement {
+        name: "busybox",
+        why: "starts those machines",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["busybox-static"]),
+        is_there: || Path::new("/bin/busybox").exists(),
+    },
+    Requirement {
+        name: "cpio",
+        why: "packs what they start with",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["cpio"]),
+        is_there: || command("cpio"),
+    },
+    Requirement {
+        name: "xz",
+        why: "unpacks their drivers",
+        purpose: Purpose::Machine,
+        source: Source::Debian(&["xz-utils"]),
+        is_there: || command("xz"),
     },
 ];
 

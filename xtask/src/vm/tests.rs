@@ -1,0 +1,87 @@
+//! What each kernel must show, feature by feature: tests of `tests/tests`, each by its name.
+
+use anyhow::{Result, bail};
+
+/// Something that users see, and the tests that show it.
+#[derive(Debug)]
+pub struct Feature {
+    pub name: &'static str,
+    /// Test program, test.
+    pub tests: &'static [(&'static str, &'static str)],
+}
+
+/// A row that is no test: that every program is loaded and attached, or says what instead.
+pub const PROBES: &str = "probes";
+
+const FEATURES: &[Feature] = &[
+    Feature { name: PROBES, tests: &[] },
+    Feature {
+        name: "system calls: counts, errors, durations",
+        tests: &[("syscalls", "counts_errors_and_sums_are_the_known_ones"), ("syscalls", "nothing_is_lost_on_the_way")],
+    },
+    Feature {
+        name: "TCP: connect, refusal, accept queue",
+        tests: &[
+            ("tcp", "a_refused_connection_is_counted_as_refused"),
+            ("tcp", "a_late_accept_shows_in_the_queue_and_not_in_the_connect"),
+        ],
+    },
+    Feature {
+        name: "Postgres: every statement, errors",
+        tests: &[
+            ("postgres", "every_query_is_counted_once_in_every_mode_over_every_socket"),
+            ("postgres", "errors_are_counted_by_sqlstate"),
+        ],
+    },
+    Feature {
+        name: "Postgres behind TLS",
+        tests: &[("tls", "every_query_is_counted_once_in_every_mode_at_both_ends")],
+    },
+    Feature {
+        name: "profiles: shares and whole stacks",
+        tests: &[
+            ("profiles", "shares_are_right_and_stacks_whole_with_and_without_frame_pointers"),
+            ("profiles", "waits_weigh_what_they_last_also_on_the_move"),
+        ],
+    },
+    Feature {
+        name: "wall split: threads and requests",
+        tests: &[
+            ("wall", "each_thread_adds_a_second_a_second_where_it_spends_it"),
+            ("wall", "a_request_that_waits_for_a_row_is_in_a_lock_though_it_polls"),
+        ],
+    },
+    Feature {
+        name: "fallbacks: without hooks, without fields",
+        tests: &[
+            ("missing_hooks", "without_any_probe_the_rest_runs"),
+            ("missing_hooks", "a_field_that_this_kernel_lacks_stops_only_what_reads_it"),
+        ],
+    },
+];
+
+/// Those with this in their name, or all.
+///
+/// # Errors
+/// If there is none.
+pub fn plan(only: Option<&str>) -> Result<Vec<&'static Feature>> {
+    let wanted = |feature: &&Feature| only.is_none_or(|only| feature.name.contains(only));
+    let plan: Vec<&Feature> = FEATURES.iter().filter(wanted).collect();
+    if plan.is_empty() {
+        let names: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
+        bail!("--only: no feature has this in its name; there are: {}", names.join("; "));
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PROBES, plan};
+
+    #[test]
+    fn a_part_of_the_features_is_chosen_by_name() {
+        assert_eq!(plan(Some(PROBES)).unwrap().len(), 1);
+        assert!(plan(None).unwrap().len() > plan(Some("Postgres")).unwrap().len());
+        assert!(plan(Some("nonsense")).unwrap_err().to_string().contains("system calls"));
+    }
+}
