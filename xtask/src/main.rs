@@ -9,6 +9,7 @@ mod fmt;
 mod fuzz;
 mod layers;
 mod lint;
+mod package;
 mod picture;
 mod run;
 mod setup;
@@ -52,6 +53,8 @@ enum Command {
     Lint,
     /// Writes docs/metrics.md and docs/configuration.md from the catalogs
     Docs(docs::Arguments),
+    /// Makes a .deb, an .rpm and a tarball in target/package; --test installs them on a clean Debian 12
+    Package(package::Arguments),
     /// Takes the README's picture anew: an agent, a busy PostgreSQL, docs/picture.svg
     Picture,
 }
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Fmt(arguments) => fmt::run(&arguments),
         Command::Lint => lint::run(),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Package(arguments) => package::run(&arguments),
         Command::Picture => picture::run(),
     };
     match done {
