@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Docs(cli::docs::Command::Config) => cli::docs::config(),
         Command::Docs(cli::docs::Command::Dashboard) => cli::docs::dashboard(),
         Command::Docs(cli::docs::Command::Rules) => cli::docs::rules(),
+        Command::Docs(cli::docs::Command::Man { folder }) => cli::docs::man(&folder),
+        Command::Docs(cli::docs::Command::Completions { shell }) => cli::docs::completions(shell),
     };
     cli::finish(outcome)
 }

@@ -59,6 +59,8 @@ fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
+
 #[test]
 fn every_block_is_of_a_kind_that_is_tested() {
     for Block { kind, text } in blocks() {
@@ -122,6 +124,10 @@ fn every_command_runs() {
                 let (code, result, said) = steth(arguments).unwrap();
                 assert_eq!(code, Some(0), "{command}: {result}{said}");
             }
+            ["apt-get" | "systemctl", ..] => assert!(
+                OPERATIONS.contains(&format!("\n{command}\n")),
+                "`{command}` is not in docs/operations.md, whose commands tests/tests/package.rs runs on a clean Debian"
+            ),
             ["curl", ..] => assert_says_something(&command.replace("127.0.0.1:9464", agent.address())),
             _ => panic!(
                 "README.md has `{command}`, which this test does not know how to run: add an arm for it here, in \

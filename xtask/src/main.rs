@@ -10,6 +10,7 @@ mod fmt;
 mod fuzz;
 mod layers;
 mod lint;
+mod package;
 mod picture;
 mod run;
 mod sbom;
@@ -61,6 +62,8 @@ enum Command {
     Sbom(sbom::Arguments),
     /// Writes docs/metrics.md and docs/configuration.md from the catalogs
     Docs(docs::Arguments),
+    /// Makes a .deb, an .rpm and a tarball in target/package; --test installs them on a clean Debian 12
+    Package(package::Arguments),
     /// Takes the README's picture anew: an agent, a busy PostgreSQL, docs/picture.svg
     Picture,
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Deny(arguments) => deny::run(&arguments),
         Command::Sbom(arguments) => sbom::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Package(arguments) => package::run(&arguments),
         Command::Picture => picture::run(),
     };
     match done {

@@ -1,10 +1,14 @@
 //! `steth docs`: writes the reference documents from the catalogs.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use clap_complete::Shell;
 
-use super::{Outcome, dashboard, terminal};
+use super::{Outcome, dashboard, pages, terminal};
 use crate::{
     config::{
         Config, SHIPPED,
@@ -31,6 +35,18 @@ pub enum Command {
     /// Print packaging/prometheus/steth.rules.yml
     #[command(after_help = "Example:\n  steth docs rules > /etc/prometheus/steth.rules.yml")]
     Rules,
+    /// Write a manual page for each subcommand into a folder
+    #[command(after_help = "Example:\n  steth docs man /usr/local/share/man/man1")]
+    Man {
+        /// Where to
+        folder: PathBuf,
+    },
+    /// Print what completes command lines in a shell
+    #[command(after_help = "Example:\n  steth docs completions bash > /etc/bash_completion.d/steth")]
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
 }
 
 /// Prints packaging/grafana/steth.json.
@@ -47,6 +63,22 @@ pub fn dashboard() -> Outcome {
 /// When stdout cannot be written.
 pub fn rules() -> Outcome {
     terminal::result(&dashboard::rules())
+}
+
+/// Writes the manual pages.
+///
+/// # Errors
+/// When the folder cannot be written.
+pub fn man(folder: &Path) -> Outcome {
+    pages::manuals(folder)
+}
+
+/// Prints the completions of a shell.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn completions(shell: Shell) -> Outcome {
+    terminal::result(&pages::completions(shell))
 }
 
 /// Prints docs/metrics.md.

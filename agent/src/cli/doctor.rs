@@ -162,7 +162,11 @@ mod tests {
                     path: "/sys/kernel/btf/vmlinux".into(),
                     reason: "No such file or directory".into(),
                 },
-                privileges: Privileges { uid: 1000, missing_capabilities: vec!["CAP_PERFMON", "CAP_BPF"] },
+                privileges: Privileges {
+                    uid: 1000,
+                    missing_capabilities: vec!["CAP_PERFMON", "CAP_BPF"],
+                    curtailed: vec![],
+                },
                 lockdown: Lockdown::Off,
                 bpf_stats: Some(false),
             },

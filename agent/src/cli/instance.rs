@@ -52,6 +52,10 @@ impl Instance {
             io::ErrorKind::PermissionDenied => InstanceError::Denied { path: path.into() },
             _ => InstanceError::Refused { path: path.into(), source },
         };
+        // systemd makes the default's folder for its service; who starts an agent by hand finds none.
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            fs::create_dir(folder).map_err(refused)?;
+        }
         // Not truncated: until the lock is ours, what stands there is the holder's.
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(refused)?;
@@ -100,8 +104,16 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_of_a_lock_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("steth/lock");
+        let _instance = Instance::lock(&path).unwrap();
+        assert!(path.exists());
+    }
+
+    #[test]
     fn a_lock_that_cannot_be_made_is_named() {
-        let message = Instance::lock(Path::new("/nonexistent/steth.lock")).unwrap_err().to_string();
-        assert!(message.starts_with("cannot lock /nonexistent/steth.lock: No such file"), "{message}");
+        let message = Instance::lock(Path::new("/nonexistent/steth/lock")).unwrap_err().to_string();
+        assert!(message.starts_with("cannot lock /nonexistent/steth/lock: No such file"), "{message}");
     }
 }

@@ -21,7 +21,7 @@ use super::{
     Failure, Outcome, configuration,
     instance::{Instance, InstanceError},
     logging::Logging,
-    terminal,
+    privileges, service_manager, terminal,
 };
 use crate::{
     config::{Complaints, Config, LogFormat},
@@ -59,9 +59,20 @@ const END_AT_ONCE: Duration = Duration::from_millis(1_900);
 /// # Errors
 /// When the configuration is wrong, another agent runs, the address is taken, or nothing can be measured.
 pub fn run(arguments: &Arguments) -> Outcome {
+    // Before anything secret is read.
+    let undumpable = privileges::forbid_dumps();
     let config = arguments.configuration().map_err(Failure::usage)?;
     let logging = Logging::start(&config.log);
+    if let Err(error) = undumpable {
+        tracing::warn!("cannot switch core dumps of the agent off: {error}; what it holds of secrets would be in one");
+    }
     let _instance = only_instance(&config)?;
+    // Before there is a second thread: capabilities are those of threads, and new ones have those of who starts them.
+    match privileges::keep_needed(&config) {
+        Ok(dropped) if dropped.is_empty() => {}
+        Ok(dropped) => tracing::info!("capabilities that are not needed are dropped: {}", dropped.join(", ")),
+        Err(error) => tracing::warn!("cannot drop the capabilities that are not needed: {error}; the agent keeps them"),
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -88,7 +99,8 @@ fn serve_until_signal(runtime: &Runtime, arguments: &Arguments, config: Config, 
         })?;
         warn_of_what_is_lost(pipeline.examination());
         say_ready(&pipeline, format);
-        let attached = pipeline.run(commands).await;
+        service_manager::ready(&format!("serving {}", pipeline.url("/metrics")));
+        let attached = pipeline.run(commands, service_manager::pulse()).await;
         ended.store(true, Ordering::Relaxed);
         drop(attached);
         tracing::info!("ended");
@@ -146,15 +158,22 @@ impl Signals {
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.hang_up.recv() => {
-                    if let Some(next) = reload(&config, &arguments) {
+                    service_manager::reloading();
+                    let next = reload(&config, &arguments);
+                    let status = if next.is_some() { "reloaded" } else { "a reload was refused: see the log" };
+                    if let Some(next) = next {
                         config = next;
                         logging.set_level(config.log.level);
                         let _ = orders.send(Command::Reload(Box::new(config.clone()))).await;
+                        // There is room for the next order once this one was taken.
+                        let _ = orders.reserve().await;
                     }
+                    service_manager::ready(status);
                     continue;
                 }
             };
             tracing::info!("{name}: ending");
+            service_manager::stopping();
             std::thread::spawn(move || end_at_once_if_need_be(&ended));
             let _ = orders.send(Command::Stop).await;
             return;
@@ -230,3 +249,4 @@ fn say_ready(pipeline: &Pipeline, format: LogFormat) {
         LogFormat::Json => serde_json::json!({ "level": "INFO", "message": format!("ready: {url}") }).to_string(),
     });
 }
+

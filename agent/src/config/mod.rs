@@ -320,7 +320,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 9464).into(),
-            run: Run { lock: "/run/steth.lock".into() },
+            run: Run { lock: "/run/steth/lock".into() },
             window: Window { live: Duration::from_secs(1), kept: Duration::from_secs(10) },
             http: Http {
                 connections: 64,

@@ -41,9 +41,17 @@ fn machine() -> String {
 fn privileges() -> Privileges {
     // include/uapi/linux/capability.h. CAP_SYS_ADMIN stands for both of the others, which are of Linux 5.8.
     const SYS_ADMIN: u64 = 1 << 21;
+    /// Bit, name, and what is lost without it. The kernel asks for CAP_SYS_ADMIN where a program is to be stopped at a function.
+    const CURTAILED: [(u64, &str, &str); 4] = [
+        (1 << 19, "CAP_SYS_PTRACE", "names and files of other users' processes"),
+        (1 << 2, "CAP_DAC_READ_SEARCH", "symbols and settings in files that this user may not read"),
+        (1 << 34, "CAP_SYSLOG", "names of kernel functions, unless kernel.perf_event_paranoid is 1 or less"),
+        (SYS_ADMIN, "CAP_SYS_ADMIN", "Postgres behind TLS"),
+    ];
     const NEEDED: [(u64, &str); 2] = [(1 << 38, "CAP_PERFMON"), (1 << 39, "CAP_BPF")];
     let status = Process::myself().and_then(|process| process.status());
     let (uid, held) = status.map_or((u32::MAX, 0), |status| (status.euid, status.capeff));
     let missing = NEEDED.iter().filter(|(bit, _)| held & (bit | SYS_ADMIN) == 0);
-    Privileges { uid, missing_capabilities: missing.map(|(_, name)| *name).collect() }
+    let curtailed = CURTAILED.iter().filter(|(bit, ..)| held & bit == 0).map(|(_, name, lost)| (*name, *lost));
+    Privileges { uid, missing_capabilities: missing.map(|(_, name)| *name).collect(), curtailed: curtailed.collect() }
 }

@@ -51,6 +51,8 @@ pub struct Privileges {
     pub uid: u32,
     /// Capabilities that are needed and not held, such as `CAP_BPF`.
     pub missing_capabilities: Vec<&'static str>,
+    /// Capabilities without which part is lost, and which part.
+    pub curtailed: Vec<(&'static str, &'static str)>,
 }
 
 /// The kernel's lockdown mode (`/sys/kernel/security/lockdown`; Linux 5.4).
@@ -182,7 +184,15 @@ impl HostAbility {
     fn privileges(&self) -> Finding {
         let who = if self.privileges.uid == 0 { "root".into() } else { format!("user {}", self.privileges.uid) };
         if self.privileges.missing_capabilities.is_empty() {
-            return Finding::good("privileges", who);
+            if self.privileges.curtailed.is_empty() {
+                return Finding::good("privileges", who);
+            }
+            let (lacking, lost): (Vec<_>, Vec<_>) = self.privileges.curtailed.iter().copied().unzip();
+            return Finding::degraded(
+                "privileges",
+                format!("{who} without {}", lacking.join(", ")),
+                format!("lost: {}", lost.join("; ")),
+            );
         }
         let lacking = self.privileges.missing_capabilities.join(", ");
         Finding::missing(
@@ -244,10 +254,24 @@ mod tests {
             architecture: "x86_64".into(),
             machine: "2 × Example CPU, 4096 MiB".into(),
             btf: Btf::Found { path: "/sys/kernel/btf/vmlinux".into(), size_bytes: 5_000_000 },
-            privileges: Privileges { uid: 0, missing_capabilities: vec![] },
+            privileges: Privileges { uid: 0, missing_capabilities: vec![], curtailed: vec![] },
             lockdown: Lockdown::Integrity,
             bpf_stats: Some(false),
         }
+    }
+
+    fn lacking(all: Vec<&'static str>, part: Vec<(&'static str, &'static str)>) -> Privileges {
+        Privileges { uid: 1000, missing_capabilities: all, curtailed: part }
+    }
+
+    #[test]
+    fn a_lack_that_costs_a_part_says_which() {
+        let part = vec![("CAP_SYSLOG", "names of kernel functions"), ("CAP_SYS_ADMIN", "TLS")];
+        let ability = HostAbility { privileges: lacking(vec![], part), ..good() };
+        let finding = ability.findings().into_iter().find(|finding| finding.name == "privileges").unwrap();
+        assert_eq!((ability.probes_can_run(), finding.verdict), (true, Verdict::Degraded));
+        assert_eq!(finding.found, "user 1000 without CAP_SYSLOG, CAP_SYS_ADMIN");
+        assert_eq!(finding.advice, "lost: names of kernel functions; TLS");
     }
 
     #[test]
@@ -256,7 +280,7 @@ mod tests {
         let lacks = [
             HostAbility { kernel_release: "5.4.0".into(), ..good() },
             HostAbility { btf: Btf::Missing { path: "/x".into(), reason: "gone".into() }, ..good() },
-            HostAbility { privileges: Privileges { uid: 1000, missing_capabilities: vec!["CAP_BPF"] }, ..good() },
+            HostAbility { privileges: lacking(vec!["CAP_BPF"], vec![]), ..good() },
             HostAbility { lockdown: Lockdown::Confidentiality, ..good() },
         ];
         for lack in lacks {

@@ -60,6 +60,9 @@ const TRACE_INTERVAL: Duration = Duration::from_millis(20);
 /// How often samples are taken from their ring while someone waits for a profile: new code has its unwind table not much later.
 const PROFILE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How often a heart looks that has nobody to tell.
+const NO_PULSE: Duration = Duration::from_secs(3_600);
+
 /// A request from a person, through the command line or a signal.
 #[derive(Debug)]
 pub enum Command {
@@ -67,6 +70,16 @@ pub enum Command {
     Reload(Box<Config>),
     /// End cleanly.
     Stop,
+}
+
+/// Told again and again that the pipeline works: by its own loop, which takes windows and answers, so that a loop that hangs
+/// falls silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// How often.
+    pub every: Duration,
+    /// Whom to tell; must not block.
+    pub beat: fn(),
 }
 
 /// What this host allows, and what became of every probe.
@@ -273,7 +286,7 @@ impl Pipeline {
 
     /// Works until a command, or the loss of all who could give one, stops it. The sinks have ended then; what is
     /// returned is still attached.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Attached {
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, pulse: Option<Pulse>) -> Attached {
         let mut ring = tokio::time::interval(self.config.kernel.ring_interval);
         let mut kept = tokio::time::interval(self.config.window.kept);
         ring.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -282,8 +295,11 @@ impl Pipeline {
         trace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut profile = tokio::time::interval(PROFILE_INTERVAL);
         profile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heart = tokio::time::interval(pulse.map_or(NO_PULSE, |pulse| pulse.every));
+        heart.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = heart.tick() => pulse.into_iter().for_each(|pulse| (pulse.beat)()),
                 Some(request) = self.snapshots.requested() => request.answer(self.fresh_snapshot()),
                 Some(question) = self.questions.recv() => self.answer(question),
                 _ = ring.tick() => self.sources.drain(),

@@ -8,7 +8,8 @@ mod requirements;
 use anyhow::{Result, bail};
 use clap::Args;
 
-pub use requirements::Purpose;
+pub use apt::install as install_debian;
+pub use requirements::{Purpose, command};
 use requirements::{REQUIREMENTS, Requirement, Source};
 
 use crate::workspace;

@@ -1,0 +1,138 @@
+//! `cargo xtask package`: what people install. What goes where in .deb and .rpm stands in `agent/Cargo.toml`; the pages in
+//! between come from the program itself. Knows no test: `clean_host` makes a host, and `tests/tests/package.rs` uses it.
+
+mod clean_host;
+mod tools;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{
+    build::{self, Profile},
+    workspace,
+};
+
+/// What to make and whether to try it.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  cargo xtask package\n  cargo xtask package --test\n\nPackages built on Debian 12 run on \
+                        Debian 12 and later: what they ask of the C library is computed from the program."
+)]
+pub struct Arguments {
+    /// Installs, upgrades, runs under systemd, removes and purges the packages on a clean Debian 12; needs root
+    #[arg(long)]
+    test: bool,
+    /// Of a build that is quicker to make and slower to run
+    #[arg(long)]
+    debug: bool,
+}
+
+/// What was made.
+struct Packages {
+    deb: PathBuf,
+    /// The same again with a higher version, for upgrades.
+    next_deb: PathBuf,
+    rpm: PathBuf,
+    tarball: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let steps = if arguments.test { 7 } else { 5 };
+    let step = |number: u32, what: &str| eprintln!("[{number}/{steps}] {what}");
+    step(1, "cargo-deb and cargo-generate-rpm");
+    let tools = tools::installed()?;
+    step(2, "the agent");
+    let binary = build::steth(if arguments.debug { Profile::Debug } else { Profile::Release })?;
+    step(3, "manual pages and completions");
+    let folder = folder();
+    stage(&binary, &folder.join("stage"))?;
+    step(4, "the .deb");
+    let version = env!("CARGO_PKG_VERSION");
+    let deb = tools.deb(&folder.join(format!("steth_{version}-1_amd64.deb")), &format!("{version}-1"))?;
+    let next_deb = tools.deb(&folder.join("next/steth.deb"), &format!("{version}-2"))?;
+    step(5, "the .rpm and the tarball");
+    let rpm = tools.rpm(&folder.join(format!("steth-{version}-1.x86_64.rpm")))?;
+    let tarball = tarball(&folder, version)?;
+    for path in [&deb, &rpm, &tarball] {
+        println!("{}  {:.1} MB", path.display(), fs::metadata(path)?.len() as f64 / 1e6);
+    }
+    println!("needs: {}", control_field(&deb, "Depends")?);
+    if !arguments.test {
+        return Ok(());
+    }
+    step(6, "a clean Debian 12");
+    let root = clean_host::root(&folder)?;
+    step(7, "the tests");
+    test(&Packages { deb, next_deb, rpm, tarball }, &root)
+}
+
+fn folder() -> PathBuf {
+    workspace::root().join("target/package")
+}
+
+/// Puts together what is not in the repository.
+fn stage(binary: &Path, stage: &Path) -> Result<()> {
+    if stage.exists() {
+        fs::remove_dir_all(stage).with_context(|| format!("cannot empty {}", stage.display()))?;
+    }
+    let completions = stage.join("completions");
+    fs::create_dir_all(&completions).with_context(|| format!("cannot create {}", completions.display()))?;
+    let program = stage.join("steth");
+    fs::copy(binary, &program).with_context(|| format!("cannot copy {}", binary.display()))?;
+    workspace::complete(Command::new(&program).args(["docs", "man"]).arg(stage.join("man")))?;
+    for (shell, name) in [("bash", "steth.bash"), ("zsh", "_steth"), ("fish", "steth.fish")] {
+        let mut command = Command::new(&program);
+        let text = workspace::output_of(command.args(["docs", "completions", shell]));
+        let text = text.with_context(|| format!("no completions for {shell}"))?;
+        fs::write(completions.join(name), text + "\n")?;
+    }
+    // Line numbers are what most of it is; the kernel programs are data and stay.
+    workspace::complete(Command::new("strip").arg(&program))
+}
+
+/// For hosts that have neither package manager: the same files, to be copied to where they belong.
+fn tarball(folder: &Path, version: &str) -> Result<PathBuf> {
+    let name = format!("steth-{version}-x86_64-linux");
+    let inner = folder.join(&name);
+    if inner.exists() {
+        fs::remove_dir_all(&inner)?;
+    }
+    fs::create_dir_all(&inner)?;
+    let root = workspace::root();
+    let of_stage = ["steth", "man", "completions"].map(|part| folder.join("stage").join(part));
+    let parts = ["steth.toml", "steth.service", "alerts.toml", "grafana", "prometheus", "copyright"];
+    let of_packaging = parts.map(|part| root.join("packaging").join(part));
+    let of_root = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"].map(|part| root.join(part));
+    let all = of_stage.iter().chain(&of_packaging).chain(&of_root);
+    workspace::complete(Command::new("cp").args(["--recursive", "--target-directory"]).arg(&inner).args(all))?;
+    let tarball = folder.join(format!("{name}.tar.gz"));
+    let tar = &mut Command::new("tar");
+    tar.args(["--create", "--gzip", "--sort=name", "--owner=root:0", "--group=root:0"]);
+    workspace::complete(tar.arg("--directory").arg(folder).arg("--file").arg(&tarball).arg(&name))?;
+    fs::remove_dir_all(&inner)?;
+    Ok(tarball)
+}
+
+fn control_field(deb: &Path, field: &str) -> Result<String> {
+    workspace::output_of(Command::new("dpkg-deb").arg("--field").arg(deb).arg(field))
+        .with_context(|| format!("{} does not say what its {field} is", deb.display()))
+}
+
+fn test(packages: &Packages, root: &Path) -> Result<()> {
+    if workspace::output_of(Command::new("id").arg("-u")).as_deref() != Some("0") {
+        bail!("installing packages in a root of their own needs root");
+    }
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--package", "steth-tests", "--test", "package", "--test", "service"]);
+    cargo.args(["--", "--show-output", "--test-threads=1"]);
+    cargo.env("STETH_BIN", folder().join("stage/steth")).env("STETH_CLEAN_ROOT", root);
+    cargo.env("STETH_DEB", &packages.deb).env("STETH_NEXT_DEB", &packages.next_deb);
+    cargo.env("STETH_RPM", &packages.rpm).env("STETH_TARBALL", &packages.tarball);
+    workspace::complete(&mut cargo)
+}
