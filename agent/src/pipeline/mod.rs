@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+pub use alerts::try_on_file;
 pub use drawing::{draw, ending, format_named, format_of_file, stamp};
 use probes::Probes;
 use sources::Sources;
