@@ -2,9 +2,11 @@
 
 mod alerts;
 mod builds;
+mod clock;
 mod clusters;
 mod connections;
 mod drawing;
+mod news;
 mod past;
 mod probes;
 mod profiles;
@@ -16,15 +18,18 @@ mod tls;
 mod trace;
 mod unwinders;
 mod unwinding;
+mod written;
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 pub use alerts::try_on_file;
+use clock::unix_ms;
 pub use drawing::{draw, ending, format_named, format_of_file, stamp};
+use news::Newsroom;
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -104,6 +109,7 @@ pub struct Pipeline {
     /// When the last window ended that the correlator and the alerter have seen.
     observed: Option<Instant>,
     alerter: Option<Alerter>,
+    newsroom: Option<Newsroom>,
 }
 
 /// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
@@ -141,6 +147,12 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     let taken = Instant::now();
 
     let senders = Senders::start(&config.send, &handle);
+    let of_pieces = senders.of_pieces();
+    if !of_pieces.is_empty()
+        && let Some(probes) = sources.probes()
+    {
+        probes.tell_pieces(Arc::new(move |piece| of_pieces.piece(&written::written(piece).into())));
+    }
     let (desk, questions) = desk();
     let exporter = Arc::new(Exporter::default());
     let expositions = Format::ALL.map(|format| {
@@ -166,7 +178,9 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Alerter::start(&config.alerts, host, format!("http://{address}/api/v1/alerts"))
     });
+    let newsroom = Newsroom::open(senders.of_news(), alerter.as_ref());
     Ok(Pipeline {
+        newsroom,
         config,
         sources,
         examination,
@@ -290,6 +304,7 @@ impl Pipeline {
                     self.observed = Some(self.taken);
                     self.correlate(&snapshot, elapsed);
                     self.alert(&snapshot, elapsed);
+                    self.tell(snapshot.at_unix_ms);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
                 }
                 outcome = alerts::outcome(self.alerter.as_mut()) => {
@@ -315,13 +330,15 @@ impl Pipeline {
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
-        self.senders.stop(late);
         if let Some(alerter) = self.alerter.take() {
             alerter.stop();
         }
         if let Some(keeper) = keeper {
             keeper.finish(late);
         }
+        // The last: what the others tell is kept then.
+        drop(self.newsroom);
+        self.senders.stop(late);
         Attached { _sources: self.sources }
     }
 
@@ -406,6 +423,13 @@ impl Pipeline {
         }
     }
 
+    /// After both, what is new.
+    fn tell(&mut self, at_unix_ms: u64) {
+        if let Some(newsroom) = &mut self.newsroom {
+            newsroom.tell(at_unix_ms, self.alerter.as_ref(), self.correlator.as_ref(), self.sources.probes());
+        }
+    }
+
     /// The one that a window ends with: never that of the window before, however short they are.
     fn end_of_window(&mut self) -> Arc<Snapshot> {
         if self.observed == Some(self.taken) { self.take_snapshot() } else { self.fresh_snapshot() }
@@ -428,10 +452,4 @@ impl Pipeline {
         self.snapshots.publish(Arc::clone(&fresh));
         fresh
     }
-}
-
-/// Now, in milliseconds since the Unix epoch.
-fn unix_ms() -> u64 {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    now.as_millis().try_into().unwrap_or(u64::MAX)
 }
