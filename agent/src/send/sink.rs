@@ -51,13 +51,16 @@ pub enum Source {
     Told(mpsc::Receiver<Input>),
 }
 
+/// A window that was asked for.
+type Asked = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, NoSnapshot>>>>;
+
 /// Asks for a window at each interval.
 pub struct Windows {
     snapshots: SnapshotHandle,
     every: Duration,
     ticks: Interval,
     /// It was asked for; whoever stops waiting for it comes back to it.
-    asked: Option<Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, NoSnapshot>>>>>,
+    asked: Option<Asked>,
     /// The last one.
     taken: Option<Arc<Snapshot>>,
 }
