@@ -41,7 +41,7 @@ fn memory_that_is_taken_is_told_and_over_when_it_is_given_back() {
     let stage = Stage::with("", &[("above = 0.8\nclear = 0.75", high.as_str()), ("for = \"20s\"", "for = \"3s\"")]);
     let agent = stage.agent();
     let program = Program::build("hold", HOLD_RESOURCES).unwrap();
-    let mut holder = program.start(&["1", &format!("{}", total as u64 / 12 >> 20)]).unwrap();
+    let mut holder = program.start(&["1", &format!("{}", (total as u64 / 12) >> 20)]).unwrap();
     holder.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
     let alert = stage.told_of("memory_high", None, "firing", TOLD);
     assert!(alert["annotations"]["summary"].as_str().unwrap().starts_with("memory of "), "{alert:#}");
