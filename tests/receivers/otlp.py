@@ -1,4 +1,5 @@
-"""Takes OTLP metrics over HTTP, read by OpenTelemetry's own package, and says each data point as a line of JSON.
+"""Takes OTLP over HTTP, read by OpenTelemetry's own package: says each data point of /v1/metrics as a line of JSON with its
+"name", each record of /v1/logs as one with its "event".
 
 otlp.py [--tls CERTIFICATE KEY CLIENTS_AUTHORITY] [--token TOKEN] [--first-answers STATUS,…]
 
@@ -13,6 +14,7 @@ import json
 import ssl
 import sys
 
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
 
 parser = argparse.ArgumentParser()
@@ -24,7 +26,17 @@ answers = [int(status) for status in options.first_answers.split(",") if status]
 
 
 def attributes(pairs):
-    return {pair.key: pair.value.string_value for pair in pairs}
+    return {pair.key: value(pair.value) for pair in pairs}
+
+
+def value(any_value):
+    kind = any_value.WhichOneof("value")
+    assert kind, "an attribute without a value"
+    if kind == "array_value":
+        return [value(one) for one in any_value.array_value.values]
+    if kind == "kvlist_value":
+        return attributes(any_value.kvlist_value.values)
+    return getattr(any_value, kind)
 
 
 def say(**line):
@@ -48,6 +60,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def tell(self, body):
         assert self.headers["content-type"] == "application/x-protobuf", self.headers
         assert self.headers["content-encoding"] == "gzip", self.headers
+        if self.path == "/v1/logs":
+            return self.tell_logs(logs.ExportLogsServiceRequest.FromString(gzip.decompress(body)))
         request = service.ExportMetricsServiceRequest.FromString(gzip.decompress(body))
         for resource in request.resource_metrics:
             of = attributes(resource.resource.attributes)
@@ -65,6 +79,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
                             say(**told, value=point.sum, count=point.count)
                         else:
                             say(**told, value=point.as_double if point.HasField("as_double") else None)
+        sys.stdout.flush()
+
+    def tell_logs(self, request):
+        for resource in request.resource_logs:
+            of = attributes(resource.resource.attributes)
+            for scope in resource.scope_logs:
+                assert scope.scope.name == "steth"
+                for record in scope.log_records:
+                    say(event=record.event_name, severity=record.severity_text, number=record.severity_number,
+                        body=value(record.body), resource=of, attributes=attributes(record.attributes),
+                        time=record.time_unix_nano, observed=record.observed_time_unix_nano)
         sys.stdout.flush()
 
     def log_message(self, *_):

@@ -28,6 +28,7 @@ pub mod programs;
 pub mod prometheus;
 pub mod receiver;
 pub mod sink;
+pub mod stage;
 pub mod strace;
 pub mod trace;
 pub mod truth;

@@ -1,8 +1,9 @@
-//! A receiver of OTLP metrics, made of OpenTelemetry's own package for Python (`tests/receivers/otlp.py`), and the certificates
-//! with which both sides prove who they are.
+//! A receiver of OTLP, made of OpenTelemetry's own package for Python (`tests/receivers/otlp.py`), one of profiles
+//! (`tests/receivers/profiles.py`), and the certificates with which both sides prove who they are.
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -32,15 +33,36 @@ pub struct Certificates {
 }
 
 impl Receiver {
-    /// Starts one with these arguments.
+    /// Starts one of OTLP with these arguments.
     ///
     /// # Errors
     /// If its packages cannot be had, or it does not start.
     pub fn start(arguments: &[&str]) -> Result<Self> {
-        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("receivers");
-        let packages = drivers::python_packages(&programs.join("requirements.txt"))?;
+        Self::run("otlp.py", arguments)
+    }
+
+    /// Starts one of these programs, with the packages.
+    ///
+    /// # Errors
+    /// If its packages cannot be had, or it does not start.
+    pub fn run(program: &str, arguments: &[&str]) -> Result<Self> {
+        let packages = drivers::python_packages(&programs().join("requirements.txt"))?;
         let mut command = process::command(drivers::python()?, None);
-        command.env("PYTHONPATH", packages).arg(programs.join("otlp.py")).args(arguments);
+        command.env("PYTHONPATH", packages).arg(programs().join(program)).args(arguments);
+        Self::ready(command)
+    }
+
+    /// Starts one that puts the profiles that it gets into this folder.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn of_profiles(folder: &Path) -> Result<Self> {
+        let mut command = process::command(drivers::python()?, None);
+        command.arg(programs().join("profiles.py")).arg(folder);
+        Self::ready(command)
+    }
+
+    fn ready(command: Command) -> Result<Self> {
         let server = Process::start("receiver", command)?;
         let port =
             server.wait_for_line("listening …", READY, |line| line.strip_prefix("listening ")?.parse().ok())?;
@@ -52,10 +74,43 @@ impl Receiver {
     /// # Errors
     /// If it said something else.
     pub fn points(&self) -> Result<Vec<Value>> {
+        self.lines("name")
+    }
+
+    /// All records of logs so far.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn records(&self) -> Result<Vec<Value>> {
+        self.lines("event")
+    }
+
+    /// All profiles so far.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn profiles(&self) -> Result<Vec<Value>> {
+        self.lines("file")
+    }
+
+    /// All mails so far.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn mails(&self) -> Result<Vec<Value>> {
+        self.lines("subject")
+    }
+
+    fn lines(&self, key: &str) -> Result<Vec<Value>> {
         let said = self.server.log();
         let lines = said.lines().filter(|line| !line.starts_with("listening "));
-        lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        let read = lines.map(|line| serde_json::from_str::<Value>(line).with_context(|| line.to_owned()));
+        read.filter(|line| line.as_ref().map_or(true, |line| line.get(key).is_some())).collect()
     }
+}
+
+fn programs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("receivers")
 }
 
 impl Certificates {

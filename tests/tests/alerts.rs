@@ -2,18 +2,17 @@
 //! Alertmanager and a webhook.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use serde_json::Value;
 use steth_tests::{
-    agent::{Agent, Options, steth},
+    agent::{Agent, steth},
     alertmanager::Alertmanager,
     cgroup::Group,
     exposition::Exposition,
@@ -23,65 +22,10 @@ use steth_tests::{
     process::{Process, command},
     programs::{HOLD_RESOURCES, Program},
     sink::Sink,
-    skipped, unique_name, wait,
+    skipped,
+    stage::{Stage, TOLD, find},
+    unique_name, wait,
 };
-
-const SHIPPED: &str = include_str!("../../packaging/alerts.toml");
-/// What an alert takes from its cause to a notice, on a busy machine.
-const TOLD: Duration = Duration::from_secs(60);
-
-/// The shipped rules in a tenth of their time, and where they are sent.
-struct Stage {
-    folder: tempfile::TempDir,
-    sink: Sink,
-}
-
-impl Stage {
-    fn new(channels: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let sink = Sink::start().unwrap();
-        let webhook =
-            format!("[[channel]]\nname = \"sink\"\nkind = \"webhook\"\nendpoint = {{ url = {:?} }}\n", sink.url());
-        let mut rules = SHIPPED.to_owned();
-        for (long, short) in [("10m", "60s"), ("5m", "20s"), ("2m", "3s"), ("1m", "3s")] {
-            rules = rules.replace(&format!("\"{long}\""), &format!("\"{short}\""));
-        }
-        std::fs::write(folder.path().join("rules.toml"), format!("{rules}\n{webhook}\n{channels}")).unwrap();
-        Self { folder, sink }
-    }
-
-    fn rules(&self) -> PathBuf {
-        self.folder.path().join("rules.toml")
-    }
-
-    fn agent(&self) -> Agent {
-        let sections = format!(
-            "[window]\nlive = \"100ms\"\nkept = \"1s\"\n[alerts]\ndefaults = false\nthrottle = \"1s\"\nfiles = [{:?}]\n",
-            self.rules().to_str().unwrap()
-        );
-        let alerts = Some(self.folder.path().join("state"));
-        Agent::start(&Options { sections, alerts, ..Options::default() }).unwrap()
-    }
-
-    /// The alert of a rule and service, as the webhook was told of it.
-    fn told(&self, rule: &str, service: &str, status: &str) -> Value {
-        let what = format!("{rule} of {service}, {status}");
-        self.sink.wait_for(&what, TOLD, |post| find(post, rule, service, status)).unwrap()
-    }
-
-    fn count(&self, rule: &str, service: &str) -> usize {
-        self.sink.posts().iter().filter(|(_, post)| find(post, rule, service, "firing").is_some()).count()
-    }
-}
-
-fn find(post: &Value, rule: &str, service: &str, status: &str) -> Option<Value> {
-    let is_it = |alert: &&Value| {
-        let labels = &alert["labels"];
-        let of_service = labels["groupname"] == service || labels["service"] == service;
-        labels["alertname"] == rule && of_service && alert["status"] == status
-    };
-    post["alerts"].as_array()?.iter().find(is_it).cloned()
-}
 
 /// A process that has used nearly all open files that it may have.
 fn hold_files(program: &Program) -> Process {
@@ -260,11 +204,11 @@ fn alerts_are_acknowledged_silenced_and_tried_and_wrong_rules_are_refused_with_t
     let rules = stage.rules();
     let (code, said, _) = run(&["test", rules.to_str().unwrap()]);
     assert!(code == Some(0) && said.contains("open_files_high: ") && said.contains(&program.name), "{said}");
-    let wrong = stage.folder.path().join("wrong.toml");
+    let wrong = stage.folder().join("wrong.toml");
     std::fs::write(&wrong, "[[rule]]\nname = \"a\"\nmetric = \"node_lod1\"\nabove = 1.0\nsummary = \"x\"\n").unwrap();
     let (code, _, said) = run(&["test", wrong.to_str().unwrap()]);
     assert!(code == Some(1) && said.contains("rules:3: there is no metric \"node_lod1\""), "{said}");
-    let config = stage.folder.path().join("steth.toml");
+    let config = stage.folder().join("steth.toml");
     std::fs::write(&config, format!("[alerts]\nfiles = [{:?}]\n", wrong.to_str().unwrap())).unwrap();
     let (code, said, _) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
     assert!(code == Some(2) && said.contains("wrong.toml:3: there is no metric"), "{said}");
@@ -278,7 +222,7 @@ fn a_receiver_that_is_away_is_told_later_and_a_state_that_is_corrupt_is_set_asid
     // Nobody listens there.
     let stage =
         Stage::new("[[channel]]\nname = \"away\"\nkind = \"webhook\"\nendpoint = { url = \"http://127.0.0.1:9/\" }\n");
-    let state = stage.folder.path().join("state");
+    let state = stage.folder().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::write(state.join("alerts.json"), "{ this is none").unwrap();
     let agent = stage.agent();

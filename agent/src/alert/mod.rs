@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::sync::mpsc;
 
 pub use self::channel::Outcome;
@@ -43,8 +44,8 @@ use crate::{
     config::alerts::{Alerts as Settings, Channel},
     model::{
         alert::{
-            Alert, AlertAnswer, AlertOrder, AlertRefused, AlertState, Alerts, ChannelState, MOST_ORDER_BYTES,
-            Surroundings,
+            Alert, AlertAnswer, AlertOrder, AlertRefused, AlertState, Alerts, ChannelState, MOST_ORDER_BYTES, Recorded,
+            Surroundings, Tried,
         },
         catalog::alert as catalog,
         rule::{Rule, Severity},
@@ -199,6 +200,11 @@ impl Alerter {
         }
     }
 
+    /// All alerts, in no order.
+    pub fn alerts(&self) -> impl Iterator<Item = &Alert> {
+        self.book.entries().map(|entry| &entry.alert)
+    }
+
     /// All alerts, those that last first, the worst of them first.
     pub fn list(&self) -> Alerts {
         let mut alerts: Vec<Alert> = self.book.entries().map(|entry| entry.alert.clone()).collect();
@@ -229,7 +235,19 @@ impl Alerter {
         move || trial::run(&recording, &rules, &host).map(AlertAnswer::Tried)
     }
 
-    /// Does what someone asks for. Trying rules takes longer than a window may wait: [`Self::try_out`].
+    /// The windows that are kept, to be written to a file: that takes its time.
+    pub fn recorded(&self) -> impl FnOnce() -> Result<AlertAnswer, AlertRefused> + Send + use<> {
+        let recording = self.recording.clone();
+        move || {
+            let mut windows = 0;
+            recording.replay(|_, _| windows += 1);
+            let bytes = recording.to_bytes().map_err(|error| AlertRefused::Wrong(error.to_string()))?;
+            Ok(AlertAnswer::Recorded(Recorded { windows, file: BASE64_STANDARD.encode(bytes) }))
+        }
+    }
+
+    /// Does what someone asks for. Some takes longer than a window may wait: [`Self::try_out`],
+    /// [`Self::recorded`].
     ///
     /// # Errors
     /// If it cannot be done.
@@ -249,6 +267,7 @@ impl Alerter {
             }
             AlertOrder::Unsilence { id } => AlertAnswer::Silence(self.book.silences.end(id)?),
             AlertOrder::Test { rules } => return self.try_out(rules)(),
+            AlertOrder::Record {} => return self.recorded()(),
         };
         self.state.keep(&self.book);
         Ok(answer)
@@ -300,6 +319,15 @@ impl Alerter {
             tracing::warn!("{error}; after a restart alerts may be told twice");
         }
     }
+}
+
+/// What rules would have come to in the windows of a file.
+///
+/// # Errors
+/// What is wrong with the file, or with the rules.
+pub fn try_on_file(windows: &[u8], rules: &str) -> Result<Tried, AlertRefused> {
+    let recording = Recording::from_bytes(windows).map_err(|error| AlertRefused::Wrong(error.to_string()))?;
+    trial::run(&recording, rules, "the host")
 }
 
 fn rules(settings: &Settings) -> Vec<Arc<Rule>> {

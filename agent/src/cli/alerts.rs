@@ -2,10 +2,11 @@
 
 use std::{
     fmt::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,7 @@ use super::{Failure, Outcome, agent, configuration, reach::Where, terminal};
 use crate::{
     config::{moment, value::parse_duration},
     model::figure::figure,
+    pipeline,
 };
 
 /// What `steth alerts` takes.
@@ -23,7 +25,9 @@ Examples:
   steth alerts ack 3 --comment 'restarting it'
   steth alerts silence --label groupname=shop.service --for 1h --comment deploy
   steth alerts unsilence 1
-  steth alerts test /etc/steth/alerts.toml       what these rules would have come to in the windows that the agent holds")]
+  steth alerts test /etc/steth/alerts.toml       what these rules would have come to in the windows that the agent holds
+  steth alerts record night.windows              keep those windows
+  steth alerts test alerts.toml --windows night.windows")]
 pub struct Arguments {
     /// What to do [default: list]
     #[command(subcommand)]
@@ -73,6 +77,14 @@ enum Command {
     Test {
         /// A file of rules
         file: PathBuf,
+        /// In the windows of this file, which steth alerts record has made; needs no agent
+        #[arg(long, value_name = "FILE")]
+        windows: Option<PathBuf>,
+    },
+    /// Write the windows that the agent holds to a file, for steth alerts test
+    Record {
+        /// The file
+        file: PathBuf,
     },
 }
 
@@ -105,8 +117,13 @@ const PATH: &str = "/api/v1/alerts";
 pub fn alerts(arguments: &Arguments) -> Outcome {
     let config = configuration(arguments.config.as_deref(), vec![]).map_err(Failure::usage)?;
     let order = arguments.command.as_ref().map_or(Ok(None), order)?;
-    let target = arguments.place.target(&config)?;
-    let answer = agent::json(&target, "it holds the alerts", PATH, order.as_ref())?;
+    let answer = match &arguments.command {
+        Some(Command::Test { file, windows: Some(windows) }) => try_on_file(windows, file)?,
+        _ => agent::json(&arguments.place.target(&config)?, "it holds the alerts", PATH, order.as_ref())?,
+    };
+    if let Some(Command::Record { file }) = &arguments.command {
+        return record(&answer, file);
+    }
     match arguments.format {
         Format::Json => terminal::result(&format!("{answer}\n")),
         Format::Text => terminal::result(&text(&answer)),
@@ -131,12 +148,32 @@ fn order(command: &Command) -> Result<Option<Value>, Failure> {
             json!({ "action": "silence", "rule": rule, "labels": named, "seconds": seconds, "by": by, "comment": comment })
         }
         Command::Unsilence { id } => json!({ "action": "unsilence", "id": id }),
-        Command::Test { file } => {
-            let rules = std::fs::read_to_string(file)
-                .map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))?;
-            json!({ "action": "test", "rules": rules })
-        }
+        Command::Test { file, .. } => json!({ "action": "test", "rules": String::from_utf8_lossy(&read(file)?) }),
+        Command::Record { .. } => json!({ "action": "record" }),
     }))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))
+}
+
+/// What an agent would have answered that held the windows of a file.
+fn try_on_file(windows: &Path, rules: &Path) -> Result<Value, Failure> {
+    let (held, rules) = (read(windows)?, read(rules)?);
+    let tried = pipeline::try_on_file(&held, &String::from_utf8_lossy(&rules));
+    tried.map(|tried| json!({ "tried": tried })).map_err(|why| Failure::failed(format!("{}: {why}", windows.display())))
+}
+
+/// Writes the windows of an answer to a file.
+fn record(answer: &Value, file: &Path) -> Outcome {
+    let recorded =
+        answer.get("recorded").and_then(|it| Some((it.get("windows")?.as_u64()?, it.get("file")?.as_str()?)));
+    let (windows, bytes) = recorded
+        .and_then(|(windows, file)| Some((windows, BASE64_STANDARD.decode(file).ok()?)))
+        .ok_or_else(|| Failure::failed("the agent's answer has no windows"))?;
+    std::fs::write(file, &bytes)
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", file.display())))?;
+    terminal::result(&format!("{windows} windows, {} bytes: {}\n", bytes.len(), file.display()))
 }
 
 /// An answer in words.

@@ -1,5 +1,7 @@
-//! Grafana's dashboard and Prometheus' rules, made from the catalog of metrics: what `packaging/` holds. Knows no metric by name,
-//! but for the rules, which are about the agent itself.
+//! Grafana's dashboard and Prometheus' rules, made from the catalog of metrics and the rules that the agent ships with: what
+//! `packaging/` holds. Knows no metric by name, but for the rules about the agent itself.
+
+mod promql;
 
 use serde_json::{Value, json};
 
@@ -47,7 +49,7 @@ pub fn dashboard() -> String {
     format!("{document:#}\n")
 }
 
-/// Rules about the agent itself: that it is there, and that it loses nothing.
+/// Rules about the agent itself, that it is there and loses nothing, and those that it ships with, as Prometheus evaluates them.
 pub fn rules() -> String {
     let rule = |name: &str, expression: String, lasting: &str, summary: &str| {
         json!({
@@ -87,7 +89,8 @@ pub fn rules() -> String {
         ),
     ]);
     // JSON is YAML, and nothing is quoted wrongly.
-    format!("{:#}\n", json!({ "groups": [{ "name": "steth", "rules": rules }] }))
+    let groups = json!([{ "name": "steth", "rules": rules }, { "name": "steth-hosts", "rules": promql::shipped() }]);
+    format!("{:#}\n", json!({ "groups": groups }))
 }
 
 fn panel(metric: &Metric, at: usize, y: usize) -> Value {

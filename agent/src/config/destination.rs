@@ -50,14 +50,23 @@ pub struct Destination {
     pub labels: BTreeMap<String, String>,
 }
 
-/// How windows are written.
+/// What is sent, and how it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// Prometheus remote write 1.0.
     RemoteWrite,
-    /// OpenTelemetry's protocol over HTTP, in protobuf.
+    /// Prometheus remote write 2.0.
+    #[serde(rename = "remote-write-2")]
+    RemoteWrite2,
+    /// OpenTelemetry's protocol over HTTP, in protobuf: metrics.
     Otlp,
+    /// The same: alerts, findings, slow and failed queries as logs.
+    OtlpLogs,
+    /// Each piece of the profile that is always taken, as Pyroscope's `/ingest` takes pprof.
+    Pyroscope,
+    /// The same as Parca's `WriteRaw` takes it, in JSON.
+    Parca,
 }
 
 /// What is wrong with a destination.
@@ -214,7 +223,7 @@ endpoint = { url = "http://h", ca_file = "/ca" }
 "#;
         let found = complaints(text);
         let starts = [
-            "steth.toml:3: send.to: a: unknown variant `remote_write`, expected `remote-write` or `otlp`",
+            "steth.toml:3: send.to: a: unknown variant `remote_write`, expected one of `remote-write`, `remote-write-2`, ",
             "steth.toml:7: send.to: b: a url begins with http:// or https://",
             "steth.toml:11: send.to: c: \"1KiB\": it is out of range; allowed: a size from 1MiB to 64GiB",
             "steth.toml:14: send.to: d: unknown field `token`, expected one of `url`",

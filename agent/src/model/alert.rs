@@ -238,6 +238,8 @@ pub enum AlertOrder {
         /// The text of a file of rules.
         rules: String,
     },
+    /// Hand out the windows that are kept.
+    Record {},
 }
 
 /// The longest that a silence lasts.
@@ -255,6 +257,17 @@ pub enum AlertAnswer {
     Silence(Silence),
     /// What rules would have come to.
     Tried(Tried),
+    /// The windows that are kept.
+    Recorded(Recorded),
+}
+
+/// Windows, to be kept elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// How many they are.
+    pub windows: usize,
+    /// The file, in base64.
+    pub file: String,
 }
 
 /// Why an order is not carried out.

@@ -41,7 +41,7 @@ impl Distribution {
         self.sum_ns = self.sum_ns.wrapping_add(sum_ns);
         for (bucket, more) in counts {
             if let Some(count) = self.counts.get_mut(bucket) {
-                *count += more;
+                *count = count.saturating_add(more);
             }
         }
     }

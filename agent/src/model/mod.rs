@@ -8,6 +8,7 @@ pub mod event;
 pub mod figure;
 pub mod finding;
 pub mod metric;
+pub mod news;
 pub mod probe;
 pub mod profile;
 pub mod query;

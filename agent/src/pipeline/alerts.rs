@@ -1,8 +1,8 @@
 //! Questions about alerts, handed to the alerter if there is one. Knows what must not hold up the windows.
 
 use crate::{
-    alert::{Alerter, Outcome},
-    model::alert::{AlertOrder, AlertQuestion, AlertRefused},
+    alert::{self, Alerter, Outcome},
+    model::alert::{AlertOrder, AlertQuestion, AlertRefused, Tried},
 };
 
 /// What came of a notice; without an alerter nothing ever does.
@@ -15,6 +15,14 @@ pub async fn outcome(alerter: Option<&mut Alerter>) -> Outcome {
     std::future::pending().await
 }
 
+/// What rules would have come to in the windows of a file.
+///
+/// # Errors
+/// What is wrong with either.
+pub fn try_on_file(windows: &[u8], rules: &str) -> Result<Tried, AlertRefused> {
+    alert::try_on_file(windows, rules)
+}
+
 /// Answers a question.
 pub fn answer(alerter: Option<&mut Alerter>, question: AlertQuestion, now_unix_ms: u64) {
     let alerter = alerter.ok_or(AlertRefused::Disabled);
@@ -24,6 +32,13 @@ pub fn answer(alerter: Option<&mut Alerter>, question: AlertQuestion, now_unix_m
             Ok(alerter) => {
                 let trial = alerter.try_out(rules);
                 tokio::task::spawn_blocking(move || drop(answer.send(trial())));
+            }
+            Err(refused) => drop(answer.send(Err(refused))),
+        },
+        AlertQuestion::Order(AlertOrder::Record {}, answer) => match alerter {
+            Ok(alerter) => {
+                let recorded = alerter.recorded();
+                tokio::task::spawn_blocking(move || drop(answer.send(recorded())));
             }
             Err(refused) => drop(answer.send(Err(refused))),
         },

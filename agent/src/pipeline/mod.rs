@@ -2,10 +2,12 @@
 
 mod alerts;
 mod builds;
+mod clock;
 mod clusters;
 mod connections;
 mod drawing;
 mod governing;
+mod news;
 mod past;
 mod probes;
 mod profiles;
@@ -18,15 +20,19 @@ mod tls;
 mod trace;
 mod unwinders;
 mod unwinding;
+mod written;
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+pub use alerts::try_on_file;
+use clock::unix_ms;
 pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
 use governing::Governing;
+use news::Newsroom;
 use probes::Probes;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -123,6 +129,7 @@ pub struct Pipeline {
     observed: Option<Instant>,
     alerter: Option<Alerter>,
     governing: Governing,
+    newsroom: Option<Newsroom>,
 }
 
 /// What is attached to the kernel. Dropping it detaches, which blocks: at each probe of OpenSSL the kernel waits about 0.1 s
@@ -161,6 +168,12 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
     let taken = Instant::now();
 
     let senders = Senders::start(&config.send, &handle);
+    let of_pieces = senders.of_pieces();
+    if !of_pieces.is_empty()
+        && let Some(probes) = sources.probes()
+    {
+        probes.tell_pieces(Arc::new(move |piece| of_pieces.piece(&written::written(piece).into())));
+    }
     let (desk, questions) = desk();
     let exporter = Arc::new(Exporter::default());
     let expositions = Format::ALL.map(|format| {
@@ -187,7 +200,9 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         Alerter::start(&config.alerts, host, url(&config, address, "/api/v1/alerts"))
     });
     let governing = Governing::new(&config);
+    let newsroom = Newsroom::open(senders.of_news(), alerter.as_ref());
     Ok(Pipeline {
+        newsroom,
         config,
         sources,
         examination,
@@ -316,6 +331,7 @@ impl Pipeline {
                     self.observed = Some(self.taken);
                     self.correlate(&snapshot, elapsed);
                     self.alert(&snapshot, elapsed);
+                    self.tell(snapshot.at_unix_ms);
                     self.sources.probes().into_iter().for_each(Probes::close_window);
                 }
                 () = tokio::time::sleep_until(self.governing.due().into()) => self.govern(),
@@ -336,13 +352,15 @@ impl Pipeline {
         // Their answers end with them, and the server waits for that.
         self.sources.probes().into_iter().for_each(Probes::end_traces);
         self.server.stop(STOP_PATIENCE).await;
-        self.senders.stop(late);
         if let Some(alerter) = self.alerter.take() {
             alerter.stop();
         }
         if let Some(keeper) = keeper {
             keeper.finish(late);
         }
+        // The last: what the others tell is kept then.
+        drop(self.newsroom);
+        self.senders.stop(late);
         Attached { _sources: self.sources }
     }
 
@@ -476,6 +494,13 @@ impl Pipeline {
         }
     }
 
+    /// After both, what is new.
+    fn tell(&mut self, at_unix_ms: u64) {
+        if let Some(newsroom) = &mut self.newsroom {
+            newsroom.tell(at_unix_ms, self.alerter.as_ref(), self.correlator.as_ref(), self.sources.probes());
+        }
+    }
+
     /// The one that a window ends with: never that of the window before, however short they are.
     fn end_of_window(&mut self) -> Arc<Snapshot> {
         if self.observed == Some(self.taken) { self.take_snapshot() } else { self.fresh_snapshot() }
@@ -511,10 +536,4 @@ fn url(config: &Config, address: SocketAddr, path: &str) -> String {
 
 fn correlator(config: &Config) -> Option<Correlator> {
     config.correlate.enabled.then(|| Correlator::new(config.correlate.windows, config.window.kept))
-}
-
-/// Now, in milliseconds since the Unix epoch.
-fn unix_ms() -> u64 {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    now.as_millis().try_into().unwrap_or(u64::MAX)
 }

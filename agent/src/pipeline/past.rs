@@ -4,7 +4,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
@@ -101,6 +101,11 @@ impl Always {
         self.keeper.ask(current, request);
     }
 
+    /// Who is told when a piece is finished; the first who says so.
+    pub fn tell_pieces(&self, told: OnPiece) {
+        let _ = self.keeper.told.set(told);
+    }
+
     /// Pieces that could not be written.
     pub fn lost(&self) -> u64 {
         self.keeper.lost.load(Ordering::Relaxed)
@@ -133,6 +138,9 @@ fn rest_of(piece: Duration, now: SystemTime) -> Duration {
     Duration::from_millis((length - at % length).try_into().unwrap_or(u64::MAX))
 }
 
+/// Told when a piece is finished, on the thread that finishes it.
+pub type OnPiece = Arc<dyn Fn(&Profile) + Send + Sync>;
+
 /// What the thread is asked for.
 enum Work {
     Keep(Recipe),
@@ -146,6 +154,7 @@ pub struct Keeper {
     lost: Arc<AtomicU64>,
     /// Whether a piece was handed over that is not written yet.
     has_piece: Arc<AtomicBool>,
+    told: Arc<OnceLock<OnPiece>>,
 }
 
 impl Keeper {
@@ -157,8 +166,10 @@ impl Keeper {
         let (work, asked) = mpsc::sync_channel(WAITING);
         let (end, done) = mpsc::channel();
         let (lost, has_piece) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let told = Arc::new(OnceLock::new());
         let mut worker = Worker {
             pieces: pieces(config),
+            told: Arc::clone(&told),
             symbolizer,
             lost: Arc::clone(&lost),
             has_piece: Arc::clone(&has_piece),
@@ -168,15 +179,17 @@ impl Keeper {
             while let Ok(work) = asked.recv() {
                 worker.work(work);
             }
+            // Whoever is told ends before who waits for the end.
+            drop(worker);
             let _ = end.send(());
         })?;
-        Ok(Self { work, done, lost, has_piece })
+        Ok(Self { work, done, lost, has_piece, told })
     }
 
     /// Waits until all is written, but not for long.
     pub fn finish(self, late: Instant) {
-        let Self { work, done, .. } = self;
-        drop(work);
+        let Self { work, done, told, .. } = self;
+        drop((work, told));
         if done.recv_timeout(late.saturating_duration_since(Instant::now())).is_err() {
             tracing::warn!("the last minutes of profiles of the past are lost: their names were not found in time");
         }
@@ -213,14 +226,19 @@ struct Worker {
     has_piece: Arc<AtomicBool>,
     /// Whether that has been said.
     failing: bool,
+    told: Arc<OnceLock<OnPiece>>,
 }
 
 impl Worker {
     fn work(&mut self, work: Work) {
         match work {
             Work::Keep(recipe) => {
-                let kept =
-                    self.named(recipe).and_then(|piece| self.pieces.put(&piece).map_err(|error| error.to_string()));
+                let named = self.named(recipe);
+                // Also if there is no room for it on the disk.
+                if let (Ok(piece), Some(told)) = (&named, self.told.get()) {
+                    told(piece);
+                }
+                let kept = named.and_then(|piece| self.pieces.put(&piece).map_err(|error| error.to_string()));
                 if let Err(error) = &kept {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                     if !self.failing {

@@ -17,7 +17,8 @@ use super::{
     builds::Builds,
     clusters::Clusters,
     connections::{self, Bounds},
-    past::Keeper,
+    news::Untold,
+    past::{Keeper, OnPiece},
     profiles::Profiles,
     tls::TlsFiles,
     trace::{self, Told},
@@ -216,6 +217,19 @@ impl Probes {
         self.drain();
         let suppressed = self.lost(Loss::QueriesSuppressed);
         self.told.slow(&self.names, filter, limit, suppressed)
+    }
+
+    /// Slow and failed cycles since this was last asked.
+    pub fn untold(&mut self) -> Untold {
+        self.drain();
+        self.told.untold(&self.names)
+    }
+
+    /// Who is told when a piece of the profile is finished.
+    pub fn tell_pieces(&mut self, told: OnPiece) {
+        if let Ok(profiles) = &mut self.profiles {
+            profiles.tell_pieces(told);
+        }
     }
 
     /// Statements that came again and again.

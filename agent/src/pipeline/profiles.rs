@@ -14,7 +14,7 @@ use steth_probes::{
 };
 
 use super::{
-    past::{Always, Keeper},
+    past::{Always, Keeper, OnPiece},
     pythons::Pythons,
     sampled::Sampled,
     session::{Session, names_in, title},
@@ -194,6 +194,11 @@ impl Profiles {
             }
             None => Some(request),
         }
+    }
+
+    /// Who is told when a piece is finished.
+    pub fn tell_pieces(&mut self, told: OnPiece) {
+        self.always.iter().for_each(|always| always.tell_pieces(Arc::clone(&told)));
     }
 
     /// Pieces that could not be written.

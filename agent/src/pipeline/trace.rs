@@ -3,12 +3,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use steth_probes::watch::Watch;
 use tokio::sync::mpsc;
 
+use super::{clock::unix_ns, news::Untold};
 use crate::{
     aggregate::Names,
     config::Config,
@@ -20,9 +21,8 @@ use crate::{
     },
 };
 
-/// Traces at a time.
+/// Traces at a time, and repetitions that are kept.
 const MOST: usize = 8;
-/// Repetitions that are kept.
 const MOST_REPEATS: usize = 200;
 /// Lines are handed over in pieces of about this many bytes.
 const PIECE_BYTES: usize = 256 << 10;
@@ -33,6 +33,7 @@ pub struct Told {
     /// From here on cycles are told for a profile of slow requests.
     sampled: Option<Duration>,
     kept: VecDeque<QuerySeen>,
+    untold: u64,
     repeats: VecDeque<RepeatSeen>,
     threshold: usize,
     most_kept: usize,
@@ -74,17 +75,6 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX - 1)
 }
 
-/// What the monotonic clock lags behind the Unix epoch's.
-pub fn unix_ns() -> u64 {
-    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let monotonic = Duration::new(
-        u64::try_from(monotonic.tv_sec).unwrap_or_default(),
-        u32::try_from(monotonic.tv_nsec).unwrap_or_default(),
-    );
-    let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(unix.saturating_sub(monotonic).as_nanos()).unwrap_or_default()
-}
-
 impl Told {
     /// Nothing is kept yet and nobody listens.
     pub fn new(config: &Config) -> Self {
@@ -92,6 +82,7 @@ impl Told {
             listeners: Vec::new(),
             sampled: None,
             kept: VecDeque::new(),
+            untold: 0,
             repeats: VecDeque::new(),
             threshold: 0,
             most_kept: 0,
@@ -104,8 +95,7 @@ impl Told {
 
     /// Takes over what may change.
     pub fn reload(&mut self, config: &Config) {
-        self.slow = config.postgres.slow_query;
-        self.most_kept = config.postgres.kept_queries;
+        (self.slow, self.most_kept) = (config.postgres.slow_query, config.postgres.kept_queries);
         self.kept.truncate(self.most_kept);
         self.threshold = config.postgres.n_plus_one;
     }
@@ -140,6 +130,17 @@ impl Told {
     pub fn keep(&mut self, query: QuerySeen) {
         self.kept.push_front(query);
         self.kept.truncate(self.most_kept);
+        self.untold += 1;
+    }
+
+    /// Those that were kept since, and how many of them have given way already.
+    pub fn untold(&mut self, names: &Names) -> Untold {
+        let (unix_ns, fresh) = (unix_ns(), std::mem::take(&mut self.untold));
+        let seen = self.kept.iter().take(usize::try_from(fresh).unwrap_or(usize::MAX)).rev();
+        let named = |seen: &QuerySeen| owned(names.record(seen, self.peer(names, seen.peer), unix_ns));
+        let queries: Vec<_> = seen.map(named).collect();
+        let there = queries.len() as u64;
+        (queries, fresh - there)
     }
 
     /// The kept cycles that pass the filter, the newest first.

@@ -32,6 +32,8 @@ pub struct Counts {
     pub failed: BTreeMap<&'static str, u64>,
     /// Requests that the destination refused for good.
     pub refused: u64,
+    /// Batches that came while too many waited for the thread.
+    pub behind: u64,
     /// Requests that the spool lost.
     pub lost: Lost,
     /// Bytes that wait.
@@ -66,6 +68,7 @@ impl Figures {
             ("damaged", lost.damaged),
             ("too_large", lost.too_large),
             ("refused", counts.refused),
+            ("behind", counts.behind),
         ] {
             series.push(Series::number(&DROPPED, vec![name.into(), reason.into()], count as f64));
         }

@@ -4,6 +4,7 @@
 use std::{
     error::Error as _,
     fmt, fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::{Duration, SystemTime},
@@ -32,6 +33,42 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 pub struct Client {
     endpoint: Endpoint,
     http: reqwest::Client,
+    /// What its certificates were read from.
+    files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+/// What changes when a file is written or exchanged: device, inode, size, and when it was changed.
+type Stamp = (u64, u64, u64, i64, i64);
+
+/// What is posted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What stands behind the address.
+    pub query: String,
+    /// What the body is.
+    pub content_type: String,
+    /// How it is compressed.
+    pub encoding: Option<&'static str>,
+    /// What else is said of it.
+    pub headers: &'static [(&'static str, &'static str)],
+    /// The body.
+    pub body: Bytes,
+}
+
+/// An answer that is a success.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// What is said of it.
+    pub headers: HeaderMap,
+    /// The beginning of its body.
+    pub body: Bytes,
+}
+
+impl Request {
+    /// One with a body and what that is.
+    pub fn new(content_type: impl Into<String>, body: Bytes) -> Self {
+        Self { query: String::new(), content_type: content_type.into(), encoding: None, headers: &[], body }
+    }
 }
 
 /// Why there is no client for an endpoint.
@@ -123,6 +160,9 @@ impl Client {
         static PROVIDER: OnceLock<()> = OnceLock::new();
         // Fails only where the process has one already.
         PROVIDER.get_or_init(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        // Before they are read: what changes meanwhile is read again.
+        let own = endpoint.certificate.iter().flat_map(|it| [&it.file, &it.key_file]);
+        let files = endpoint.ca_file.iter().chain(own).map(|path| (path.clone(), stamp(path))).collect();
         let tls = |error: reqwest::Error| ClientError::Tls { url: endpoint.url.clone(), why: chain(&error) };
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("steth/", env!("CARGO_PKG_VERSION")))
@@ -144,7 +184,12 @@ impl Client {
             builder = builder.identity(Identity::from_pem(&pem).map_err(tls)?);
         }
         let http = builder.build().map_err(tls)?;
-        Ok(Self { endpoint: endpoint.clone(), http })
+        Ok(Self { endpoint: endpoint.clone(), http, files })
+    }
+
+    /// Whether its certificates are still those that stand in the files; if not, it is time for a new one.
+    pub fn is_current(&self) -> bool {
+        self.files.iter().all(|(path, stamp)| self::stamp(path) == *stamp)
     }
 
     /// Where it sends to.
@@ -152,18 +197,18 @@ impl Client {
         &self.endpoint.url
     }
 
-    /// Sends `body`, and returns the beginning of the answer's body if it is a success.
+    /// Sends it, and returns the answer if that is a success.
     ///
     /// # Errors
     /// What happened, and whether another try is worth it.
-    pub async fn post(
-        &self,
-        content_type: &str,
-        encoding: Option<&str>,
-        headers: &[(&str, &str)],
-        body: Bytes,
-    ) -> Result<Bytes, Failure> {
-        let mut request = self.http.post(self.url()).header(CONTENT_TYPE, content_type).body(body);
+    pub async fn post(&self, posted: Request) -> Result<Answer, Failure> {
+        let Request { query, content_type, encoding, headers, body } = posted;
+        let url = match query.as_str() {
+            "" => self.url().to_owned(),
+            query if self.url().contains('?') => format!("{}&{query}", self.url()),
+            query => format!("{}?{query}", self.url()),
+        };
+        let mut request = self.http.post(url).header(CONTENT_TYPE, content_type).body(body);
         if let Some(encoding) = encoding {
             request = request.header(CONTENT_ENCODING, encoding);
         }
@@ -176,7 +221,7 @@ impl Client {
         let status = response.status();
         match status.is_success() {
             // What arrived counts, however the answer ends.
-            true => Ok(answer.unwrap_or_default()),
+            true => Ok(Answer { headers: response.headers().clone(), body: answer.unwrap_or_default() }),
             false => Err(self.refusal(status, response.headers(), &answer.unwrap_or_default())),
         }
     }
@@ -264,6 +309,11 @@ fn secret(path: &Path) -> io::Result<String> {
     }
 }
 
+fn stamp(path: &Path) -> Option<Stamp> {
+    let it = fs::metadata(path).ok()?;
+    Some((it.dev(), it.ino(), it.len(), it.mtime(), it.mtime_nsec()))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
     fs::read(path).map_err(|source| ClientError::File { path: path.into(), source })
 }
@@ -322,7 +372,13 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = Client::new(endpoint).unwrap();
         let body = Bytes::from_static(b"the body");
-        runtime.block_on(client.post("text/x-test", Some("snappy"), &[("x-version", "0.1.0")], body))
+        let posted = client.post(Request {
+            query: "b=c".into(),
+            encoding: Some("snappy"),
+            headers: &[("x-version", "0.1.0")],
+            ..Request::new("text/x-test", body)
+        });
+        runtime.block_on(posted).map(|answer| answer.body)
     }
 
     fn refused(answer: &'static str) -> Failure {
@@ -342,7 +398,7 @@ mod tests {
         {
             assert!(asked.contains(&format!("\r\n{header}")), "{asked}");
         }
-        assert!(asked.starts_with("post /push http/1.1\r\n") && asked.ends_with("\r\n\r\nthe body"), "{asked}");
+        assert!(asked.starts_with("post /push?b=c http/1.1\r\n") && asked.ends_with("\r\n\r\nthe body"), "{asked}");
     }
 
     #[test]

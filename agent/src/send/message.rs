@@ -1,5 +1,5 @@
 //! The part of OpenTelemetry's messages that is sent (opentelemetry-proto 1.5: `metrics/v1/metrics.proto`,
-//! `collector/metrics/v1/metrics_service.proto`). Fields that are left out are not sent, and not read.
+//! `collector/metrics/v1/metrics_service.proto`, and the same of logs). Fields that are left out are not sent, and not read.
 
 use prost::Message;
 
@@ -85,12 +85,51 @@ pub struct Attribute {
     pub value: Option<AnyValue>,
 }
 
-/// AnyValue; all of ours are strings. A choice of one is the same on the wire as a field that is always written.
+/// AnyValue.
 #[derive(Clone, PartialEq, Message)]
 pub struct AnyValue {
+    /// One of its kinds.
+    #[prost(oneof = "Value", tags = "1, 2, 3, 4, 5, 6")]
+    pub value: Option<Value>,
+}
+
+/// The kinds of [`AnyValue`].
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Value {
     /// string_value.
     #[prost(string, tag = "1")]
-    pub string: String,
+    Text(String),
+    /// bool_value.
+    #[prost(bool, tag = "2")]
+    Switch(bool),
+    /// int_value.
+    #[prost(int64, tag = "3")]
+    Whole(i64),
+    /// double_value.
+    #[prost(double, tag = "4")]
+    Number(f64),
+    /// array_value.
+    #[prost(message, tag = "5")]
+    List(ArrayValue),
+    /// kvlist_value.
+    #[prost(message, tag = "6")]
+    Table(KeyValueList),
+}
+
+/// ArrayValue.
+#[derive(Clone, PartialEq, Message)]
+pub struct ArrayValue {
+    /// Its values.
+    #[prost(message, repeated, tag = "1")]
+    pub values: Vec<AnyValue>,
+}
+
+/// KeyValueList.
+#[derive(Clone, PartialEq, Message)]
+pub struct KeyValueList {
+    /// Its values, with their names.
+    #[prost(message, repeated, tag = "1")]
+    pub values: Vec<Attribute>,
 }
 
 /// Metric; of the three one is set.
@@ -198,7 +237,74 @@ pub struct HistogramPoint {
     pub flags: u32,
 }
 
+/// ExportLogsServiceRequest.
+#[derive(Clone, PartialEq, Message)]
+pub struct LogsRequest {
+    /// What it is about.
+    #[prost(message, repeated, tag = "1")]
+    pub resources: Vec<ResourceLogs>,
+}
+
+/// ResourceLogs.
+#[derive(Clone, PartialEq, Message)]
+pub struct ResourceLogs {
+    /// Who it is about.
+    #[prost(message, optional, tag = "1")]
+    pub resource: Option<Resource>,
+    /// Its records, by who wrote them.
+    #[prost(message, repeated, tag = "2")]
+    pub scopes: Vec<ScopeLogs>,
+}
+
+/// ScopeLogs.
+#[derive(Clone, PartialEq, Message)]
+pub struct ScopeLogs {
+    /// Who wrote.
+    #[prost(message, optional, tag = "1")]
+    pub scope: Option<Scope>,
+    /// The records.
+    #[prost(message, repeated, tag = "2")]
+    pub records: Vec<LogRecord>,
+}
+
+/// LogRecord.
+#[derive(Clone, PartialEq, Message)]
+pub struct LogRecord {
+    /// When it happened.
+    #[prost(fixed64, tag = "1")]
+    pub time_unix_nano: u64,
+    /// When it was known.
+    #[prost(fixed64, tag = "11")]
+    pub observed_time_unix_nano: u64,
+    /// From 1 to 24 (SeverityNumber).
+    #[prost(int32, tag = "2")]
+    pub severity_number: i32,
+    /// The same in words.
+    #[prost(string, tag = "3")]
+    pub severity_text: String,
+    /// A sentence.
+    #[prost(message, optional, tag = "5")]
+    pub body: Option<AnyValue>,
+    /// What programs read.
+    #[prost(message, repeated, tag = "6")]
+    pub attributes: Vec<Attribute>,
+    /// What kind of event it is.
+    #[prost(string, tag = "12")]
+    pub event_name: String,
+}
+
+/// Who writes all of it.
+pub fn scope() -> Scope {
+    Scope { name: "steth".into(), version: env!("CARGO_PKG_VERSION").into() }
+}
+
 /// An attribute with a text.
 pub fn attribute(key: &str, value: &str) -> Attribute {
-    Attribute { key: key.into(), value: Some(AnyValue { string: value.into() }) }
+    Attribute { key: key.into(), value: Some(Value::Text(value.into()).into()) }
+}
+
+impl From<Value> for AnyValue {
+    fn from(value: Value) -> Self {
+        Self { value: Some(value) }
+    }
 }

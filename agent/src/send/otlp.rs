@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 
@@ -171,38 +172,43 @@ impl Writer<'_> {
             return;
         }
         let resources = resources.into_iter().map(|(service, metrics)| message::ResourceMetrics {
-            resource: Some(message::Resource { attributes: self.resource(&service) }),
+            resource: Some(resource(self.labels, &service)),
             scopes: vec![message::ScopeMetrics {
-                scope: Some(message::Scope { name: "steth".into(), version: env!("CARGO_PKG_VERSION").into() }),
+                scope: Some(message::scope()),
                 metrics: metrics.into_values().collect(),
             }],
         });
         let request = message::Request { resources: resources.collect() };
-        let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
-        // Writing to a vector does not fail.
-        if let Ok(packed) = packer.write_all(&request.encode_to_vec()).and_then(|()| packer.finish()) {
-            self.entries.push(Entry { at_unix_ms: self.at_unix_ms, samples, payload: packed.into() });
+        if let Some(payload) = packed(&request) {
+            self.entries.push(Entry { at_unix_ms: self.at_unix_ms, samples, payload });
         }
     }
+}
 
-    /// Who it is about.
-    fn resource(&self, service: &str) -> Vec<message::Attribute> {
-        let mut attributes = Vec::with_capacity(self.labels.len() + 2);
-        for (name, value) in self.labels {
-            match name.as_str() {
-                "job" => {
-                    let name = if service.is_empty() { value } else { service };
-                    attributes.push(message::attribute("service.name", name));
-                }
-                "instance" => {
-                    attributes.push(message::attribute("service.instance.id", value));
-                    attributes.push(message::attribute("host.name", value));
-                }
-                other => attributes.push(message::attribute(other, value)),
+/// A message as it is sent.
+pub fn packed(message: &impl Message) -> Option<Bytes> {
+    let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to a vector does not fail.
+    packer.write_all(&message.encode_to_vec()).and_then(|()| packer.finish()).ok().map(Bytes::from)
+}
+
+/// Who it is about: the host, or one of its services.
+pub fn resource(labels: &BTreeMap<String, String>, service: &str) -> message::Resource {
+    let mut attributes = Vec::with_capacity(labels.len() + 2);
+    for (name, value) in labels {
+        match name.as_str() {
+            "job" => {
+                let name = if service.is_empty() { value } else { service };
+                attributes.push(message::attribute("service.name", name));
             }
+            "instance" => {
+                attributes.push(message::attribute("service.instance.id", value));
+                attributes.push(message::attribute("host.name", value));
+            }
+            other => attributes.push(message::attribute(other, value)),
         }
-        attributes
     }
+    message::Resource { attributes }
 }
 
 #[cfg(test)]
@@ -246,7 +252,11 @@ mod tests {
     }
 
     fn shown(attributes: &[message::Attribute]) -> String {
-        let shown = attributes.iter().map(|it| format!("{}={}", it.key, it.value.as_ref().unwrap().string));
+        let text = |value: &Option<message::AnyValue>| match value.clone().unwrap().value {
+            Some(message::Value::Text(text)) => text,
+            other => panic!("{other:?} is no text"),
+        };
+        let shown = attributes.iter().map(|it| format!("{}={}", it.key, text(&it.value)));
         shown.collect::<Vec<_>>().join(" ")
     }
 

@@ -1,5 +1,7 @@
-//! A snapshot as Prometheus remote write 1.0 has it (<https://prometheus.io/docs/specs/prw/remote_write_spec/>): names, labels and
-//! values as a scrape shows them, histograms as their classic series. Series that have ended get a stale marker.
+//! A snapshot as Prometheus remote write 1.0 has it (<https://prometheus.io/docs/specs/prw/remote_write_spec/>), or 2.0: names, labels
+//! and values as a scrape shows them, histograms as their classic series. Series that have ended get a stale marker.
+
+pub mod v2;
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,20 +30,30 @@ const STALE: u64 = 0x7ff0_0000_0000_0002;
 pub struct RemoteWrite {
     /// What every series gets.
     labels: Vec<Label>,
+    version: Version,
     ended: Ended,
+}
+
+/// Of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// 1.0
+    One,
+    /// 2.0
+    Two,
 }
 
 impl RemoteWrite {
     /// With these labels on every series that has none of the same name.
-    pub fn new(labels: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub fn new(version: Version, labels: impl IntoIterator<Item = (String, String)>) -> Self {
         let labels = labels.into_iter().map(|(name, value)| Label { name: name.into(), value: value.into() });
-        Self { labels: labels.collect(), ended: Ended::default() }
+        Self { labels: labels.collect(), version, ended: Ended::default() }
     }
 
     /// The requests of a snapshot, compressed.
     pub fn encode(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Entry> {
-        let mut writer = Writer::new(snapshot.at_unix_ms);
-        let Self { labels, ended } = self;
+        let mut writer = Writer::new(self.version, snapshot.at_unix_ms);
+        let Self { labels, ended, .. } = self;
         ended.tell(snapshot, |series, ended| write_series(&mut writer, labels, series, ended));
         writer.finish()
     }
@@ -52,18 +64,26 @@ fn write_series(writer: &mut Writer, all: &[Label], series: &Series, ended: bool
     let own = |value: f64| if ended { f64::from_bits(STALE) } else { value };
     match (metric.kind, &series.value) {
         (Kind::Counter | Kind::Gauge, Value::Number(number)) => {
-            writer.sample(labels(all, metric, series, Bytes::from_static(metric.name.as_bytes()), None), own(*number));
+            writer.sample(
+                metric,
+                labels(all, metric, series, Bytes::from_static(metric.name.as_bytes()), None),
+                own(*number),
+            );
         }
         (Kind::Histogram(bounds), Value::Histogram(distribution)) => {
             let [bucket, sum, count] =
                 ["bucket", "sum", "count"].map(|it| Bytes::from(format!("{}_{it}", metric.name)));
             let counts = distribution.cumulative(bounds).into_iter().map(|(_, count)| count);
             for (edge, count) in edges(bounds).iter().zip(counts.chain([distribution.count()])) {
-                writer.sample(labels(all, metric, series, bucket.clone(), Some(edge.clone())), own(count as f64));
+                writer.sample(
+                    metric,
+                    labels(all, metric, series, bucket.clone(), Some(edge.clone())),
+                    own(count as f64),
+                );
             }
             let sum_seconds = distribution.sum_ns() as f64 / 1e9;
-            writer.sample(labels(all, metric, series, sum, None), own(sum_seconds));
-            writer.sample(labels(all, metric, series, count, None), own(distribution.count() as f64));
+            writer.sample(metric, labels(all, metric, series, sum, None), own(sum_seconds));
+            writer.sample(metric, labels(all, metric, series, count, None), own(distribution.count() as f64));
         }
         // No exposition shows it either.
         _ => {}
@@ -87,37 +107,67 @@ fn labels(all: &[Label], metric: &Metric, series: &Series, name: Bytes, edge: Op
     labels.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     labels
 }
+
 /// Gathers samples into requests.
 struct Writer {
     at_unix_ms: u64,
-    request: WriteRequest,
+    request: Open,
     entries: Vec<Entry>,
 }
 
-impl Writer {
-    fn new(at_unix_ms: u64) -> Self {
-        Self { at_unix_ms, request: WriteRequest::default(), entries: Vec::new() }
+/// The request that is being gathered.
+enum Open {
+    One(WriteRequest),
+    Two(v2::Gathered),
+}
+
+impl Open {
+    fn new(version: Version) -> Self {
+        match version {
+            Version::One => Self::One(WriteRequest::default()),
+            Version::Two => Self::Two(v2::Gathered::default()),
+        }
     }
 
-    fn sample(&mut self, labels: Vec<Label>, value: f64) {
-        let timestamp = i64::try_from(self.at_unix_ms).unwrap_or(i64::MAX);
-        self.request.series.push(TimeSeries { labels, samples: vec![Sample { value, timestamp }] });
-        if self.request.series.len() == MOST_SAMPLES {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(request) => request.series.len(),
+            Self::Two(gathered) => gathered.count(),
+        }
+    }
+}
+
+impl Writer {
+    fn new(version: Version, at_unix_ms: u64) -> Self {
+        Self { at_unix_ms, request: Open::new(version), entries: Vec::new() }
+    }
+
+    fn sample(&mut self, metric: &Metric, labels: Vec<Label>, value: f64) {
+        let sample = Sample { value, timestamp: i64::try_from(self.at_unix_ms).unwrap_or(i64::MAX) };
+        match &mut self.request {
+            Open::One(request) => request.series.push(TimeSeries { labels, samples: vec![sample] }),
+            Open::Two(gathered) => gathered.push(metric, &labels, sample),
+        }
+        if self.request.len() == MOST_SAMPLES {
             self.close();
         }
     }
 
     fn close(&mut self) {
-        let plain = std::mem::take(&mut self.request);
-        let samples = u32::try_from(plain.series.len()).unwrap_or(u32::MAX);
+        let samples = u32::try_from(self.request.len()).unwrap_or(u32::MAX);
+        let (plain, next) = match &self.request {
+            Open::One(request) => (request.encode_to_vec(), Version::One),
+            Open::Two(gathered) => (gathered.encoded(), Version::Two),
+        };
+        self.request = Open::new(next);
         // It fails for 4 GiB and more.
-        if let Ok(packed) = snap::raw::Encoder::new().compress_vec(&plain.encode_to_vec()) {
+        if let Ok(packed) = snap::raw::Encoder::new().compress_vec(&plain) {
             self.entries.push(Entry { at_unix_ms: self.at_unix_ms, samples, payload: packed.into() });
         }
     }
 
     fn finish(mut self) -> Vec<Entry> {
-        if !self.request.series.is_empty() {
+        if self.request.len() > 0 {
             self.close();
         }
         self.entries
@@ -158,7 +208,7 @@ struct TimeSeries {
 
 /// prometheus.Label. Bytes, which are the same on the wire as a string: most are shared by many series.
 #[derive(Clone, PartialEq, Message)]
-struct Label {
+pub struct Label {
     #[prost(bytes = "bytes", tag = "1")]
     name: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
@@ -167,7 +217,7 @@ struct Label {
 
 /// prometheus.Sample.
 #[derive(Clone, PartialEq, Message)]
-struct Sample {
+pub struct Sample {
     #[prost(double, tag = "1")]
     value: f64,
     #[prost(int64, tag = "2")]
@@ -213,7 +263,7 @@ mod tests {
     }
 
     fn encoder() -> RemoteWrite {
-        RemoteWrite::new([("instance".into(), "host".into()), ("service".into(), "not used".into())])
+        RemoteWrite::new(Version::One, [("instance".into(), "host".into()), ("service".into(), "not used".into())])
     }
 
     #[test]
@@ -254,6 +304,28 @@ mod tests {
         let stale = second.values().filter(|(bits, at)| (*bits, *at) == (STALE, 2)).count();
         assert_eq!((second.len(), stale), (1 + COARSE_SERIES, COARSE_SERIES));
         assert_eq!(received(&encoder.encode(&snapshot(3, vec![load()]))).len(), 1);
+    }
+
+    #[test]
+    fn the_second_version_takes_less_room_for_the_same() {
+        let series = (0..1_000).map(|i| Series::number(&BYTES, vec![format!("service-{}", i / 8), "eu".into()], 1.0));
+        let snapshot = snapshot(
+            1,
+            series
+                .enumerate()
+                .map(|(i, mut series)| {
+                    series.labels[1] = format!("zone-{}", i % 8);
+                    series
+                })
+                .collect(),
+        );
+        let bytes = |version| {
+            let mut encoder = RemoteWrite::new(version, [("instance".to_owned(), "a-host.example.org".to_owned())]);
+            let entries = encoder.encode(&snapshot);
+            assert_eq!(entries.iter().map(|entry| entry.samples).sum::<u32>(), 1_000);
+            entries.iter().map(|entry| entry.payload.len()).sum::<usize>()
+        };
+        assert!(bytes(Version::Two) < bytes(Version::One), "{} {}", bytes(Version::Two), bytes(Version::One));
     }
 
     #[test]

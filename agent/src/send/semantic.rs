@@ -81,6 +81,44 @@ const ATTRIBUTES: &[(&str, &str)] = &[
     ("sqlstate", "db.response.status_code"),
 ];
 
+/// What single events are: alerts, findings, queries.
+pub mod event {
+    /// An alert that began, was acknowledged, or is over.
+    pub const ALERT: &str = "steth.alert";
+    /// A finding that began, or is over.
+    pub const FINDING: &str = "steth.finding";
+    /// A query that was slow, or failed.
+    pub const QUERY: &str = "steth.postgres.query";
+}
+
+/// Fields of single events, by their names in our JSON. What has no row bears the event's name before its own.
+pub const FIELDS: &[(&str, &str, &str)] = &[
+    (event::QUERY, "database", "db.namespace"),
+    (event::QUERY, "operation", "db.operation.name"),
+    (event::QUERY, "peer", "network.peer.address"),
+    (event::QUERY, "pid", "process.pid"),
+    (event::QUERY, "query", "db.query.fingerprint"),
+    (event::QUERY, "rows", "db.response.returned_rows"),
+    (event::QUERY, "sqlstate", "db.response.status_code"),
+    (event::QUERY, "statement", "db.query.text"),
+    (event::QUERY, "summary", "db.query.summary"),
+    (event::QUERY, "tid", "thread.id"),
+    (event::QUERY, "user", "user.name"),
+];
+
+/// What every event of a kind says.
+pub const CONSTANTS: &[(&str, &str, &str)] = &[(event::QUERY, "db.system.name", "postgresql")];
+
+/// How grave an event is (SeverityNumber of logs.proto, with its short name).
+pub mod severity {
+    /// Good to know.
+    pub const INFO: (i32, &str) = (9, "INFO");
+    /// Somebody should look.
+    pub const WARN: (i32, &str) = (13, "WARN");
+    /// Somebody must look.
+    pub const ERROR: (i32, &str) = (17, "ERROR");
+}
+
 const RECEIVE: (&str, &str) = ("network.io.direction", "receive");
 const TRANSMIT: (&str, &str) = ("network.io.direction", "transmit");
 const MAJOR: (&str, &str) = ("system.paging.fault.type", "major");
@@ -95,8 +133,14 @@ pub fn name(metric: &str, label: impl Fn(&str) -> Option<String>) -> Option<&'st
 }
 
 /// The attribute that a label becomes.
-pub fn attribute(label: &'static str) -> &'static str {
+pub fn attribute(label: &str) -> &str {
     ATTRIBUTES.iter().find(|(ours, _)| *ours == label).map_or(label, |(_, theirs)| theirs)
+}
+
+/// The attribute that a field of an event becomes.
+pub fn field(event: &str, field: &str) -> String {
+    let row = FIELDS.iter().find(|(of, ours, _)| *of == event && *ours == field);
+    row.map_or_else(|| format!("{event}.{field}"), |(_, _, theirs)| (*theirs).to_owned())
 }
 
 /// The unit that one of our names says.

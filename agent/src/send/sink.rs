@@ -1,5 +1,5 @@
-//! One destination, on a thread of its own: takes a window at each interval, puts it into the spool, and sends what the spool
-//! holds, oldest first. Whatever hangs, the network or the disk, holds up nobody else.
+//! One destination, on a thread of its own: takes a window at each interval, or what it is told, puts it into the spool, and sends
+//! what the spool holds, oldest first. Whatever hangs, the network or the disk, holds up nobody else.
 
 use std::{
     collections::BTreeMap,
@@ -10,19 +10,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior, interval, sleep_until},
+};
 
 use super::{
     backoff::Backoff,
+    encoder::{Encoder, Input},
     figures::Figures,
-    http::{Client, Failure, Reason},
-    otlp::{self, Otlp},
-    remote_write::{self, RemoteWrite},
+    http::{Answer, Client, Failure},
     spool::{Entry, Spool},
 };
 use crate::{
-    config::destination::{Destination, Protocol},
+    config::destination::Destination,
     model::snapshot::{NoSnapshot, Snapshot, SnapshotHandle},
 };
 
@@ -38,14 +39,72 @@ pub struct Sink {
     client: Option<Client>,
     backoff: Backoff,
     figures: Arc<Figures>,
-    /// The last snapshot that was taken.
-    taken: Option<Arc<Snapshot>>,
     /// When a failure was last told.
     told: Option<Instant>,
 }
 
+/// Where a destination has it from.
+pub enum Source {
+    /// Windows, at each interval.
+    Windows(Box<Windows>),
+    /// Whoever tells what happens; it ends with them.
+    Told(mpsc::Receiver<Input>),
+}
+
+/// A window that was asked for.
+type Asked = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, NoSnapshot>>>>;
+
+/// Asks for a window at each interval.
+pub struct Windows {
+    snapshots: SnapshotHandle,
+    every: Duration,
+    ticks: Interval,
+    /// It was asked for; whoever stops waiting for it comes back to it.
+    asked: Option<Asked>,
+    /// The last one.
+    taken: Option<Arc<Snapshot>>,
+}
+
+impl Source {
+    /// Windows so far apart. Needs a runtime.
+    pub fn windows(snapshots: SnapshotHandle, every: Duration) -> Self {
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        Self::Windows(Box::new(Windows { snapshots, every, ticks, asked: None, taken: None }))
+    }
+
+    /// The next of it; `None` when there will be none. Nothing is lost if it is dropped before.
+    async fn next(&mut self) -> Option<Input> {
+        let windows = match self {
+            Self::Told(told) => return told.recv().await,
+            Self::Windows(windows) => windows,
+        };
+        loop {
+            let Some(asked) = &mut windows.asked else {
+                windows.ticks.tick().await;
+                let snapshots = windows.snapshots.clone();
+                windows.asked = Some(Box::pin(async move { snapshots.fresh().await }));
+                continue;
+            };
+            let fresh = asked.await;
+            windows.asked = None;
+            match fresh {
+                Ok(snapshot) if windows.taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, &snapshot)) => {
+                    // Still the one before: windows last about as long as it is from one to the next.
+                    windows.ticks.reset_after(windows.every / 10);
+                }
+                Ok(snapshot) => {
+                    windows.taken = Some(Arc::clone(&snapshot));
+                    return Some(Input::Window(snapshot));
+                }
+                Err(NoSnapshot) => return None,
+            }
+        }
+    }
+}
+
 /// A request on its way.
-type Sending = Pin<Box<dyn Future<Output = (Entry, Result<Bytes, Failure>)>>>;
+type Sending = Pin<Box<dyn Future<Output = (Entry, Result<Answer, Failure>)>>>;
 
 impl Sink {
     /// Opens the spool in `folder`; what waits there is sent first.
@@ -58,7 +117,6 @@ impl Sink {
             backoff: Backoff::new(destination.longest_pause),
             destination: destination.clone(),
             figures,
-            taken: None,
             told: None,
         };
         if !sink.spool.is_empty() {
@@ -68,11 +126,9 @@ impl Sink {
         sink
     }
 
-    /// Takes and sends until there are no snapshots any more. May be dropped at any time: what is not known to have arrived
+    /// Takes and sends until there is nothing to take any more. May be dropped at any time: what is not known to have arrived
     /// stays in the spool.
-    pub async fn run(mut self, snapshots: SnapshotHandle) {
-        let mut windows = interval(self.destination.every);
-        windows.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    pub async fn run(mut self, mut source: Source) {
         let mut sending: Option<Sending> = None;
         let mut not_before = tokio::time::Instant::now();
         loop {
@@ -86,13 +142,9 @@ impl Sink {
                 };
             }
             tokio::select! {
-                _ = windows.tick() => match snapshots.fresh().await {
-                    Ok(snapshot) if self.taken.as_ref().is_some_and(|taken| Arc::ptr_eq(taken, &snapshot)) => {
-                        // Still the one before: windows last about as long as it is from one to the next.
-                        windows.reset_after(self.destination.every / 10);
-                    }
-                    Ok(snapshot) => self.take(snapshot),
-                    Err(NoSnapshot) => return,
+                taken = source.next() => match taken {
+                    Some(input) => self.take(&input),
+                    None => return,
                 },
                 (entry, outcome) = arrival(&mut sending) => {
                     sending = None;
@@ -104,24 +156,27 @@ impl Sink {
         }
     }
 
-    fn take(&mut self, snapshot: Arc<Snapshot>) {
-        for entry in self.encoder.encode(&snapshot) {
+    fn take(&mut self, input: &Input) {
+        for entry in self.encoder.encode(input) {
             self.spool.push(entry);
         }
         if self.backoff.failures() > 0 {
             // It will have to wait, maybe for longer than the host runs.
             self.spool.sync();
         }
-        self.taken = Some(snapshot);
     }
 
     /// Has a client, or says how long to wait for one.
     fn client(&mut self) -> Result<(), Duration> {
-        if self.client.is_some() {
+        if self.client.as_ref().is_some_and(Client::is_current) {
             return Ok(());
         }
         match Client::new(&self.destination.endpoint) {
-            Ok(client) => self.client = Some(client),
+            Ok(client) => {
+                if self.client.replace(client).is_some() {
+                    tracing::info!("{}: its certificates were exchanged", self.shown());
+                }
+            }
             Err(error) => {
                 *self.figures.lock().failed.entry("setup").or_default() += 1;
                 self.tell_failure(&error.to_string());
@@ -134,15 +189,15 @@ impl Sink {
     fn next_request(&mut self) -> Option<Sending> {
         let client = self.client.clone()?;
         let entry = self.spool.oldest()?;
-        let (content_type, encoding, headers) = self.encoder.form();
+        let request = self.encoder.request(&entry.payload);
         Some(Box::pin(async move {
-            let outcome = client.post(content_type, Some(encoding), headers, entry.payload.clone()).await;
+            let outcome = client.post(request).await;
             (entry, outcome)
         }))
     }
 
     /// What became of the oldest entry; returns how long to wait before the next.
-    fn arrived(&mut self, entry: &Entry, outcome: Result<Bytes, Failure>) -> Duration {
+    fn arrived(&mut self, entry: &Entry, outcome: Result<Answer, Failure>) -> Duration {
         // At the limit it may have been dropped while it was on its way.
         let is_oldest = self.spool.oldest().as_ref() == Some(entry);
         match outcome {
@@ -150,7 +205,7 @@ impl Sink {
                 if is_oldest {
                     self.spool.sent();
                 }
-                let rejected = self.encoder.rejected(&answer);
+                let rejected = self.encoder.rejected(&answer, entry.samples);
                 if let Some((count, why)) = &rejected {
                     self.tell_failure(&format!("{count} samples were not wanted: {why}"));
                 }
@@ -206,56 +261,10 @@ impl Sink {
 }
 
 /// Pending for ever when nothing is on its way.
-async fn arrival(sending: &mut Option<Sending>) -> (Entry, Result<Bytes, Failure>) {
+async fn arrival(sending: &mut Option<Sending>) -> (Entry, Result<Answer, Failure>) {
     match sending {
         Some(sending) => sending.await,
         None => std::future::pending().await,
-    }
-}
-
-/// How snapshots are written for a destination.
-enum Encoder {
-    RemoteWrite(RemoteWrite),
-    Otlp(Otlp),
-}
-
-impl Encoder {
-    fn new(protocol: Protocol, labels: BTreeMap<String, String>) -> Self {
-        match protocol {
-            Protocol::RemoteWrite => Self::RemoteWrite(RemoteWrite::new(labels)),
-            Protocol::Otlp => Self::Otlp(Otlp::new(labels)),
-        }
-    }
-
-    fn encode(&mut self, snapshot: &Arc<Snapshot>) -> Vec<Entry> {
-        match self {
-            Self::RemoteWrite(encoder) => encoder.encode(snapshot),
-            Self::Otlp(encoder) => encoder.encode(snapshot),
-        }
-    }
-
-    /// Content type, encoding and further headers.
-    fn form(&self) -> (&'static str, &'static str, &'static [(&'static str, &'static str)]) {
-        match self {
-            Self::RemoteWrite(_) => (remote_write::CONTENT_TYPE, remote_write::ENCODING, remote_write::HEADERS),
-            Self::Otlp(_) => (otlp::CONTENT_TYPE, otlp::ENCODING, &[]),
-        }
-    }
-
-    fn is_worth_another_try(&self, failure: &Failure) -> bool {
-        match (self, failure.reason) {
-            // OTLP 1.5, "Retryable Response Codes".
-            (Self::Otlp(_), Reason::Status(status)) => matches!(status, 429 | 502 | 503 | 504),
-            _ => failure.is_worth_another_try(),
-        }
-    }
-
-    /// How many samples the answer to a success says were not taken, and why.
-    fn rejected(&self, answer: &[u8]) -> Option<(u64, String)> {
-        match self {
-            Self::RemoteWrite(_) => None,
-            Self::Otlp(_) => otlp::rejected(answer),
-        }
     }
 }
 

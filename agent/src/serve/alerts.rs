@@ -48,7 +48,7 @@ fn changed(order: &AlertOrder) -> Option<String> {
             Some(format!("silenced {rule} {labels:?} for {seconds} s as {by}"))
         }
         AlertOrder::Unsilence { id } => Some(format!("ended silence {id}")),
-        AlertOrder::Test { .. } => None,
+        AlertOrder::Test { .. } | AlertOrder::Record {} => None,
     }
 }
 

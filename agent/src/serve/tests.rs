@@ -14,7 +14,7 @@ use super::*;
 use crate::model::{
     alert::{
         Acknowledged, Alert, AlertAnswer, AlertOrder, AlertQuestion, AlertRefused, AlertState, Alerts, ChannelState,
-        Noted, Silence, Suppressed, Tried, TriedRule,
+        Noted, Recorded, Silence, Suppressed, Tried, TriedRule,
     },
     finding::{
         Cause, Contender, Dependency, Event, EventKind, Events, Evidence, Explanation, Finding, FindingKind, Findings,
@@ -208,6 +208,7 @@ async fn orders_about_alerts_are_carried_out_or_refused_with_a_reason_and_answer
         (r#"{"action":"silence","secnds":60,"by":"me"}"#, 400, "unknown field `secnds`"),
         (r#"{"action":"unsilence","id":1}"#, 503, "alerts.enabled is false"),
         (r#"{"action":"test","rules":""}"#, 200, "tried"),
+        (r#"{"action":"record"}"#, 200, "recorded"),
         (r#"{"action":"dance"}"#, 400, "unknown variant `dance`"),
     ] {
         let head = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());

@@ -4,6 +4,7 @@
 mod agent;
 mod bpf;
 mod bpftrace;
+mod central;
 mod exposition;
 mod idle;
 mod interrupt;
@@ -62,6 +63,8 @@ const BENCHES: &[Bench] = &[
         run: profile::binaries::run,
     },
     Bench { name: "viewer", title: "A large page", what: viewer::WHAT, rounds: 10, run: viewer::run },
+    Bench { name: "central", title: "Sending", what: central::WHAT, rounds: 2, run: central::sending },
+    Bench { name: "alerts", title: "Telling", what: central::TELLING, rounds: 1, run: central::telling },
     Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
 ];
 

@@ -25,6 +25,23 @@ pub struct Times {
     pub ended: bool,
 }
 
+/// User and system time of the threads of a process that bear this name, in hundredths.
+///
+/// # Errors
+/// The process is gone.
+pub fn thread_seconds(pid: u32, name: &str) -> Result<f64> {
+    let folder = format!("/proc/{pid}/task");
+    let mut seconds = 0.0;
+    for thread in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
+        let thread = thread?.path();
+        let of = |file: &str| fs::read_to_string(thread.join(file)).unwrap_or_default();
+        if of("comm").trim_end() == name {
+            seconds += seconds_of(&of("stat"));
+        }
+    }
+    Ok(seconds)
+}
+
 /// Fields 3, 14 and 15 of proc(5), which can be read until someone has waited for the process.
 ///
 /// # Errors
@@ -34,8 +51,13 @@ pub fn times(pid: u32) -> Result<Times> {
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
     // The name may hold blanks and brackets: count from its last bracket.
     let fields: Vec<&str> = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().collect();
-    let ticks = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    Ok(Times { cpu_seconds: ticks.sum::<f64>() / TICKS_PER_SECOND, ended: fields.first() == Some(&"Z") })
+    Ok(Times { cpu_seconds: seconds_of(&text), ended: fields.first() == Some(&"Z") })
+}
+
+/// Fields 14 and 15 of proc(5).
+fn seconds_of(stat: &str) -> f64 {
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace().skip(11).take(2);
+    fields.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// A line of /proc/PID/status that tells memory, such as `VmRSS`.

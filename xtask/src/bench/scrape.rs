@@ -41,7 +41,7 @@ const CONFIGURATION: &str = "[limits]\nshown_services = 1000\n";
 pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("steth-bench-").tempdir()?;
     let agent = Agent::start(&context.steth, CONFIGURATION)?;
-    let mut services = Services { folder: folder.path(), count: 0 };
+    let mut services = Services::new(folder.path());
 
     let at_size = |findings: &mut Findings, scrape: &Scrape| -> Result<f64> {
         let results = alternate(
@@ -85,14 +85,19 @@ fn milliseconds(scrape: &Scrape) -> f64 {
 }
 
 /// Short processes of many names.
-struct Services<'a> {
+pub struct Services<'a> {
     folder: &'a Path,
     count: usize,
 }
 
-impl Services<'_> {
+impl<'a> Services<'a> {
+    /// Their programs stand in `folder`.
+    pub fn new(folder: &'a Path) -> Self {
+        Self { folder, count: 0 }
+    }
+
     /// Until a scrape has as many series as the target is for; returns that scrape.
-    fn grow(&mut self, agent: &Agent, step: usize, size: impl Fn(&Scrape) -> usize) -> Result<Scrape> {
+    pub fn grow(&mut self, agent: &Agent, step: usize, size: impl Fn(&Scrape) -> usize) -> Result<Scrape> {
         loop {
             interrupt::sleep(STALE)?;
             let scrape = agent.scrape()?;

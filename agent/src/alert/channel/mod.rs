@@ -18,7 +18,7 @@ use crate::{
         alerts::{Channel, ChannelKind},
     },
     model::{alert::Alert, figure::figure},
-    send::http::{Client, ClientError, Failure},
+    send::http::{Client, ClientError, Failure, Request},
 };
 
 /// What came of a notice.
@@ -82,9 +82,10 @@ async fn send(channel: &Channel, client: &mut Option<Client>, sender: &Sender, n
     }
 }
 
+/// The client, made anew when its certificates were exchanged.
 fn kept<'a>(client: &'a mut Option<Client>, endpoint: &Endpoint) -> Result<&'a Client, ClientError> {
-    match client {
-        Some(client) => Ok(client),
+    match client.take().filter(Client::is_current) {
+        Some(current) => Ok(client.insert(current)),
         None => Ok(client.insert(Client::new(endpoint)?)),
     }
 }
@@ -97,7 +98,7 @@ pub fn bodies(sender: &Sender, notice: &Notice) -> [serde_json::Value; 3] {
 
 async fn post(client: &Client, body: &serde_json::Value) -> Result<(), Failed> {
     let body = serde_json::to_vec(body).unwrap_or_default();
-    client.post("application/json", None, &[], body.into()).await?;
+    client.post(Request::new("application/json", body.into())).await?;
     Ok(())
 }
 

@@ -30,7 +30,9 @@ pub static FAILED: Metric = Metric::counter(
 pub static DROPPED: Metric = Metric::counter(
     "steth_send_dropped_total",
     "Requests that are lost: spool_full (the oldest give way at the limit), disk (it cannot be written, and no more fits in \
-     memory), damaged (a stretch of the spool), too_large (for the spool), refused (by the destination).",
+     memory), damaged (a stretch of the spool), too_large (for the spool), refused (by the destination), \
+     behind (a disk held up the destination's thread; \
+     or more slow queries came in a window than are kept).",
     &["destination", "reason"],
 );
 /// Samples that a destination took the request of, but not them.

@@ -193,6 +193,7 @@ pub fn obeyed(order: AlertOrder) -> Result<AlertAnswer, AlertRefused> {
         AlertOrder::Silence { by, .. } if by.is_empty() => Err(AlertRefused::Wrong("by is empty".into())),
         AlertOrder::Silence { rule, .. } => Ok(AlertAnswer::Silence(silence(rule))),
         AlertOrder::Unsilence { .. } => Err(AlertRefused::Disabled),
+        AlertOrder::Record {} => Ok(AlertAnswer::Recorded(Recorded { windows: 2, file: "AA==".into() })),
         AlertOrder::Test { .. } => {
             let rule =
                 TriedRule { rule: "a".into(), series: 1, least: Some(0.1), largest: Some(0.9), alerts: vec![alert()] };

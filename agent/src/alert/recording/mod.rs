@@ -6,6 +6,8 @@
 //! Bounded: at most [`MOST_BYTES`] of finished blocks, the oldest of which give way, and one that is being written, of at most
 //! [`BLOCK_BYTES`] beside the names of its series.
 
+mod file;
+
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
@@ -26,6 +28,8 @@ use crate::model::{
 const MOST_BYTES: usize = 4 << 20;
 /// Of windows in the block that is being written.
 const BLOCK_BYTES: usize = 512 << 10;
+/// What a block may come to that was read from a file.
+const MOST_UNPACKED: u64 = 64 << 20;
 /// Windows of a block.
 const BLOCK_WINDOWS: usize = 60;
 /// The most windows that are kept.
@@ -92,7 +96,7 @@ impl Recording {
     pub fn replay(&self, mut window: impl FnMut(&Snapshot, Duration)) {
         for block in &self.finished {
             let mut bytes = Vec::new();
-            if DeflateDecoder::new(&*block.packed).read_to_end(&mut bytes).is_ok() {
+            if DeflateDecoder::new(&*block.packed).take(MOST_UNPACKED).read_to_end(&mut bytes).is_ok() {
                 unpack(&block.names, &bytes, &mut window);
             }
         }
@@ -212,8 +216,8 @@ fn unpack_window(names: &[Name], rest: &mut &[u8], last: &mut [Option<Last>]) ->
     let mut series = Vec::with_capacity(count.min(names.len()));
     let mut expected = 0;
     for _ in 0..count {
-        let number = expected + unzigzag(take(rest)?);
-        expected = number + 1;
+        let number = unzigzag(take(rest)?).checked_add(expected)?;
+        expected = number.checked_add(1)?;
         let number = usize::try_from(number).ok()?;
         let (metric, labels) = names.get(number)?;
         let last = last.get_mut(number)?;
@@ -242,7 +246,8 @@ fn take_histogram(rest: &mut &[u8], last: &mut Option<Last>) -> Option<Arc<Distr
         let sum_ns = take(rest)?;
         let mut gains = Vec::new();
         for _ in 0..changes {
-            gains.push((usize::try_from(take(rest)?).ok()?, take(rest)?));
+            // What counts further than any host is damaged.
+            gains.push((usize::try_from(take(rest)?).ok()?, take(rest).filter(|gain| *gain < 1 << 48)?));
         }
         Arc::make_mut(&mut now).add(sum_ns, gains);
     }
@@ -289,7 +294,7 @@ mod tests {
         CHAPTERS.iter().flat_map(|chapter| (chapter.metrics)()).find(|metric| metric.name == name).unwrap()
     }
 
-    fn snapshot(at: u64) -> Snapshot {
+    pub fn snapshot(at: u64) -> Snapshot {
         let mut all = Distribution::default();
         (0..at % 7).for_each(|more| all.observe_ns(1_000_000 * (more + 1)));
         let labels = |count: usize| (0..count).map(|label| format!("l{label}")).collect::<Vec<_>>();
