@@ -1,14 +1,14 @@
 //! `cargo xtask vm-test`: the agent and its tests on kernels that this machine does not run. Knows the order of steps: where
 //! kernels come from stands in `kernels`, what is booted in `root`, `payload` and `initramfs`, how in `machine`, what it must show
-//! in `tests`, what it showed in `report`.
+//! in `features`, what it showed in `report`.
 
+mod features;
 mod initramfs;
 mod kernels;
 mod machine;
 mod payload;
 mod report;
 mod root;
-mod tests;
 
 use std::{
     fs,
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.write && (kernels.len() < KERNELS.len() || arguments.only.is_some()) {
         bail!("--write needs all kernels and features: leave --kernel and --only out");
     }
-    let plan = tests::plan(arguments.only.as_deref())?;
+    let plan = features::plan(arguments.only.as_deref())?;
     setup::install_missing(Purpose::Build)?;
     setup::install_missing(Purpose::Machine)?;
     let folder = folder()?;
@@ -117,7 +117,7 @@ fn folder() -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests_of_arguments {
+mod tests {
     use super::chosen;
 
     #[test]

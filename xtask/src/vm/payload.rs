@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    features::{Feature, PROBES},
     root::make_image,
-    tests::{Feature, PROBES},
 };
 use crate::{test, workspace};
 

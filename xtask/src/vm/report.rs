@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::tests::{Feature, PROBES};
+use super::features::{Feature, PROBES};
 use crate::{test::Reader, workspace};
 
 /// What one kernel showed.
