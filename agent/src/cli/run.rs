@@ -249,4 +249,3 @@ fn say_ready(pipeline: &Pipeline, format: LogFormat) {
         LogFormat::Json => serde_json::json!({ "level": "INFO", "message": format!("ready: {url}") }).to_string(),
     });
 }
-

@@ -172,14 +172,14 @@ impl Guard {
         let peer = request.extensions().get::<Peer>().copied();
         let admitted = match peer {
             Some(peer) => self.admit(&rules, peer, &request),
-            None => Err((None, Problem::internal("a request came from nowhere").into_response())),
+            None => Err(refused(None, Problem::internal("a request came from nowhere").into_response())),
         };
         let (asker, mut response) = match admitted {
             Ok(asker) => {
                 request.extensions_mut().insert(asker.clone());
                 (Some(asker), next.run(request).await)
             }
-            Err((asker, response)) => (asker, response),
+            Err(refused) => (refused.0, *refused.1),
         };
         dress(&mut response);
         let changed = response.extensions_mut().remove::<Changed>();
@@ -191,7 +191,7 @@ impl Guard {
         };
         if noted {
             self.audit.note(&Entry {
-                at_unix_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| whole_ms(since)),
+                at_unix_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0, whole_ms),
                 role: asker.as_ref().map(|asker| asker.role.name()),
                 who: asker.and_then(|asker| asker.name),
                 from: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
@@ -206,18 +206,18 @@ impl Guard {
         response
     }
 
-    fn admit(&self, rules: &Rules, peer: Peer, request: &Request) -> Result<Asker, (Option<Asker>, Response)> {
+    fn admit(&self, rules: &Rules, peer: Peer, request: &Request) -> Result<Asker, Refused> {
         let from = Caller::at(peer.address.ip());
         let needed = needed(request.method(), request.uri().path());
         let Some(tokens) = &rules.tokens else {
             let asker = Asker { name: None, role: Role::Operator };
-            self.within_rate(rules, from, 1.0).map_err(|refused| (None, refused))?;
+            self.within_rate(rules, from, 1.0).map_err(|response| (None, response))?;
             // A page in somebody's browser can have its own name stand for 127.0.0.1, but not send another name.
             if !peer.encrypted && !is_of_this_host(request.headers()) {
                 self.refused.host.fetch_add(1, Ordering::Relaxed);
                 let hint = "ask by address or as localhost; with http.tokens any name may be used";
-                let refused = Problem::new(StatusCode::MISDIRECTED_REQUEST, "this is no name of this host", hint);
-                return Err((None, refused.into_response()));
+                let problem = Problem::new(StatusCode::MISDIRECTED_REQUEST, "this is no name of this host", hint);
+                return Err(refused(None, problem.into_response()));
             }
             return self.allowed(asker, needed);
         };
@@ -226,12 +226,12 @@ impl Guard {
             Some(token) => {
                 let asker = Asker { name: Some(token.name.clone()), role: token.role };
                 let caller = Caller::Token(token.name.clone());
-                self.within_rate(rules, caller, 1.0).map_err(|refused| (Some(asker.clone()), refused))?;
+                self.within_rate(rules, caller, 1.0).map_err(|response| (Some(asker.clone()), response))?;
                 self.allowed(asker, needed)
             }
             None => {
                 let cost = if presented.is_some() { WRONG_TOKEN_COST } else { 1.0 };
-                self.within_rate(rules, from, cost).map_err(|refused| (None, refused))?;
+                self.within_rate(rules, from, cost).map_err(|response| (None, response))?;
                 if needed.is_none() {
                     return Ok(Asker { name: None, role: Role::Viewer });
                 }
@@ -241,15 +241,15 @@ impl Guard {
                     None => "a token is needed",
                 };
                 let hint = "send it as `Authorization: Bearer TOKEN`; `steth token new` makes one";
-                let mut refused = Problem::new(StatusCode::UNAUTHORIZED, error, hint).into_response();
+                let mut response = Problem::new(StatusCode::UNAUTHORIZED, error, hint).into_response();
                 let how = HeaderValue::from_static("Bearer realm=\"steth\"");
-                refused.headers_mut().insert(header::WWW_AUTHENTICATE, how);
-                Err((None, refused))
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+                Err(refused(None, response))
             }
         }
     }
 
-    fn allowed(&self, asker: Asker, needed: Option<Role>) -> Result<Asker, (Option<Asker>, Response)> {
+    fn allowed(&self, asker: Asker, needed: Option<Role>) -> Result<Asker, Refused> {
         match needed {
             Some(needed) if asker.role < needed => {
                 self.refused.role.fetch_add(1, Ordering::Relaxed);
@@ -258,14 +258,14 @@ impl Guard {
                     Some(_) => "ask with a token of that role: `steth token new` makes one",
                     None => "set http.tokens, and ask with a token of that role: `steth token new` makes one",
                 };
-                let refused = Problem::new(StatusCode::FORBIDDEN, error, hint).into_response();
-                Err((Some(asker), refused))
+                let response = Problem::new(StatusCode::FORBIDDEN, error, hint).into_response();
+                Err(refused(Some(asker), response))
             }
             _ => Ok(asker),
         }
     }
 
-    fn within_rate(&self, rules: &Rules, caller: Caller, cost: f64) -> Result<(), Response> {
+    fn within_rate(&self, rules: &Rules, caller: Caller, cost: f64) -> Result<(), Box<Response>> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let Err(wait) = buckets.take(caller, cost, rules.rate, Instant::now()) else { return Ok(()) };
         drop(buckets);
@@ -274,12 +274,19 @@ impl Guard {
         let hint = format!("ask again in {seconds} s; http.rate says how often one may");
         let mut refused = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", hint).into_response();
         refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        Err(refused)
+        Err(Box::new(refused))
     }
 
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Who was refused, if known, and with what.
+type Refused = (Option<Asker>, Box<Response>);
+
+fn refused(asker: Option<Asker>, response: Response) -> Refused {
+    (asker, Box::new(response))
 }
 
 /// The least role that may do this; `None` for what everybody may.
