@@ -35,6 +35,8 @@ pub struct Options {
     pub profiles: Option<PathBuf>,
     /// Another folder for the state of alerts than one of its own.
     pub alerts: Option<PathBuf>,
+    /// Another folder for the audit log than one of its own.
+    pub audit: Option<PathBuf>,
 }
 
 /// A running agent; killed when dropped.
@@ -84,7 +86,7 @@ impl Agent {
             let url = line.split_once("ready: ")?.1.trim();
             url.starts_with("http").then(|| url.to_owned())
         })?;
-        let (config, audit) = (folder.path().join(CONFIG), folder.path().join("audit"));
+        let (config, audit) = (folder.path().join(CONFIG), audit(options, &folder));
         Ok(Self { process, url, lock, config, audit, marker, _folder: folder })
     }
 
@@ -233,6 +235,10 @@ pub fn steth(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
 
 const CONFIG: &str = "steth.toml";
 
+fn audit(options: &Options, folder: &TempDir) -> PathBuf {
+    options.audit.clone().unwrap_or_else(|| folder.path().join("audit"))
+}
+
 fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     let folder = tempfile::Builder::new().prefix("steth-agent-").tempdir()?;
     let (config, lock) = (folder.path().join(CONFIG), options.lock.clone().unwrap_or(folder.path().join("lock")));
@@ -258,7 +264,7 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     // The sections may have one of profiles.
     command.env("STETH_PROFILE_FOLDER", options.profiles.clone().unwrap_or_else(|| folder.path().join("profiles")));
     command.env("STETH_ALERTS_FOLDER", options.alerts.clone().unwrap_or_else(|| folder.path().join("alerts")));
-    command.env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
+    command.env("STETH_AUDIT_FOLDER", audit(options, &folder));
     // What a test makes the agent do is more than what it may cost; but for the test of that.
     if !options.sections.contains("[budget]") {
         command.env("STETH_BUDGET_ENABLED", "false");

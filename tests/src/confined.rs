@@ -68,6 +68,7 @@ impl Confined {
             lock: Some(self.folder.path().join("lock")),
             profiles: Some(self.folder.path().join("profiles")),
             alerts: Some(self.folder.path().join("alerts")),
+            audit: Some(self.folder.path().join("audit")),
             ..Options::default()
         }
     }

@@ -265,9 +265,6 @@ fn start_server(programs: &Path, user: Option<&User>, cluster: &Path, port: u16,
     let port = format!("port={port}");
     let mut server = process::command(programs.join("postgres"), user);
     server.current_dir(folder).arg("-D").arg(cluster);
-    for setting in settings {
-        server.args(["-c", setting]);
-    }
     for setting in [
         &port,
         &socket_folder,
@@ -281,6 +278,10 @@ fn start_server(programs: &Path, user: Option<&User>, cluster: &Path, port: u16,
         // Shared memory in files of the cluster's folder goes with it, however the server ends.
         "dynamic_shared_memory_type=mmap",
     ] {
+        server.args(["-c", setting]);
+    }
+    // The last one counts.
+    for setting in settings {
         server.args(["-c", setting]);
     }
     Process::start("postgres", server)

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use steth_tests::{
     agent::{Agent, Options},
-    exposition::Exposition,
+    exposition::{Exposition, Sample},
     need_bpf, need_program,
     programs::{HOLD_RESOURCES, Program, SHORT_LIVED, SPAWNER},
 };
@@ -79,7 +79,11 @@ fn processes_of_a_moment_are_all_attributed() {
     };
     assert_eq!((getppid(&spawner), getppid(&short)), (f64::from(FORKED), f64::from(EXECUTED)));
     for name in ["steth_records_lost_total", "steth_cells_full_total"] {
-        let lost: Vec<_> = metrics.matching(name, &[]).filter(|sample| sample.value > 0.0).collect();
+        // The kernel refuses a task its storage while another program on that CPU is at it. That is counted, and made up for
+        // at the task's next event: the figures above are whole.
+        let is_made_up_for = |sample: &&Sample| sample.labels["map"] == "tasks" && sample.labels["reason"] == "no_memory";
+        let lost: Vec<_> =
+            metrics.matching(name, &[]).filter(|sample| sample.value > 0.0 && !is_made_up_for(sample)).collect();
         assert!(lost.is_empty(), "{lost:?}");
     }
     assert!(agent.stop().unwrap().success());

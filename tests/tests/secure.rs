@@ -217,7 +217,9 @@ fn an_admin_switches_features_while_the_agent_runs_and_a_reload_switches_them_ba
         scrape().sum("steth_feature_state", &[("feature", feature), ("state", state)]) == 1.0
     };
     let attached = |probe: &str| scrape().sum("steth_probe_attached", &[("probe", probe)]) == 1.0;
-    assert!(is("wall", "on") && is("tls", "off") && attached("inet_sock_set_state"));
+    // The first window says it.
+    let begun = || Ok(Some(()).filter(|()| is("wall", "on") && is("tls", "off") && attached("inet_sock_set_state")));
+    wait::poll("the features", SEEN, begun).unwrap();
     for (token, order, status) in [
         (&viewer, r#"{"key":"probes.tcp","value":"false"}"#, 403),
         (&admin, r#"{"key":"probes.tcp","value":"maybe"}"#, 400),

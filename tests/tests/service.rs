@@ -79,7 +79,11 @@ fn what_the_unit_allows_suffices_for_every_probe() {
     agent.settled().unwrap();
     let answer = steth(&["flame", "--agent", agent.address(), "--all", "-d", "1s", "-F", "199", "-o", "-"]).unwrap();
     assert!(answer.1.contains("syscall"), "no function of the kernel in: {answer:?}");
-    assert!(!agent.log().contains("denied"), "{}", agent.log());
+    // Processes that root may not read either are no matter of the unit.
+    let log = agent.log();
+    let denied: Vec<&str> =
+        log.lines().filter(|line| line.contains("denied") && !line.contains("could not be read fully")).collect();
+    assert!(denied.is_empty(), "{denied:?}");
     println!("{} probes as for root; {} lines of stacks", of_root.len(), answer.1.lines().count());
 }
 

@@ -24,6 +24,9 @@ const NEEDED: CapabilitySet = CapabilitySet::BPF
 /// OpenSSL is not listened to.
 const FOR_TLS: CapabilitySet = CapabilitySet::SYS_ADMIN;
 
+/// bpf_enable_stats() in kernel/bpf/syscall.c asks for it: without it the cost of kernel programs is not known.
+const FOR_BUDGET: CapabilitySet = CapabilitySet::SYS_ADMIN;
+
 /// The first port that everybody may listen on, unless `net.ipv4.ip_unprivileged_port_start` says another.
 const UNPRIVILEGED_PORT: u16 = 1_024;
 
@@ -64,6 +67,9 @@ fn needed(held: CapabilitySet, config: &Config) -> CapabilitySet {
     if config.probes.postgres && config.probes.tls {
         needed |= FOR_TLS;
     }
+    if config.budget.enabled {
+        needed |= FOR_BUDGET;
+    }
     // It stands for both since they exist (Linux 5.8); there are containers that are given it and not them.
     if !held.contains(CapabilitySet::BPF.union(CapabilitySet::PERFMON)) {
         needed |= CapabilitySet::SYS_ADMIN;
@@ -81,6 +87,7 @@ mod tests {
     fn config(listen: &str, tls: bool) -> Config {
         let mut config = Config { listen: listen.parse().unwrap(), ..Config::default() };
         config.probes.tls = tls;
+        config.budget.enabled = false;
         config
     }
 
@@ -88,6 +95,9 @@ mod tests {
     fn what_reads_is_kept_and_what_changes_the_host_is_not() {
         assert_eq!(needed(CapabilitySet::all(), &config("127.0.0.1:9464", false)), NEEDED);
         assert_eq!(needed(CapabilitySet::all(), &config("127.0.0.1:9464", true)), NEEDED | FOR_TLS);
+        let mut governed = config("127.0.0.1:9464", false);
+        governed.budget.enabled = true;
+        assert_eq!(needed(CapabilitySet::all(), &governed), NEEDED | FOR_BUDGET);
     }
 
     #[test]
