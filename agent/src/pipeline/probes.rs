@@ -126,8 +126,11 @@ pub fn limits(config: &Config) -> Limits {
 
 /// What takes profiles, or why nothing does.
 fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String> {
-    if let (Some(why), Some(_)) = (kernel.cannot_sample(Kind::Cpu), kernel.cannot_sample(Kind::OffCpu)) {
-        return Err(why);
+    // Without an agent only the programs of one kind are there.
+    let kinds = [Kind::Cpu, Kind::OffCpu, Kind::Syscalls, Kind::Queries];
+    let lacking: Vec<String> = kinds.into_iter().filter_map(|kind| kernel.cannot_sample(kind)).collect();
+    if let (Some(why), true) = (lacking.first(), lacking.len() == kinds.len()) {
+        return Err(why.clone());
     }
     Profiles::new(kernel, config).map_err(|error| error.to_string())
 }
