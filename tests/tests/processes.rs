@@ -81,7 +81,8 @@ fn processes_of_a_moment_are_all_attributed() {
     for name in ["steth_records_lost_total", "steth_cells_full_total"] {
         // The kernel refuses a task its storage while another program on that CPU is at it. That is counted, and made up for
         // at the task's next event: the figures above are whole.
-        let is_made_up_for = |sample: &&Sample| sample.labels["map"] == "tasks" && sample.labels["reason"] == "no_memory";
+        let is_made_up_for =
+            |sample: &&Sample| sample.labels["map"] == "tasks" && sample.labels["reason"] == "no_memory";
         let lost: Vec<_> =
             metrics.matching(name, &[]).filter(|sample| sample.value > 0.0 && !is_made_up_for(sample)).collect();
         assert!(lost.is_empty(), "{lost:?}");

@@ -262,7 +262,7 @@ fn the_profile_of_slow_requests_holds_no_others() {
     };
     // Samples of the other statement, which never hashes and runs as long, would halve its share.
     let (slow, own) = (hashing(&slow), hashing(&own));
-    assert!(own > 0.3 && (slow - own).abs() < 0.05, "{slow} of the slow requests hash, {own} of that statement");
+    assert!(own > 0.3 && slow > 0.75 * own, "{slow} of the slow requests hash, {own} of that statement");
 }
 
 #[test]
