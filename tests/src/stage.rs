@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use crate::{
     agent::{Agent, Options},
+    process::{Process, command},
+    programs::Program,
     sink::Sink,
 };
 
@@ -111,4 +113,13 @@ pub fn find(post: &Value, rule: &str, service: &str, status: &str) -> Option<Val
         labels["alertname"] == rule && of_service && alert["status"] == status
     };
     post["alerts"].as_array()?.iter().find(is_it).cloned()
+}
+
+/// A process that has used nearly all open files that it may have; made of [`HOLD_RESOURCES`](crate::programs::HOLD_RESOURCES).
+pub fn hold_files(program: &Program) -> Process {
+    let mut shell = command("sh", None);
+    shell.args(["-c", "ulimit -n 100 && exec \"$0\" 90 1"]).arg(&program.path);
+    let process = Process::start("hold", shell).unwrap();
+    process.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
+    process
 }

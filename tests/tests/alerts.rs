@@ -19,22 +19,13 @@ use steth_tests::{
     http, need_bpf, need_postgres, need_program,
     pgwire::Session,
     postgres::Postgres,
-    process::{Process, command},
+    process::Process,
     programs::{HOLD_RESOURCES, Program},
     sink::Sink,
     skipped,
-    stage::{Stage, TOLD, find},
+    stage::{Stage, TOLD, find, hold_files},
     unique_name, wait,
 };
-
-/// A process that has used nearly all open files that it may have.
-fn hold_files(program: &Program) -> Process {
-    let mut shell = command("sh", None);
-    shell.args(["-c", "ulimit -n 100 && exec \"$0\" 90 1"]).arg(&program.path);
-    let process = Process::start("hold", shell).unwrap();
-    process.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
-    process
-}
 
 #[test]
 fn open_files_near_their_limit_are_told_once_also_over_a_restart_and_again_when_it_is_over() {

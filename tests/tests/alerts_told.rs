@@ -11,18 +11,9 @@ use steth_tests::{
     programs::{HOLD_RESOURCES, Program},
     receiver::{Certificates, Receiver},
     sink::Sink,
-    stage::{Stage, TOLD},
+    stage::{Stage, TOLD, hold_files},
     wait,
 };
-
-/// A process that has used nearly all open files that it may have.
-fn hold_files(program: &Program) -> Process {
-    let mut shell = command("sh", None);
-    shell.args(["-c", "ulimit -n 100 && exec \"$0\" 90 1"]).arg(&program.path);
-    let process = Process::start("hold", shell).unwrap();
-    process.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
-    process
-}
 
 #[test]
 fn mail_goes_over_an_encrypted_way_or_not_at_all() {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use serde_json::Value;
@@ -145,11 +145,11 @@ fn each_piece_of_the_profile_arrives_by_service_and_can_be_read() {
     let receiver = Receiver::of_profiles(kept.path()).unwrap();
     let url = |path: &str| format!("url = \"http://127.0.0.1:{}{path}\"", receiver.port);
     let sections = format!(
-        "{}{}[profile]\nhertz = 99\npiece = \"2s\"\n",
+        "{}{}[profile]\nhertz = 99\npiece = \"2s\"\n[probes]\ntcp = true\n",
         to("pyroscope", "pyroscope", &url("/ingest")),
         to("parca", "parca", &url("/profiles/writeraw"))
     );
-    let agent = agent(folder.path(), &sections);
+    let agent = agent_with(folder.path(), "", &sections);
     let program = Program::build_with("spin", SPINS, &["-O2", "-fomit-frame-pointer", "-g"]).unwrap();
     let _process = program.start(&["spin"]).unwrap();
     for kind in ["pyroscope", "parca"] {
@@ -175,6 +175,23 @@ fn each_piece_of_the_profile_arrives_by_service_and_can_be_read() {
             assert_eq!(profile["labels"]["__name__"], "process_cpu");
         }
     }
+
+    // Pieces go on arriving of a clock that ticks otherwise, and of programs that are loaded anew.
+    let sampled_at = |hertz: &'static str, after: u64| {
+        let is_new = move |it: &Value| {
+            let said = |name: &str| it["said"][name].as_str().unwrap_or_default().to_owned();
+            said("sampleRate") == hertz && said("from").parse().is_ok_and(|from: u64| from > after)
+        };
+        wait::poll(hertz, ARRIVES, || Ok(receiver.profiles()?.into_iter().find(|it| is_new(it)))).unwrap()
+    };
+    agent.reload("hertz = 99", "hertz = 49").unwrap();
+    sampled_at("49", 0);
+    agent.reload("tcp = true", "tcp = false").unwrap();
+    let is_off =
+        || Ok((figure(&agent, "steth_probe_attached", &[("probe", "inet_sock_set_state")]) == 0.0).then_some(()));
+    wait::poll("that programs without TCP run", ARRIVES, is_off).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    sampled_at("49", now);
     assert_eq!(figure(&agent, "steth_send_dropped_total", &[]), 0.0, "{}", agent.log());
 }
 

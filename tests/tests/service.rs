@@ -12,7 +12,7 @@ use steth_tests::{
     agent::{Agent, Options, steth},
     confined::{Confined, UNIT, of_unit, setpriv},
     need_bpf, need_program, need_root,
-    process::User,
+    process::{Process, User, command},
     skipped, wait,
 };
 
@@ -77,6 +77,10 @@ fn what_the_unit_allows_suffices_for_every_probe() {
     assert!(of_root.values().filter(|state| *state == "attached").count() > 8, "{of_root:?}");
     // Root's processes have their names, and the kernel's functions too.
     agent.settled().unwrap();
+    // Where all else is idle.
+    let mut copies = command("dd", None);
+    copies.args(["if=/dev/zero", "of=/dev/null", "bs=1"]);
+    let _busy = Process::start("dd", copies).unwrap();
     let answer = steth(&["flame", "--agent", agent.address(), "--all", "-d", "1s", "-F", "199", "-o", "-"]).unwrap();
     assert!(answer.1.contains("syscall"), "no function of the kernel in: {answer:?}");
     // Processes that root may not read either are no matter of the unit.
@@ -147,7 +151,7 @@ fn a_running_agent_is_in_no_core_dump() {
     let agent = Agent::start(&Options { user: Some(nobody.clone()), ..Options::default() }).unwrap();
     let owner = |pid: u32| std::fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
     assert_eq!(owner(agent.id()), 0);
-    let sleeper = steth_tests::process::command("sleep", Some(&nobody)).arg("60").spawn();
+    let sleeper = command("sleep", Some(&nobody)).arg("60").spawn();
     let mut sleeper = sleeper.unwrap();
     let belongs = wait::poll("a process of nobody's", SEEN, || Ok((owner(sleeper.id()) == nobody.uid).then_some(())));
     sleeper.kill().unwrap();

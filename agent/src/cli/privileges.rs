@@ -63,7 +63,7 @@ pub fn keep_needed(config: &Config) -> io::Result<Vec<String>> {
 
 fn needed(held: CapabilitySet, config: &Config) -> CapabilitySet {
     let mut needed = NEEDED;
-    // Both switches wait for a restart.
+    // What is given up is gone: who switches them on later, while the agent runs, has to start it anew to see TLS.
     if config.probes.postgres && config.probes.tls {
         needed |= FOR_TLS;
     }

@@ -1,6 +1,7 @@
 //! The table of contents of the program: sources, stages and sinks, in order. Knows all of them; none knows it.
 
 mod alerts;
+mod alone;
 mod builds;
 mod clock;
 mod clusters;
@@ -29,6 +30,7 @@ use std::{
 };
 
 pub use alerts::try_on_file;
+pub use alone::{past, profile, trace};
 use clock::unix_ms;
 pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
 use governing::Governing;
@@ -43,13 +45,11 @@ use crate::{
     correlate::Correlator,
     export::prometheus::{Exporter, Format},
     govern::Step,
-    kernel::{Kernel, LoadError, ability::ability, sampling::not_needed},
     model::{
         finding::{Event, EventKind, Events, Findings, NotExplained},
-        probe::{HostAbility, ProbeStatus, Verdict},
-        profile::Kind,
-        query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, TraceRequest, desk},
-        sample::{PastRequest, ProfileRefused, ProfileRequest},
+        probe::{HostAbility, ProbeStatus},
+        query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, desk},
+        sample::ProfileRefused,
         settings::SettingQuestion,
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
     },
@@ -169,10 +169,8 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
 
     let senders = Senders::start(&config.send, &handle);
     let of_pieces = senders.of_pieces();
-    if !of_pieces.is_empty()
-        && let Some(probes) = sources.probes()
-    {
-        probes.tell_pieces(Arc::new(move |piece| of_pieces.piece(&written::written(piece).into())));
+    if !of_pieces.is_empty() {
+        sources.tell_pieces(Arc::new(move |piece| of_pieces.piece(&written::written(piece).into())));
     }
     let (desk, questions) = desk();
     let exporter = Arc::new(Exporter::default());
@@ -217,75 +215,6 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         alerter,
         governing,
     })
-}
-
-/// Traces without an agent: loads the probes that Postgres needs, tells of cycles until the request is over, and unloads
-/// them.
-///
-/// # Errors
-/// When no probe can run.
-pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), LoadError> {
-    config.probes.syscalls = false;
-    // Who called whom, and when a connection ends, is told by TCP.
-    config.probes.tcp = true;
-    config.probes.sockets = true;
-    config.probes.postgres = true;
-    config.profile.hertz = 0;
-    let mut probes = Probes::new(load_alone(&config)?, &config)?;
-    // Names for what was there before.
-    drop(probes.read());
-    probes.trace(request);
-    let mut tick = tokio::time::interval(TRACE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while probes.is_traced() {
-        tick.tick().await;
-        probes.tell();
-    }
-    Ok(())
-}
-
-/// Takes a profile without an agent: loads what takes samples, and unloads it when the profile is finished.
-///
-/// # Errors
-/// When no probe can run.
-pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), LoadError> {
-    let of_requests = request.query.is_some() || request.slow.is_some() || request.kind == Kind::Queries;
-    config.probes.profiles = true;
-    config.probes.syscalls = false;
-    // Which statement a thread serves is told by what it reads and writes.
-    config.probes.tcp = of_requests;
-    config.probes.sockets = of_requests;
-    config.probes.postgres = of_requests;
-    config.probes.tls &= of_requests;
-    config.probes.wall = false;
-    // Nobody asks for the past.
-    config.profile.hertz = 0;
-    config.kernel.without.extend(not_needed(request.kind).map(str::to_owned));
-    let mut probes = Probes::new(load_alone(&config)?, &config)?;
-    drop(probes.read());
-    probes.profile(request);
-    let mut tick = tokio::time::interval(PROFILE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while probes.is_profiled() {
-        tick.tick().await;
-        probes.drain();
-        probes.sample();
-    }
-    Ok(())
-}
-
-/// Answers with a profile of the past without an agent, from the files that one has left. Takes its time.
-pub fn past(config: &Config, request: PastRequest) {
-    past::answer(&past::pieces(config), request);
-}
-
-/// Loads the kernel programs where they can run at all; else says what is missing.
-fn load_alone(config: &Config) -> Result<Kernel, LoadError> {
-    let ability = ability(&config.kernel.btf);
-    match ability.findings().into_iter().find(|finding| finding.verdict == Verdict::Missing) {
-        Some(missing) => Err(LoadError::Impossible(missing)),
-        None => probes::load(config),
-    }
 }
 
 impl Pipeline {

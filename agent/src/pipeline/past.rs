@@ -138,6 +138,9 @@ fn rest_of(piece: Duration, now: SystemTime) -> Duration {
     Duration::from_millis((length - at % length).try_into().unwrap_or(u64::MAX))
 }
 
+/// The last piece may take this long to be written where nobody waits for it.
+const PIECE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Told when a piece is finished, on the thread that finishes it.
 pub type OnPiece = Arc<dyn Fn(&Profile) + Send + Sync>;
 
@@ -184,6 +187,18 @@ impl Keeper {
             let _ = end.send(());
         })?;
         Ok(Self { work, done, lost, has_piece, told })
+    }
+
+    /// The same behind everybody's back, for who goes on without it; `rest` goes first.
+    pub fn finish_apart(keeper: Option<Self>, rest: impl Send + 'static) {
+        let finish = move || {
+            drop(rest);
+            keeper.into_iter().for_each(|keeper| keeper.finish(Instant::now() + PIECE_PATIENCE));
+        };
+        // Without a thread all of it is dropped here and now, and with it the last piece.
+        if let Err(error) = thread::Builder::new().name("steth-ending".into()).spawn(finish) {
+            tracing::warn!("the last piece of the profiles of the past may be lost: {error}");
+        }
     }
 
     /// Waits until all is written, but not for long.

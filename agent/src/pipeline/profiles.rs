@@ -1,5 +1,7 @@
 //! Profiles for whoever asks: which samples the kernel takes, whose they are, and when a profile is finished.
 
+mod always;
+
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
@@ -14,7 +16,7 @@ use steth_probes::{
 };
 
 use super::{
-    past::{Always, Keeper, OnPiece},
+    past::{Always, OnPiece},
     pythons::Pythons,
     sampled::Sampled,
     session::{Session, names_in, title},
@@ -30,7 +32,7 @@ use crate::{
     },
     model::{
         profile::Kind,
-        sample::{PastRequest, ProfileRefused, ProfileRequest, Request, Told},
+        sample::{ProfileRefused, ProfileRequest, Request, Told},
         snapshot::Series,
     },
     profile::{
@@ -57,8 +59,6 @@ const OPEN_FILES: usize = 512;
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
 const TABLES_OF_ALL_PATIENCE: Duration = Duration::from_millis(150);
-/// The last piece of one frequency may take this long to be written.
-const PIECE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the stacks of threads that wait still are waited for; before that, those that could not be walked are told without.
 const WALK_PATIENCE: Duration = Duration::from_secs(50);
 
@@ -75,6 +75,8 @@ pub struct Profiles {
     sessions: Vec<Session>,
     /// The piece under way, of what the clock takes that always runs.
     always: Option<Always>,
+    /// Who is told of finished pieces, also when the clock ticks otherwise.
+    told: Option<OnPiece>,
     /// What the kernel was told.
     sampling: Sampling,
     targets: Vec<(Target, u32)>,
@@ -104,6 +106,7 @@ impl Profiles {
             joiner: Joiner::default(),
             sessions: Vec::new(),
             always: None,
+            told: None,
             sampling: Sampling::zeroed(),
             targets: Vec::new(),
             hertz: 0,
@@ -115,95 +118,6 @@ impl Profiles {
             tracing::warn!("there are no profiles of the past: {error}; profiles on demand are not concerned");
         }
         Ok(profiles)
-    }
-
-    fn start_always(&mut self, kernel: &mut Kernel, config: &Config) -> Result<(), String> {
-        if let Some(why) = kernel.cannot_sample(Kind::Cpu) {
-            return Err(why);
-        }
-        let hertz = u32::try_from(config.profile.hertz).unwrap_or(u32::MAX);
-        let keeper = Keeper::start(config, self.symbolizer.clone()).map_err(|error| error.to_string())?;
-        let mut sampling = self.sampling;
-        sampling.always_ns = 1_000_000_000 / u64::from(hertz.max(1));
-        sampling.all |= SampleKind::Always.bit();
-        sampling.any |= SampleKind::Always.bit();
-        sampling.epoch_ns = monotonic_ns();
-        self.sampler.set(&sampling, &self.targets).map_err(|error| error.to_string())?;
-        self.sampling = sampling;
-        self.pythons.begin(None, &self.sampler);
-        kernel.start_clock(Clock::Always, hertz).map_err(|error| error.to_string())?;
-        self.always = Some(Always::begin(keeper, hertz, config.profile.piece));
-        Ok(())
-    }
-
-    /// Lets the clock that always runs tick otherwise, or not at all. The piece under way ends, for one has one frequency.
-    pub fn set_hertz(&mut self, kernel: &mut Kernel, config: &Config, names: &Names) {
-        let is = self.always.as_ref().map_or(0, Always::hertz);
-        if is as usize == config.profile.hertz {
-            return;
-        }
-        kernel.stop_clock(Clock::Always);
-        if let Some(keeper) = self.end_pieces(names) {
-            std::thread::spawn(move || keeper.finish(Instant::now() + PIECE_PATIENCE));
-        }
-        self.sampling.all &= !SampleKind::Always.bit();
-        self.sampling.any &= !SampleKind::Always.bit();
-        let started = match config.profile.hertz {
-            0 => self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string()),
-            _ => self.start_always(kernel, config),
-        };
-        if let Err(error) = started {
-            tracing::warn!("there are no profiles of the past from now on: {error}");
-        }
-    }
-
-    /// Takes what the clock has taken that always runs, and ends a piece whose time is over. Costs little when there is nothing.
-    pub fn gather(&mut self, names: &Names) {
-        if self.always.is_none() {
-            return;
-        }
-        self.drain(names);
-        // While someone holds frames, no file can be forgotten; a piece can end early for it.
-        let is_crowded = self.sessions.is_empty() && self.files.count() > limits::UNWIND_FILES as usize / 4 * 3;
-        if let Some(always) = self.always.as_mut().filter(|always| is_crowded || always.is_over()) {
-            // A piece that could not be handed on goes on, and needs its files and names.
-            if always.hand_on(&self.files, &self.pythons, names) && self.sessions.is_empty() {
-                self.forget_files();
-                self.pythons.rest(&self.sampler);
-            }
-        }
-    }
-
-    /// The last piece ends here. Returns who writes it.
-    pub fn end_pieces(&mut self, names: &Names) -> Option<Keeper> {
-        self.drain(names);
-        let mut always = self.always.take()?;
-        if !always.hand_on(&self.files, &self.pythons, names) {
-            tracing::warn!("the last piece of the profiles of the past is lost: the one before is still being written");
-        }
-        Some(always.into_keeper())
-    }
-
-    /// Someone wants a profile of the past. Gives the request back if no clock always runs.
-    pub fn past(&mut self, request: PastRequest, names: &Names) -> Option<PastRequest> {
-        self.drain(names);
-        match &self.always {
-            Some(always) => {
-                always.answer(request, &self.files, &self.pythons, names);
-                None
-            }
-            None => Some(request),
-        }
-    }
-
-    /// Who is told when a piece is finished.
-    pub fn tell_pieces(&mut self, told: OnPiece) {
-        self.always.iter().for_each(|always| always.tell_pieces(Arc::clone(&told)));
-    }
-
-    /// Pieces that could not be written.
-    pub fn lost_pieces(&self) -> u64 {
-        self.always.as_ref().map_or(0, Always::lost)
     }
 
     /// Forgets files that no frame can stand for any more; all of them before there is no room, or no number, for others. For when

@@ -1,16 +1,13 @@
 //! All sources of a snapshot: the kernel's probes, the host's files, the agent itself.
 
-use std::{
-    collections::HashSet,
-    thread,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{collections::HashSet, sync::Arc, thread, time::SystemTime};
 
 use procfs::{WithCurrentSystemInfo as _, process::Process};
 use steth_probes::catalog::{LIBRARY_PROBES, PROBES, PROFILE_PROBES};
 
 use super::{
     Examination,
+    past::{Keeper, OnPiece},
     probes::{self, Probes},
 };
 use crate::{
@@ -24,9 +21,6 @@ use crate::{
     },
 };
 
-/// The last piece of the profiles of the past may take this long to be written when probes are loaded anew.
-const PIECE_PATIENCE: Duration = Duration::from_secs(10);
-
 /// What snapshots are made from.
 pub struct Sources {
     probes: Option<Probes>,
@@ -36,6 +30,8 @@ pub struct Sources {
     processes: Option<(Processes, ProcServices)>,
     known_problems: HashSet<String>,
     opening: Option<Opening>,
+    /// Who is told of finished pieces of the profile, whichever probes they come from.
+    told: Option<OnPiece>,
 }
 
 /// Probes that are being loaded anew.
@@ -64,6 +60,7 @@ impl Sources {
             processes: None,
             known_problems: HashSet::new(),
             opening: None,
+            told: None,
         };
         sources.open_host(config);
         let kernel_memory_bytes = sources.probes.as_ref().map_or(0, Probes::kernel_memory_bytes);
@@ -88,30 +85,30 @@ impl Sources {
             return;
         }
         let (taken, can_run) = (config.clone(), ability(&config.kernel.btf).probes_can_run());
-        let work = thread::spawn(move || open(&taken, can_run));
-        self.opening = Some(Opening { work, loaded: config.clone(), wanted: config.clone() });
+        match thread::Builder::new().name("steth-opening".into()).spawn(move || open(&taken, can_run)) {
+            Ok(work) => self.opening = Some(Opening { work, loaded: config.clone(), wanted: config.clone() }),
+            Err(error) => tracing::error!("the probes cannot be loaded anew, those that run go on: {error}"),
+        }
     }
 
     /// Takes over probes that were loaded anew, when they are ready.
     fn take_over(&mut self) {
         let Some(opening) = self.opening.take_if(|opening| opening.work.is_finished()) else { return };
         let Opening { work, loaded, wanted } = opening;
-        if let Some(mut old) = self.probes.take() {
-            old.end_traces();
-            let keeper = old.end_pieces();
-            // To let go of uprobes takes the kernel its time.
-            thread::spawn(move || {
-                drop(old);
-                if let Some(keeper) = keeper {
-                    keeper.finish(Instant::now() + PIECE_PATIENCE);
-                }
-            });
-        }
-        match work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        match work.join().unwrap_or_else(|_| Err("it panicked".into())) {
             Ok(mut probes) => {
                 probes.reload(&wanted);
-                self.probes = Some(probes);
+                self.told.iter().for_each(|told| probes.tell_pieces(Arc::clone(told)));
                 self.unloaded = Vec::new();
+                if let Some(mut old) = self.probes.replace(probes) {
+                    old.end_traces();
+                    // To let go of uprobes takes the kernel its time.
+                    Keeper::finish_apart(old.end_pieces(), old);
+                }
+            }
+            // What costs too much, or is not wanted, is better than nothing; /api/v1/probes says what runs.
+            Err(reason) if self.probes.is_some() => {
+                tracing::error!("the probes cannot be loaded anew, those that run go on: {reason}");
             }
             Err(reason) => {
                 tracing::error!("the probes cannot be loaded anew: {reason}");
@@ -122,6 +119,12 @@ impl Sources {
         if wanted.needs_other_probes_than(&loaded) {
             self.reopen_probes(&wanted);
         }
+    }
+
+    /// Who is told when a piece of the profile is finished.
+    pub fn tell_pieces(&mut self, told: OnPiece) {
+        self.probes.iter_mut().for_each(|probes| probes.tell_pieces(Arc::clone(&told)));
+        self.told = Some(told);
     }
 
     /// Whether probes are being loaded anew.

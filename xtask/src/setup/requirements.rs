@@ -140,6 +140,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("prometheus-alertmanager"),
     },
     Requirement {
+        name: "Go",
+        why: "reads profiles (go tool pprof)",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["golang-go"]),
+        is_there: || command("go"),
+    },
+    Requirement {
         name: "node_exporter",
         why: "host metrics to compare with",
         purpose: Purpose::Test,
