@@ -1,5 +1,7 @@
 //! The `steth` program: parses the command line and calls the library.
 
+mod heap;
+
 use std::process::ExitCode;
 
 use clap::Parser;

@@ -23,7 +23,6 @@ use thiserror::Error;
 
 use super::{
     btf::{BtfError, KernelTypes},
-    heap,
     lacks::Lacks,
     report::{memory_of, reason, refusal},
     sampling::Running,
@@ -154,7 +153,6 @@ impl Kernel {
     /// # Errors
     /// If no program can be loaded at all. A single probe that fails is no error: see [`Kernel::statuses`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
-        heap::share();
         let types = KernelTypes::read(&options.btf)?;
         let offsets = types.offsets();
         let lacks = Lacks::of(&offsets);

@@ -3,7 +3,6 @@
 pub mod ability;
 pub mod btf;
 pub mod functions;
-pub mod heap;
 mod lacks;
 pub mod load;
 mod missed;

@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     ingest::Samples,
     kernel::{
-        Kernel, LoadError, heap,
+        Kernel, LoadError,
         sampling::{Clock, Sampler},
     },
     model::{
@@ -51,8 +51,6 @@ pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 pub const MOST_HERTZ: u32 = 999;
 /// Shortest system call and request that is told: more of them would cost those who make them too much.
 const LEAST_WHOLE: Duration = Duration::from_millis(1);
-/// After that time most profiles are drawn and sent.
-const DRAWN: Duration = Duration::from_secs(2);
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
@@ -446,11 +444,6 @@ impl Profiles {
         let make = move || {
             let made = recipe.make(&symbolizer).map(Arc::new);
             let _ = answer.send(made.map_err(|error| ProfileRefused::Impossible(error.to_string())));
-            // What it took to make is free now, what it takes to draw soon.
-            for pause in [Duration::ZERO, DRAWN] {
-                std::thread::sleep(pause);
-                heap::give_back();
-            }
         };
         if let Err(error) = std::thread::Builder::new().name("steth-profile".into()).spawn(make) {
             tracing::warn!("a profile is lost: no thread can be made for it: {error}");

@@ -72,6 +72,29 @@ pub fn memory_mib(pid: u32, key: &str) -> Result<f64> {
     Ok(kib.with_context(|| format!("no {key} in {file}"))? / 1024.0)
 }
 
+/// Resident memory of the kernel's maps that it has mapped, which count as the kernel's as well; of a ring buffer twice, as it is
+/// mapped.
+///
+/// # Errors
+/// It is gone.
+pub fn mapped_maps_mib(pid: u32) -> Result<f64> {
+    let file = format!("/proc/{pid}/smaps");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    let (mut is_map, mut kib) = (false, 0.0);
+    for line in text.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(value) if is_map => kib += value.trim().trim_end_matches(" kB").parse::<f64>()?,
+            Some(_) => {}
+            // The line that begins a mapping has its addresses first, and no name with a colon.
+            None if line.split(' ').next().is_some_and(|first| first.contains('-')) => {
+                is_map = line.ends_with("anon_inode:bpf-map");
+            }
+            None => {}
+        }
+    }
+    Ok(kib / 1024.0)
+}
+
 /// A user that a program is run as.
 #[derive(Clone, Copy)]
 pub struct User {

@@ -58,6 +58,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("cc") && Path::new("/usr/include/stdio.h").exists(),
     },
     Requirement {
+        name: "make",
+        why: "builds the heap that the agent allocates from (jemalloc)",
+        purpose: Purpose::Build,
+        source: Source::Debian(&["make"]),
+        is_there: || command("make"),
+    },
+    Requirement {
         name: "compiler for BPF",
         why: "builds the kernel programs",
         purpose: Purpose::Build,

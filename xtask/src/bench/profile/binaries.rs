@@ -19,15 +19,15 @@ use crate::bench::{
     Context,
     agent::Agent,
     bpf, interrupt,
-    process::{Process, memory_mib},
+    process::{Process, mapped_maps_mib, memory_mib},
     report::{Bound, Findings, figure},
 };
 
 pub const WHAT: &str = "\
     1,000 programs, different for everyone who goes by build-ids (one in four linked with all of libc), each run once \
     for 30 ms, two at a time, under `steth flame --all -F 999` through one agent; then 1,000 others; and so on, a \
-    round each. Resident memory (VmRSS) of the agent and kernel memory of its maps and programs, right after each \
-    profile was written. Programs in the profile: those that are a service of their own, of which the kernel numbers \
+    round each. Resident memory (VmRSS) of the agent without the kernel's maps that it maps, and kernel memory of its maps and \
+    programs, three seconds after each profile was written; most resident at any time. Programs in the profile: those that are a service of their own, of which the kernel numbers \
     1,024.";
 
 /// Programs of one round.
@@ -69,6 +69,7 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         let folded = fs::read_to_string(&to)?;
         let names: HashSet<&str> = folded.lines().filter_map(|line| line.split(';').next()).collect();
         let met = (0..PROGRAMS).filter(|number| names.contains(&*format!("p{}", round * PROGRAMS + number))).count();
+        interrupt::sleep(Duration::from_secs(3))?;
         rows.push(row(&format!("after {}", (round + 1) * PROGRAMS), &agent, met)?);
         for number in 0..PROGRAMS {
             fs::remove_file(program.folder().join(format!("p{}", round * PROGRAMS + number)))?;
@@ -135,7 +136,7 @@ fn row(what: &str, agent: &Agent, met: usize) -> Result<Row> {
     let exposition = agent.scrape()?.exposition;
     let row = Row {
         what: what.to_owned(),
-        resident: memory_mib(agent.id(), "VmRSS")?,
+        resident: memory_mib(agent.id(), "VmRSS")? - mapped_maps_mib(agent.id())?,
         most_resident: memory_mib(agent.id(), "VmHWM")?,
         kernel: (kernel.maps_bytes + kernel.programs_bytes) as f64 / MIB,
         met,
