@@ -366,6 +366,7 @@ fn each_thread_adds_a_second_a_second_where_it_spends_it() {
     let elapsed = begun.elapsed().as_secs_f64();
     assert!(metrics.sum(SERVICE_WALL, &of("lock")) <= elapsed, "{elapsed}");
     let said = running.finish(SOON).unwrap();
+    let lived = begun.elapsed().as_secs_f64();
     let truth = said_number(&said, "us").unwrap() as f64 / 1e6;
 
     let metrics = agent.settled().unwrap();
@@ -373,14 +374,13 @@ fn each_thread_adds_a_second_a_second_where_it_spends_it() {
         let (ours, truth) = (metrics.sum(SERVICE_WALL, &of(state)), threads * truth);
         assert!((ours - truth).abs() < 0.05 * truth + 0.05, "{state}: {ours} of {truth}");
     }
-    let [on_cpu, run_queue] = ["on_cpu", "run_queue"].map(|state| metrics.sum(SERVICE_WALL, &of(state)));
+    let runs: f64 = ["on_cpu", "run_queue"].iter().map(|state| metrics.sum(SERVICE_WALL, &of(state))).sum();
     // A switch may go by unseen: what was spent since the one before it is then unknown, and not guessed.
     let unknown = metrics.sum(SERVICE_WALL, &of("unknown"));
-    let runs = on_cpu + run_queue + unknown;
-    assert!(runs > 0.95 * truth - 0.1 && on_cpu < 1.05 * truth + 0.1, "{on_cpu}, {run_queue} and {unknown} of {truth}");
-    // Those that wait come to the run queue too where others have the CPU: what they wait less for, they are there more.
-    let all: f64 = metrics.sums_by(SERVICE_WALL, &[("service", &program.name)], "state").values().sum();
-    assert!((all - 7.0 * truth).abs() < 0.05 * 7.0 * truth, "{all} of seven threads' {truth}");
+    // While the program starts and ends, all seven may be in the run queue; an emulated machine is seconds in that.
+    let most = 1.05 * truth + 0.1 + 7.0 * (lived - truth);
+    let sum = runs + unknown;
+    assert!((0.95 * truth - 0.1..most).contains(&sum), "{runs} and {unknown} of {truth}, at most {most}");
     assert!(unknown < 0.02 * 7.0 * truth, "{unknown} of seven threads' {truth}");
 }
 

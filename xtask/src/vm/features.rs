@@ -50,17 +50,18 @@ const FEATURES: &[Feature] = &[
             // Not those of short handlers and naps: an emulated clock samples them at the moment of its own interrupt, and an
             // emulated switch takes as long as a short nap.
             ("profiles", "shares_are_right_at_the_rate_that_is_taken_unless_another_is_given"),
-            ("profiles", "long_system_calls_are_told_with_who_made_them_and_short_ones_are_not"),
-            ("profiles", "who_sleeps_through_the_whole_profile_is_in_it"),
+            ("profiles", "who_runs_through_the_whole_profile_is_not_said_to_wait_for_it"),
         ],
     },
     Feature {
-        name: "wall split: threads and requests",
+        name: "wall split: threads",
         systemd: false,
-        tests: &[
-            ("wall", "each_thread_adds_a_second_a_second_where_it_spends_it"),
-            ("wall", "a_request_that_waits_for_a_row_is_in_a_lock_though_it_polls"),
-        ],
+        tests: &[("wall", "each_thread_adds_a_second_a_second_where_it_spends_it")],
+    },
+    Feature {
+        name: "wall split: requests",
+        systemd: false,
+        tests: &[("wall", "a_request_that_waits_for_a_row_is_in_a_lock_though_it_polls")],
     },
     Feature {
         name: "installed: unit, pgbench, flame graph, upgrade, removal",
