@@ -8,6 +8,9 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// How long each next byte of an answer may take.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -41,7 +44,7 @@ pub fn get(url: &str) -> Result<Answer> {
 pub fn get_as(url: &str, accept: &str) -> Result<Answer> {
     let (host, path) = split(url).with_context(|| format!("not an http URL: {url}"))?;
     let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {url}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(crate::wait::patient(ANSWER)))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).with_context(|| format!("no whole answer from {url}"))?;
@@ -55,7 +58,7 @@ pub fn get_as(url: &str, accept: &str) -> Result<Answer> {
 pub fn post_json(url: &str, body: &str) -> Result<Answer> {
     let (host, path) = split(url).with_context(|| format!("not an http URL: {url}"))?;
     let mut stream = TcpStream::connect(host).with_context(|| format!("cannot connect to {url}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(crate::wait::patient(ANSWER)))?;
     let length = body.len();
     write!(
         stream,

@@ -85,8 +85,11 @@ impl Machine {
         let name = self.folder.path().file_name().context("a folder with a name")?;
         let cgroup = unified.context("no cgroup2 is mounted")?.join(name);
         fs::create_dir_all(&cgroup)?;
+        // Shared, as on a host: systemd mounts a service's credentials in a namespace beside its own, and where `/` is private, as it
+        // leaves it in a container, that mount is seen by nobody (systemd 252, src/core/execute.c, setup_credentials).
         let inner = format!(
             "{MOUNTS}\nmount -t cgroup2 cgroup2 \"$1/sys/fs/cgroup\"\ncd \"$1\"\npivot_root . .\numount -l .\n\
+             mount --make-rshared /\n\
              container=steth-test exec /lib/systemd/systemd --log-target=journal --show-status=false"
         );
         let script = format!(

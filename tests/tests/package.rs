@@ -102,7 +102,7 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
     machine.boot().unwrap();
     let log = || machine.run("journalctl --unit steth --no-pager").unwrap_or_default();
     let show = |key: &str| machine.run(&format!("systemctl show steth --value --property={key}")).unwrap();
-    let mut ran = 0;
+    let (mut ran, mut looked_at) = (0, Vec::new());
     for command in commands() {
         if command.starts_with("setcap") || command.starts_with("getcap") {
             // Part of libcap2-bin, which is not on every machine; tests/tests/service.rs runs it.
@@ -110,6 +110,7 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
         }
         let said = machine.run(command).unwrap_or_else(|error| panic!("{error:#}\n{}", log()));
         ran += 1;
+        looked_at.push(command);
         match command {
             "systemctl is-active steth" => serves(&machine, &show),
             "systemctl reload steth" => a_wrong_file_is_refused(&machine, &show),
@@ -126,11 +127,17 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
                     assert!(std::fs::symlink_metadata(machine.path(path)).is_err(), "{path} is left");
                 }
             }
-            _ => drop(said),
+            _ => {
+                drop(said);
+                looked_at.pop();
+            }
         }
     }
-    assert!(ran > 25, "only {ran} commands");
-    println!("{ran} commands");
+    // Twice serves: before the upgrade, and after.
+    let expected = ["is-active", "reload", "restart", "is-active", "remove", "purge"];
+    let all = looked_at.len() == expected.len() && looked_at.iter().zip(expected).all(|(is, word)| is.contains(word));
+    assert!(all, "the manual no longer says what is looked at: {looked_at:?}");
+    println!("{ran} commands, and what they promise: {looked_at:?}");
 }
 
 /// As the service's user, with every probe that root has.

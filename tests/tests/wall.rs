@@ -366,6 +366,7 @@ fn each_thread_adds_a_second_a_second_where_it_spends_it() {
     let elapsed = begun.elapsed().as_secs_f64();
     assert!(metrics.sum(SERVICE_WALL, &of("lock")) <= elapsed, "{elapsed}");
     let said = running.finish(SOON).unwrap();
+    let lived = begun.elapsed().as_secs_f64();
     let truth = said_number(&said, "us").unwrap() as f64 / 1e6;
 
     let metrics = agent.settled().unwrap();
@@ -376,7 +377,10 @@ fn each_thread_adds_a_second_a_second_where_it_spends_it() {
     let runs: f64 = ["on_cpu", "run_queue"].iter().map(|state| metrics.sum(SERVICE_WALL, &of(state))).sum();
     // A switch may go by unseen: what was spent since the one before it is then unknown, and not guessed.
     let unknown = metrics.sum(SERVICE_WALL, &of("unknown"));
-    assert!((runs + unknown - truth).abs() < 0.05 * truth + 0.1, "{runs} and {unknown} of {truth}");
+    // While the program starts and ends, all seven may be in the run queue; an emulated machine is seconds in that.
+    let most = 1.05 * truth + 0.1 + 7.0 * (lived - truth);
+    let sum = runs + unknown;
+    assert!((0.95 * truth - 0.1..most).contains(&sum), "{runs} and {unknown} of {truth}, at most {most}");
     assert!(unknown < 0.02 * 7.0 * truth, "{unknown} of seven threads' {truth}");
 }
 

@@ -33,11 +33,15 @@ pub struct Arguments {
     debug: bool,
 }
 
+/// A .deb, and the same again with a higher version, for upgrades.
+pub struct Debs {
+    pub deb: PathBuf,
+    pub next: PathBuf,
+}
+
 /// What was made.
 struct Packages {
-    deb: PathBuf,
-    /// The same again with a higher version, for upgrades.
-    next_deb: PathBuf,
+    debs: Debs,
     rpm: PathBuf,
     tarball: PathBuf,
 }
@@ -53,23 +57,39 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let folder = folder();
     stage(&binary, &folder.join("stage"))?;
     step(4, "the .deb");
-    let version = env!("CARGO_PKG_VERSION");
-    let deb = tools.deb(&folder.join(format!("steth_{version}-1_amd64.deb")), &format!("{version}-1"))?;
-    let next_deb = tools.deb(&folder.join("next/steth.deb"), &format!("{version}-2"))?;
+    let debs = both(&tools, &folder)?;
     step(5, "the .rpm and the tarball");
+    let version = env!("CARGO_PKG_VERSION");
     let rpm = tools.rpm(&folder.join(format!("steth-{version}-1.x86_64.rpm")))?;
     let tarball = tarball(&folder, version)?;
-    for path in [&deb, &rpm, &tarball] {
+    for path in [&debs.deb, &rpm, &tarball] {
         println!("{}  {:.1} MB", path.display(), fs::metadata(path)?.len() as f64 / 1e6);
     }
-    println!("needs: {}", control_field(&deb, "Depends")?);
+    println!("needs: {}", control_field(&debs.deb, "Depends")?);
     if !arguments.test {
         return Ok(());
     }
     step(6, "a clean Debian 12");
     let root = clean_host::root(&folder)?;
     step(7, "the tests");
-    test(&Packages { deb, next_deb, rpm, tarball }, &root)
+    test(&Packages { debs, rpm, tarball }, &root)
+}
+
+/// Both .debs of an agent that is built.
+///
+/// # Errors
+/// A tool cannot be installed, or fails.
+pub fn debs(binary: &Path) -> Result<Debs> {
+    let (tools, folder) = (tools::installed()?, folder());
+    stage(binary, &folder.join("stage"))?;
+    both(&tools, &folder)
+}
+
+fn both(tools: &tools::Tools, folder: &Path) -> Result<Debs> {
+    let version = env!("CARGO_PKG_VERSION");
+    let deb = tools.deb(&folder.join(format!("steth_{version}-1_amd64.deb")), &format!("{version}-1"))?;
+    let next = tools.deb(&folder.join("next/steth.deb"), &format!("{version}-2"))?;
+    Ok(Debs { deb, next })
 }
 
 fn folder() -> PathBuf {
@@ -132,7 +152,7 @@ fn test(packages: &Packages, root: &Path) -> Result<()> {
     cargo.args(["test", "--package", "steth-tests", "--test", "package", "--test", "service"]);
     cargo.args(["--", "--show-output", "--test-threads=1"]);
     cargo.env("STETH_BIN", folder().join("stage/steth")).env("STETH_CLEAN_ROOT", root);
-    cargo.env("STETH_DEB", &packages.deb).env("STETH_NEXT_DEB", &packages.next_deb);
+    cargo.env("STETH_DEB", &packages.debs.deb).env("STETH_NEXT_DEB", &packages.debs.next);
     cargo.env("STETH_RPM", &packages.rpm).env("STETH_TARBALL", &packages.tarball);
     workspace::complete(&mut cargo)
 }

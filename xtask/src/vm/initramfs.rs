@@ -33,6 +33,13 @@ for driver in $(/bin/busybox cat /drivers); do /bin/busybox insmod /$driver; don
 /bin/busybox mount -t bpf bpf /new/sys/fs/bpf
 /bin/busybox mount -t tracefs tracing /new/sys/kernel/tracing
 /bin/busybox mount -t tmpfs run /new/run
+# The kernel hands what it does not know on its command line to its first process.
+if [ "$first" = systemd ]; then
+    /bin/busybox mkdir -p /new/etc/systemd/system/multi-user.target.wants
+    /bin/busybox cp /new/payload/run.service /new/etc/systemd/system/
+    /bin/busybox ln -s ../run.service /new/etc/systemd/system/multi-user.target.wants/run.service
+    exec /bin/busybox switch_root /new /lib/systemd/systemd --unit=multi-user.target --show-status=false
+fi
 /bin/busybox chroot /new /bin/sh /payload/run
 /bin/busybox poweroff -f
 "#;

@@ -21,6 +21,8 @@ pub struct Machine<'a> {
     /// Where what it says is kept.
     pub console: &'a Path,
     pub within: Duration,
+    /// Whether its first process is systemd.
+    pub systemd: bool,
 }
 
 impl Machine<'_> {
@@ -28,7 +30,7 @@ impl Machine<'_> {
     ///
     /// # Errors
     /// QEMU cannot be started.
-    pub fn run(&self) -> Result<Shown> {
+    pub fn run(&self, shown: &mut Shown) -> Result<()> {
         let began = Instant::now();
         let mut child = Ended(self.command().spawn().context("cannot start qemu-system-x86_64")?);
         let output = child.0.stdout.take().context("QEMU has no output")?;
@@ -41,7 +43,6 @@ impl Machine<'_> {
                 }
             }
         });
-        let mut shown = Shown::default();
         let why = loop {
             match lines.recv_timeout(self.within.saturating_sub(began.elapsed())) {
                 Ok(line) => {
@@ -57,7 +58,7 @@ impl Machine<'_> {
         };
         drop(child);
         shown.finish(&why, began.elapsed());
-        Ok(shown)
+        Ok(())
     }
 
     fn command(&self) -> Command {
@@ -66,7 +67,10 @@ impl Machine<'_> {
         command.args(["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-erms", "-smp", "2", "-m", "3G"]);
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot", "-nic", "none"]);
         command.arg("-kernel").arg(self.image).arg("-initrd").arg(self.initramfs);
-        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 no_timer_check"]);
+        // The console is the tests'.
+        let first = if self.systemd { " first=systemd systemd.mask=serial-getty@ttyS0.service" } else { "" };
+        command.arg("-append");
+        command.arg(format!("console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 no_timer_check{first}"));
         // What is written to the root is forgotten.
         for (file, end) in [(self.root, "snapshot=on"), (self.payload, "readonly=on")] {
             command.args(["-drive", &format!("file={},format=raw,if=virtio,{end}", file.display())]);

@@ -45,7 +45,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     steth: Option<PathBuf>,
     /// Minutes that each machine may run
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=240))]
+    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=240))]
     minutes: u64,
     /// Keeps what the machines were given, in target/vm
     #[arg(long)]
@@ -70,10 +70,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
     let mut outcomes = Vec::new();
     for kernel in kernels {
-        let shown = match on(kernel, &folder, &root, &payload, Duration::from_secs(arguments.minutes * 60)) {
-            Ok(shown) => shown,
-            Err(error) => Shown::not_booted(format!("{error:#}")),
-        };
+        let mut shown = Shown::default();
+        let within = Duration::from_secs(arguments.minutes * 60);
+        for systemd in [false, true].into_iter().filter(|kind| plan.iter().any(|feature| feature.systemd == *kind)) {
+            if let Err(error) = on(kernel, systemd, &folder, [&root, &payload], within, &mut shown) {
+                shown.not_booted(format!("{error:#}"));
+            }
+        }
         outcomes.push(Outcome { kernel: kernel.version, shown });
     }
     if !arguments.keep {
@@ -93,12 +96,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn on(kernel: &Kernel, folder: &Path, root: &Path, payload: &Path, within: Duration) -> Result<Shown> {
-    eprintln!("== Linux {}", kernel.version);
+fn on(
+    kernel: &Kernel,
+    systemd: bool,
+    folder: &Path,
+    [root, payload]: [&Path; 2],
+    within: Duration,
+    shown: &mut Shown,
+) -> Result<()> {
+    eprintln!("== Linux {}{}", kernel.version, if systemd { " with systemd" } else { "" });
     let files = kernels::get(kernel, folder)?;
     let initramfs = initramfs::make(&files, folder, kernel.version)?;
-    let console = folder.join(format!("console-{}.log", kernel.version));
-    machine::Machine { image: &files.image, initramfs: &initramfs, root, payload, console: &console, within }.run()
+    let console = folder.join(format!("console-{}{}.log", kernel.version, if systemd { "-systemd" } else { "" }));
+    let (image, initramfs, console) = (&files.image, &initramfs, &console);
+    machine::Machine { image, initramfs, root, payload, console, within, systemd }.run(shown)
 }
 
 fn chosen(wanted: &[String]) -> Result<Vec<&'static Kernel>> {

@@ -12,10 +12,11 @@ use super::{
     features::{Feature, PROBES},
     root::make_image,
 };
-use crate::{test, workspace};
+use crate::{package, test, workspace};
 
-/// What the machine runs.
+/// What the machine runs, and how systemd is told to.
 const RUN: &str = include_str!("run.sh");
+const UNIT: &str = include_str!("run.service");
 
 /// Puts it together.
 ///
@@ -38,7 +39,14 @@ pub fn image(folder: &Path, steth: &Path, plan: &[&Feature]) -> Result<PathBuf> 
     fs::create_dir(tree.join("tests"))?;
     workspace::complete(Command::new("cp").arg("-r").arg(fixtures).arg(tree.join("tests")))?;
     fs::write(tree.join("run"), RUN)?;
-    fs::write(tree.join("plan"), lines(plan))?;
+    fs::write(tree.join("run.service"), UNIT)?;
+    fs::write(tree.join("plan"), lines(plan, false))?;
+    fs::write(tree.join("plan-systemd"), lines(plan, true))?;
+    if plan.iter().any(|feature| feature.systemd) {
+        let debs = package::debs(steth)?;
+        fs::copy(&debs.deb, tree.join("steth.deb")).context("cannot copy the package")?;
+        fs::copy(&debs.next, tree.join("next.deb")).context("cannot copy the package")?;
+    }
     if plan.iter().any(|feature| feature.name == PROBES) {
         fs::write(tree.join("probes"), "")?;
     }
@@ -48,8 +56,9 @@ pub fn image(folder: &Path, steth: &Path, plan: &[&Feature]) -> Result<PathBuf> 
 }
 
 /// `program test`, a line each.
-fn lines(plan: &[&Feature]) -> String {
-    plan.iter().flat_map(|feature| feature.tests).map(|(program, test)| format!("{program} {test}\n")).collect()
+fn lines(plan: &[&Feature], systemd: bool) -> String {
+    let features = plan.iter().filter(|feature| feature.systemd == systemd);
+    features.flat_map(|feature| feature.tests).map(|(program, test)| format!("{program} {test}\n")).collect()
 }
 
 /// Without line tables a test program is a fifth as large.

@@ -43,8 +43,9 @@ enum Verdict {
 }
 
 impl Shown {
-    pub fn not_booted(why: String) -> Self {
-        Self { why, ..Self::default() }
+    /// No further machine could be started.
+    pub fn not_booted(&mut self, why: String) {
+        self.why = why;
     }
 
     /// Reads a line.
@@ -61,7 +62,7 @@ impl Shown {
             ("kernel", release) => release.clone_into(&mut self.release),
             ("doctor", json) => self.probes.extend(probe(json)),
             ("begin", test) => self.under_way = Some((test.to_owned(), Reader::default(), String::new())),
-            ("end", _) => self.end("it said no result: it took longer than ten minutes, or died"),
+            ("end", _) => self.end("it said no result: it took longer than a quarter of an hour, or died"),
             ("done", _) => self.done = true,
             _ => {}
         }
@@ -90,8 +91,8 @@ impl Shown {
     /// It says no more.
     pub fn finish(&mut self, why: &str, took: Duration) {
         self.end(why);
-        self.took = took;
-        if !self.done {
+        self.took += took;
+        if !std::mem::take(&mut self.done) {
             why.clone_into(&mut self.why);
         }
     }
@@ -221,8 +222,8 @@ fn page(plan: &[&Feature], outcomes: &[Outcome]) -> String {
 mod tests {
     use super::*;
 
-    const FEATURE: Feature = Feature { name: "calls", tests: &[("syscalls", "a"), ("syscalls", "b")] };
-    const LOADED: Feature = Feature { name: PROBES, tests: &[] };
+    const FEATURE: Feature = Feature { name: "calls", systemd: false, tests: &[("syscalls", "a"), ("syscalls", "b")] };
+    const LOADED: Feature = Feature { name: PROBES, systemd: false, tests: &[] };
 
     fn shown(said: &str) -> Outcome {
         let mut shown = Shown::default();
@@ -249,7 +250,8 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         let outcome = shown(SAID);
         assert_eq!(outcome.shown.of("syscalls", "a"), Verdict::Passed);
         assert_eq!(failures(&[&LOADED, &FEATURE], &[outcome]), ["failed: 6.1: syscalls b: the machine ended before"]);
-        let nothing = Outcome { kernel: "6.1", shown: Shown::not_booted("no QEMU".to_owned()) };
+        let mut nothing = Outcome { kernel: "6.1", shown: Shown::default() };
+        nothing.shown.not_booted("no QEMU".to_owned());
         assert_eq!(failures(&[&LOADED, &FEATURE], &[nothing]).len(), 3);
     }
 

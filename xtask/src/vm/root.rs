@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// What tests start; all are requirements of `cargo xtask setup` as well.
-const PACKAGES: &str = "postgresql-15,gcc,g++,libc6-dev,python3,openssl,iproute2,strace,procps,util-linux";
+const PACKAGES: &str =
+    "postgresql-15,gcc,g++,libc6-dev,python3,openssl,iproute2,strace,procps,util-linux,systemd,systemd-sysv,dbus";
 /// With room for what the tests write.
 const SIZE: &str = "3G";
 
@@ -33,6 +34,8 @@ pub fn image(folder: &Path) -> Result<PathBuf> {
         Command::new("mmdebstrap")
             .args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Apt::Install-Recommends \"0\""])
             .arg(format!("--include={PACKAGES}"))
+            // What is not whole is made anew, so nothing is flushed to disk in between.
+            .arg("--dpkgopt=force-unsafe-io")
             .args(["doc", "man", "locale"].map(|part| format!("--dpkgopt=path-exclude=/usr/share/{part}/*")))
             // The tests make clusters of their own.
             .arg(
