@@ -1,5 +1,5 @@
 //! Who did it: stamps a service's number on each task, at fork, at exec, and at the first call of a task that was there
-//! before.
+//! before. And what is to be told of one that ends.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -63,6 +63,19 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         None => lost(Loss::TaskStateFailed),
     }
     report_exec(ctx.tgid(), service);
+    0
+}
+
+/// A thread ends.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Known(ctx.arg::<*const u8>(0));
+    if setting!(wall) != 0
+        && let Some(state) = TASKS.get(task)
+        && state.wall.serves != 0
+    {
+        wall::worker_ends(task, state);
+    }
     0
 }
 

@@ -73,6 +73,14 @@ pub const PROBES: &[Probe] = &[
         lost: "a process keeps its parent's service after exec",
     },
     Probe {
+        name: "sched_process_exit",
+        tracepoint: "sched_process_exit",
+        feature: Feature::Identity,
+        since: "2.6.28",
+        needs: &[Part::Service],
+        lost: "what parallel workers of Postgres spent, on the queries that they worked for",
+    },
+    Probe {
         name: "sys_exit",
         tracepoint: "sys_exit",
         feature: Feature::Syscalls,

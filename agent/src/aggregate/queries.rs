@@ -16,8 +16,8 @@ use steth_probes::{
 use super::{Names, Totals, series};
 use crate::model::{
     distribution::Distribution,
-    event::{QuerySeen, RepeatSeen},
-    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, role_name},
+    event::{QuerySeen, RepeatSeen, WorkerSeen},
+    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, WorkerRecord, role_name},
     wait_event::wait_event_name,
     wall,
 };
@@ -262,8 +262,15 @@ fn figures(names: &Names, (service, role, database, query): Labels, sum: &Sum, t
 }
 
 impl Names {
-    /// A cycle with names. `unix_ns` is what the monotonic clock lags behind the Unix epoch's, `peer` the name of its peer.
-    pub fn record<'a>(&'a self, seen: &QuerySeen, peer: &'a str, unix_ns: u64) -> QueryRecord<'a> {
+    /// A cycle with its workers and with names. `unix_ns` is what the monotonic clock lags behind the Unix epoch's, `peer` the
+    /// name of its peer.
+    pub fn record<'a>(
+        &'a self,
+        seen: &QuerySeen,
+        workers: &[WorkerSeen],
+        peer: &'a str,
+        unix_ns: u64,
+    ) -> QueryRecord<'a> {
         let (query, operation) = self.statement(seen.statement);
         let (summary, statement) = self.statement_text(seen.statement);
         let sqlstate = seen.sqlstate.map(|sqlstate| Cow::Owned(String::from_utf8_lossy(&sqlstate).into_owned()));
@@ -293,8 +300,9 @@ impl Names {
             .into(),
             slow: seen.slow,
             wall: seen.wall.as_ref().map(wall::seconds),
-            wait_event: seen.event.map(|(event, _)| wait_event_name(event, self.server_version(seen.service)).into()),
+            wait_event: self.event(seen.service, seen.event),
             wait_event_seconds: seen.event.map(|(_, ns)| seconds(ns)),
+            workers: workers.iter().map(|worker| self.worker(worker)).collect(),
             operation: operation.into(),
             query: query.into(),
             summary: summary.into(),
@@ -304,6 +312,20 @@ impl Names {
 }
 
 impl Names {
+    fn worker(&self, seen: &WorkerSeen) -> WorkerRecord<'static> {
+        WorkerRecord {
+            pid: seen.pid,
+            duration_seconds: seconds(seen.ended_ns.saturating_sub(seen.begun_ns)),
+            wall: wall::seconds(&seen.wall),
+            wait_event: self.event(seen.service, seen.event),
+            wait_event_seconds: seen.event.map(|(_, ns)| seconds(ns)),
+        }
+    }
+
+    fn event(&self, service: u32, event: Option<(u32, u64)>) -> Option<Cow<'static, str>> {
+        event.map(|(event, _)| wait_event_name(event, self.server_version(service)).into())
+    }
+
     /// A repetition with names; the other parameters are as for [`Names::record`].
     pub fn repeat(&self, seen: &RepeatSeen, peer: &str, unix_ns: u64) -> RepeatRecord {
         let (summary, statement) = self.statement_text(seen.statement);

@@ -239,6 +239,16 @@ impl Totals {
                 sums.add(&catalog::POSTGRES_WALL, labels, ns as f64 / 1e9);
             }
         }
+        for (service, ns) in &self.worker_walls {
+            for (state, ns) in wall::named(ns) {
+                let service = u16::try_from(*service).unwrap_or_default();
+                sums.add(
+                    &catalog::WORKER_WALL,
+                    vec![self.service(names, service).into(), state.into()],
+                    ns as f64 / 1e9,
+                );
+            }
+        }
         for (service, ns) in &self.service_walls {
             for (state, ns) in wall::named(ns) {
                 let labels = vec![self.service(names, *service).into(), state.into()];

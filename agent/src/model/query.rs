@@ -80,6 +80,10 @@ pub struct QueryRecord<'a> {
     pub wait_event: Option<Cow<'a, str>>,
     /// How long.
     pub wait_event_seconds: Option<f64>,
+    /// Its parallel workers that had ended by its end; what they spent is not in `wall`. Of traced cycles, as far as they were
+    /// known by then.
+    #[serde(borrow)]
+    pub workers: Vec<WorkerRecord<'a>>,
     /// Operation, such as `SELECT`.
     #[serde(borrow)]
     pub operation: Cow<'a, str>,
@@ -92,6 +96,23 @@ pub struct QueryRecord<'a> {
     /// The statement without literals; empty if its text was never seen.
     #[serde(borrow)]
     pub statement: Cow<'a, str>,
+}
+
+/// A parallel worker of a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRecord<'a> {
+    /// The process.
+    pub pid: u32,
+    /// From when it was first seen to be a worker to its end.
+    pub duration_seconds: f64,
+    /// What that was spent with, in seconds by state.
+    #[serde(borrow)]
+    pub wall: Seconds<'a>,
+    /// What it waited for longest, as `pg_stat_activity` has it.
+    #[serde(borrow)]
+    pub wait_event: Option<Cow<'a, str>>,
+    /// How long.
+    pub wait_event_seconds: Option<f64>,
 }
 
 /// One line of a trace.
@@ -498,6 +519,7 @@ mod tests {
             wall: Some([("lock".into(), 0.015), ("on_cpu".into(), 0.005)].into()),
             wait_event: Some("Lock:tuple".into()),
             wait_event_seconds: Some(0.015),
+            workers: Vec::new(),
             operation: "INSERT".into(),
             query: "0123456789abcdef".into(),
             summary: "INSERT orders".into(),

@@ -20,6 +20,7 @@ mod tls;
 mod trace;
 mod unwinders;
 mod unwinding;
+mod workers;
 mod written;
 
 use std::{

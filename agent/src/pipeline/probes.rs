@@ -410,6 +410,10 @@ impl Probes {
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
                 Record::Query(query) => self.told.keep(*query),
+                Record::Worker(worker) => {
+                    self.totals.worker_ended(&worker);
+                    self.told.worker_ended(*worker);
+                }
                 Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }

@@ -161,6 +161,7 @@ mod tests {
             wall: None,
             wait_event: None,
             wait_event_seconds: None,
+            workers: Vec::new(),
             operation: "SELECT".into(),
             query: "aa".into(),
             summary: "SELECT orders".into(),

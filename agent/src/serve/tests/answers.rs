@@ -46,6 +46,13 @@ pub fn query() -> QueryRecord<'static> {
         wall: Some([("lock".into(), 0.15), ("on_cpu".into(), 0.05)].into()),
         wait_event: Some("Lock:tuple".into()),
         wait_event_seconds: Some(0.15),
+        workers: vec![WorkerRecord {
+            pid: 8,
+            duration_seconds: 0.1,
+            wall: [("on_cpu".into(), 0.06), ("disk".into(), 0.04)].into(),
+            wait_event: Some("IO:DataFileRead".into()),
+            wait_event_seconds: Some(0.04),
+        }],
         operation: "SELECT".into(),
         query: "0123456789abcdef".into(),
         summary: "SELECT orders".into(),
