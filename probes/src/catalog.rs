@@ -77,8 +77,16 @@ pub const PROBES: &[Probe] = &[
         tracepoint: "sched_process_exit",
         feature: Feature::Identity,
         since: "2.6.28",
+        needs: &[Part::Service, Part::Exit],
+        lost: "crashes as events, and what parallel workers of Postgres spent",
+    },
+    Probe {
+        name: "signal_deliver",
+        tracepoint: "signal_deliver",
+        feature: Feature::Identity,
+        since: "2.6.34",
         needs: &[Part::Service],
-        lost: "what parallel workers of Postgres spent, on the queries that they worked for",
+        lost: "reloads (SIGHUP) as events",
     },
     Probe {
         name: "sys_exit",

@@ -25,6 +25,8 @@ kinds! {
         Repeated = 7,
         /// A parallel worker of Postgres has ended.
         Worker = 8,
+        /// A process ended by a signal, or got one that asks it to read its configuration again.
+        Signal = 9,
     }
 }
 
@@ -176,6 +178,22 @@ record! {
         pub _pad: u32,
         /// What it spent.
         pub split: Split,
+    }
+}
+
+record! {
+    /// A process ended by a signal, or got one.
+    pub struct Signal {
+        /// Head.
+        pub header: Header,
+        /// The process.
+        pub pid: u32,
+        /// Service that it belongs to; 0 if unknown.
+        pub service: u32,
+        /// The signal.
+        pub signal: u32,
+        /// 1: it ended by it.
+        pub ended: u32,
     }
 }
 

@@ -181,7 +181,7 @@ impl Totals {
         labels
     }
 
-    fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
+    pub(super) fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
         let (fingerprint, operation) = names.statement(key.b);
         let query = self.shown.queries.label(fingerprint);
         let operation = if query == OTHER { "OTHER" } else { operation };

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
     cell::{Family, Role},
-    message::{Exec, Header, Kind, Number, Query, Repeated, StatementText, Worker},
+    message::{Exec, Header, Kind, Number, Query, Repeated, Signal, StatementText, Worker},
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
     wall::STATES,
     watch::{FAILED, SLOW},
 };
 
-use crate::model::event::{QuerySeen, Record, RepeatSeen, WorkerSeen};
+use crate::model::event::{QuerySeen, Record, RepeatSeen, SignalSeen, WorkerSeen};
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;
@@ -123,6 +123,10 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
             }
             Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
             Kind::Query => Decoded::Record(Record::Query(Box::new(query(bytes)?))),
+            Kind::Signal => {
+                let Signal { pid, service, signal, ended, .. } = read(bytes)?;
+                Decoded::Record(Record::Signal(SignalSeen { pid, service, signal, ended: ended != 0 }))
+            }
             Kind::Worker => Decoded::Record(Record::Worker(Box::new(worker(bytes)?))),
         })
     };

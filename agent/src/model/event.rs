@@ -230,6 +230,19 @@ pub struct RepeatSeen {
     pub ended: bool,
 }
 
+/// A process ended by a signal, or got one that asks it to read its configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalSeen {
+    /// The process.
+    pub pid: u32,
+    /// Number of the service; 0 if unknown.
+    pub service: u32,
+    /// The signal.
+    pub signal: u32,
+    /// Whether it ended by it.
+    pub ended: bool,
+}
+
 /// One decoded record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -274,4 +287,6 @@ pub enum Record {
     Repeated(RepeatSeen),
     /// A parallel worker of Postgres has ended.
     Worker(Box<WorkerSeen>),
+    /// A process ended by a signal, or got one.
+    Signal(SignalSeen),
 }

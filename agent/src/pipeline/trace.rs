@@ -171,6 +171,11 @@ impl Told {
         }
     }
 
+    /// The kept slow cycles, the newest first.
+    pub fn kept(&self) -> impl Iterator<Item = &QuerySeen> {
+        self.kept.iter().map(|kept| &kept.seen).filter(|seen| seen.slow)
+    }
+
     fn named<'a>(&'a self, names: &'a Names, kept: &Kept, unix_ns: u64) -> QueryRecord<'a> {
         names.record(&kept.seen, &kept.workers, self.peer(names, kept.seen.peer), unix_ns)
     }
@@ -341,6 +346,7 @@ fn owned(query: QueryRecord) -> QueryRecord<'static> {
         wait_event_seconds: worker.wait_event_seconds,
     };
     QueryRecord {
+        id: own(query.id),
         begun_unix_us,
         duration_seconds,
         first_byte_seconds,
@@ -364,6 +370,7 @@ fn owned(query: QueryRecord) -> QueryRecord<'static> {
         wait_event: query.wait_event.map(own),
         wait_event_seconds: query.wait_event_seconds,
         workers: query.workers.into_iter().map(worker).collect(),
+        flame: own(query.flame),
         operation: own(query.operation),
         query: own(query.query),
         summary: own(query.summary),

@@ -24,6 +24,7 @@ pub fn snapshot() -> Snapshot {
 
 pub fn query() -> QueryRecord<'static> {
     QueryRecord {
+        id: "0f-1".into(),
         begun_unix_us: 1_700_000_000_000_000,
         duration_seconds: 0.2,
         first_byte_seconds: 0.1,
@@ -53,6 +54,7 @@ pub fn query() -> QueryRecord<'static> {
             wait_event: Some("IO:DataFileRead".into()),
             wait_event_seconds: Some(0.04),
         }],
+        flame: "/api/v1/flame?service=shop.service".into(),
         operation: "SELECT".into(),
         query: "0123456789abcdef".into(),
         summary: "SELECT orders".into(),
