@@ -277,6 +277,7 @@ const WORKS_FOR: [u8; 24] = *b"parallel worker for PID ";
 
 /// The process that a background worker of this name works for; 0 if it is no parallel worker.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "for the kernel: bounds that are constant are not checked")]
 pub fn leader_of(name: &[u8; WORKER_NAME]) -> u32 {
     let (mut differs, mut leader, mut ended) = (0, 0_u32, 0);
     for at in 0..WORKS_FOR.len() {
