@@ -1,17 +1,17 @@
 //! Who did it: stamps a service's number on each task, at fork, at exec, and at the first call of a task that was there
-//! before.
+//! before. And what is to be told of one that ends, or is to read its configuration again.
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_kernel_str},
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel_str},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use steth_probes::{
     cell::Loss,
-    identity::{ServiceEntry, ServiceKey, TaskState},
-    message::{Exec, Header, Kind},
+    identity::{HANGUP, ServiceEntry, ServiceKey, TaskState, is_crash},
+    message::{Exec, Header, Kind, Signal},
     offsets::ABSENT,
 };
 
@@ -64,6 +64,57 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     }
     report_exec(ctx.tgid(), service);
     0
+}
+
+/// A thread ends.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Known(ctx.arg::<*const u8>(0));
+    if setting!(wall) != 0
+        && let Some(state) = TASKS.get(task)
+        && state.wall.serves != 0
+    {
+        wall::worker_ends(task, state);
+    }
+    let signal = task.load::<u32>(offset!(task_exit_code)) & SIGNAL;
+    // SAFETY: a helper without arguments.
+    let (pid, tid) = unsafe { (bpf_get_current_pid_tgid() >> 32, bpf_get_current_pid_tgid() as u32) };
+    // All threads of a process end by the same signal; its first one tells.
+    if is_crash(signal) && pid as u32 == tid {
+        report_signal(task, pid as u32, signal, 1);
+    }
+    0
+}
+
+/// The signal in what `wait` tells of a process; above it stands whether memory was dumped.
+const SIGNAL: u32 = 0x7F;
+
+/// A signal reaches a thread.
+#[btf_tracepoint(function = "signal_deliver")]
+pub fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
+    let signal: u64 = ctx.arg(0);
+    if signal as u32 == HANGUP {
+        // The handler stands first; 0 and 1 are to end, and to do nothing.
+        let handler: u64 = Known(ctx.arg::<*const u8>(2)).load(0);
+        if handler > 1 {
+            report_signal(Known::current(), ctx.tgid(), HANGUP, 0);
+        }
+    }
+    0
+}
+
+#[inline(never)]
+fn report_signal(task: Known, pid: u32, signal: u32, ended: u32) -> Option<()> {
+    let service = TASKS.get(task).map_or(0, |state| state.service);
+    if SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0) {
+        return None;
+    }
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    let header = Header { kind: Kind::Signal as u32, text_len: 0, at_ns };
+    let record = Signal { header, pid, service, signal, ended };
+    send((&raw const record).cast(), size_of::<Signal>() as u64);
+    None
 }
 
 /// Tells user space, so that it can read the process' command line while it lives.

@@ -6,22 +6,23 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    helpers::generated::{bpf_ktime_get_ns, bpf_task_pt_regs},
+    helpers::generated::{bpf_ktime_get_ns, bpf_probe_read_user, bpf_task_pt_regs},
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use steth_probes::{
     cell::{CellKey, HistogramKind, Loss},
     identity::TaskState,
+    message::{Header, Kind, Worker},
     syscalls::COMPAT,
     wall::{
-        DEAD, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, Waits, WallState, of_event,
-        of_request, of_thread, part, waits_for,
+        DEAD, LOOKS, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, WORKER_NAME, Waits, WallState,
+        leader_of, of_event, of_request, of_thread, part, waits_for,
     },
 };
 
 use crate::{
-    cells::{add, lost, observe_slot_shared, slot_of},
+    cells::{add, lost, observe_slot_shared, send, slot_of},
     identity::stamp,
     kernel::{Address, Known, offset, read_user, setting},
     maps::{BACKENDS, CLOCK_AHEAD, REQUEST_WALLS, SAMPLING, SERVICE_ROWS, SERVICE_WALLS, TASKS, WIRES},
@@ -74,6 +75,9 @@ fn leaves(task: Known, is_preempted: bool, task_state: u32, now_ns: u64) -> Opti
     }
     let state = stamp(task)?;
     compare_clocks(task, &state.wall);
+    if state.wall.looks != 0 {
+        works_for(task, state);
+    }
     settle(task, state, now_ns);
     state.wall.on_cpu = 0;
     state.wall.event = 0;
@@ -256,6 +260,70 @@ pub fn begin(state: &mut TaskState) {
     state.wall.at_ns = now_ns;
     state.wall.told_ns = now_ns;
     state.wall.state = WallState::RunQueue as u8;
+    if BACKENDS.get_ptr(&state.service).is_some() {
+        state.wall.looks = LOOKS;
+    }
+}
+
+/// Whether a new process of a Postgres cluster is a parallel worker: then what it spends is counted from here on as if it served a
+/// request.
+#[inline(never)]
+fn works_for(task: Known, state: &mut TaskState) -> Option<()> {
+    state.wall.looks = state.wall.looks.wrapping_sub(1);
+    // SAFETY: the value is copied at once.
+    let backends = unsafe { BACKENDS.get(&state.service) }.copied()?;
+    let entry: u64 = read_user(backends.worker_address)?;
+    if entry == 0 {
+        // It may not have got that far.
+        return None;
+    }
+    state.wall.looks = 0;
+    let mut name = [0; WORKER_NAME];
+    // SAFETY: the helper writes at most the array's length. The name stands first (`src/include/postmaster/bgworker.h`).
+    let read = unsafe { bpf_probe_read_user(name.as_mut_ptr().cast(), WORKER_NAME as u32, entry as *const _) };
+    let leader = leader_of(&name);
+    if read != 0 || leader == 0 {
+        return None;
+    }
+    let Some(request) = REQUEST_WALLS.get_or_zero(task) else {
+        lost(Loss::TaskStateFailed);
+        return None;
+    };
+    request.sock = 0;
+    request.shared = 0;
+    request.leader = leader;
+    request.event_address = backends.event_address;
+    // With the wait that it came from, which is told next.
+    request.begin(state.wall.at_ns.saturating_sub(state.wall.away_ns));
+    state.wall.serves = 1;
+    None
+}
+
+/// A thread ends that served: if it is a parallel worker of Postgres, what it spent is told. Whoever it worked for waits until it
+/// has ended, so this is told before the request is.
+#[inline(never)]
+pub fn worker_ends(task: Known, state: &mut TaskState) -> Option<()> {
+    let request = REQUEST_WALLS.get(task)?;
+    if request.sock != 0 || request.leader == 0 {
+        return None;
+    }
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    settle(task, state, now_ns);
+    // It stays on its CPU a little longer: that is its service's.
+    state.wall.on_cpu = 1;
+    state.wall.serves = 0;
+    let mut record = Worker {
+        header: Header { kind: Kind::Worker as u32, text_len: 0, at_ns: now_ns },
+        begun_ns: request.since_ns,
+        service: state.service,
+        pid: task.load(offset!(task_tgid)),
+        leader: request.leader,
+        ..Worker::zeroed()
+    };
+    split_of(request, record.begun_ns, now_ns.saturating_sub(record.begun_ns), &mut record.split);
+    send((&raw const record).cast(), size_of::<Worker>() as u64);
+    None
 }
 
 /// Finds out what a thread waits for that is about to leave its CPU, or has left it.
@@ -324,6 +392,7 @@ pub fn request_begins(sock: u64, service: u32, now_ns: u64) -> Option<()> {
         // Whoever serves several connections at a time works for one while another waits.
         request.shared = (request.sock != 0 && WIRES.get_ptr(&request.sock).is_some()) as u32;
         request.sock = sock;
+        request.leader = 0;
         request.event_address = 0;
     }
     if request.event_address == 0 {

@@ -73,6 +73,22 @@ pub const PROBES: &[Probe] = &[
         lost: "a process keeps its parent's service after exec",
     },
     Probe {
+        name: "sched_process_exit",
+        tracepoint: "sched_process_exit",
+        feature: Feature::Identity,
+        since: "2.6.28",
+        needs: &[Part::Service, Part::Exit],
+        lost: "crashes as events, and what parallel workers of Postgres spent",
+    },
+    Probe {
+        name: "signal_deliver",
+        tracepoint: "signal_deliver",
+        feature: Feature::Identity,
+        since: "2.6.34",
+        needs: &[Part::Service],
+        lost: "reloads (SIGHUP) as events",
+    },
+    Probe {
         name: "sys_exit",
         tracepoint: "sys_exit",
         feature: Feature::Syscalls,

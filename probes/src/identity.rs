@@ -100,3 +100,25 @@ pub const SLOT_READ: usize = 0;
 pub const SLOT_WRITE: usize = 1;
 /// As [`SLOT_READ`].
 pub const SLOT_PICKUP: usize = 2;
+
+/// SIGHUP: whoever handles it reads its configuration again, by custom.
+pub const HANGUP: u32 = 1;
+
+/// Whether a process that ends by this signal has not been asked to: it crashed, or was killed. Numbers as on x86-64: SIGILL,
+/// SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL, SIGSEGV, SIGXCPU, SIGXFSZ, SIGSYS.
+#[inline(always)]
+pub const fn is_crash(signal: u32) -> bool {
+    const CRASHES: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 24 | 1 << 25 | 1 << 31;
+    CRASHES >> (signal & 31) & 1 != 0 && signal < 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_to_end_does_not_crash() {
+        let crashes = (0..100).filter(|signal| is_crash(*signal));
+        assert!(crashes.eq([4, 5, 6, 7, 8, 9, 11, 24, 25, 31]));
+    }
+}

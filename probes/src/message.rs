@@ -23,6 +23,10 @@ kinds! {
         Query = 6,
         /// A statement came again and again in one burst.
         Repeated = 7,
+        /// A parallel worker of Postgres has ended.
+        Worker = 8,
+        /// A process ended by a signal, or got one that asks it to read its configuration again.
+        Signal = 9,
     }
 }
 
@@ -154,6 +158,42 @@ record! {
         pub ended: u8,
         /// Spare.
         pub _pad: [u8; 2],
+    }
+}
+
+record! {
+    /// A parallel worker of Postgres has ended. Its head tells when.
+    pub struct Worker {
+        /// Head.
+        pub header: Header,
+        /// When it was first seen to be one, by the monotonic clock.
+        pub begun_ns: u64,
+        /// Service of the process.
+        pub service: u32,
+        /// The process.
+        pub pid: u32,
+        /// The process that it worked for, by the number that this knows itself by.
+        pub leader: u32,
+        /// Spare.
+        pub _pad: u32,
+        /// What it spent.
+        pub split: Split,
+    }
+}
+
+record! {
+    /// A process ended by a signal, or got one.
+    pub struct Signal {
+        /// Head.
+        pub header: Header,
+        /// The process.
+        pub pid: u32,
+        /// Service that it belongs to; 0 if unknown.
+        pub service: u32,
+        /// The signal.
+        pub signal: u32,
+        /// 1: it ended by it.
+        pub ended: u32,
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Part {
     Wall,
     /// Whether it waits for a device; who reads it does without.
     Device,
+    /// How a process ended.
+    Exit,
 }
 
 /// A field of a kernel structure.
@@ -221,6 +223,10 @@ offsets! {
     Device {
         /// The byte with the bit for a wait for a device.
         task_device: "task_struct"."in_iowait",
+    }
+    Exit {
+        /// As `wait` tells it.
+        task_exit_code: "task_struct"."exit_code",
     }
     Drops {
         /// Packets dropped, for a listener connections.

@@ -79,8 +79,8 @@ record! {
         pub on_cpu: u8,
         /// 1: it serves a request.
         pub serves: u8,
-        /// Spare.
-        pub _pad: u8,
+        /// How often it is still looked whether it is a worker of Postgres.
+        pub looks: u8,
         /// What its service is still to be told, in nanoseconds by [`WallState`].
         pub pending: [u32; THREAD_STATES],
         /// Spare.
@@ -91,7 +91,7 @@ record! {
 record! {
     /// What is kept of a thread that serves requests, beside [`ThreadWall`].
     pub struct RequestWall {
-        /// The socket whose requests it serves.
+        /// The socket whose requests it serves; 0 for a worker of Postgres.
         pub sock: u64,
         /// Since when the figures below are counted.
         pub since_ns: u64,
@@ -103,8 +103,8 @@ record! {
         pub events: [u32; EVENTS],
         /// Not 0: it serves several connections at a time, so nothing is known of one.
         pub shared: u32,
-        /// Spare.
-        pub _pad: u32,
+        /// Of a parallel worker the process that it works for, by the number that this knows itself by; else 0.
+        pub leader: u32,
         /// Time in each of them.
         pub event_ns: [u64; EVENTS],
     }
@@ -264,6 +264,32 @@ static CALLS: [u8; SYSCALLS] = {
     }
     calls
 };
+
+/// So often is a new process of a Postgres cluster looked at, as it leaves its CPU, before it is taken for none that works in the
+/// background: it says so before anything else.
+pub const LOOKS: u8 = 16;
+
+/// Bytes of a background worker's name that [`leader_of`] looks at.
+pub const WORKER_NAME: usize = WORKS_FOR.len() + 12;
+
+/// PostgreSQL 10 to 18, `LaunchParallelWorkers` in `src/backend/access/transam/parallel.c`.
+const WORKS_FOR: [u8; 24] = *b"parallel worker for PID ";
+
+/// The process that a background worker of this name works for; 0 if it is no parallel worker.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "for the kernel: bounds that are constant are not checked")]
+pub fn leader_of(name: &[u8; WORKER_NAME]) -> u32 {
+    let (mut differs, mut leader, mut ended) = (0, 0_u32, 0);
+    for at in 0..WORKS_FOR.len() {
+        differs |= name[at] ^ WORKS_FOR[at];
+    }
+    for at in WORKS_FOR.len()..WORKER_NAME {
+        let digit = name[at].wrapping_sub(b'0');
+        ended |= (digit > 9) as u32;
+        leader = if ended != 0 { leader } else { leader.wrapping_mul(10).wrapping_add(digit as u32) };
+    }
+    if differs != 0 || ended == 0 { 0 } else { leader }
+}
 
 /// What a Postgres process waits for that notes this wait event; `None` if it notes none. Classes: PostgreSQL 10 to 18,
 /// `src/include/utils/wait_event.h` or `wait_classes.h`.
@@ -488,6 +514,21 @@ mod tests {
         assert_eq!(split(&wall, 110, 80).ns[WallState::Unknown as usize], 80, "more was counted than it took");
         wall.shared = 1;
         assert_eq!(split(&wall, 100, 90).ns[WallState::Unknown as usize], 90);
+    }
+
+    #[test]
+    fn a_parallel_worker_says_whom_it_works_for() {
+        let leader = |text: &[u8]| {
+            let mut name = [0; WORKER_NAME];
+            name[..text.len()].copy_from_slice(text);
+            leader_of(&name)
+        };
+        assert_eq!(leader(b"parallel worker for PID 4194304"), 4_194_304);
+        assert_eq!(leader(b"parallel worker for PID 7"), 7);
+        for none in [b"logical replication launcher".as_slice(), b"", b"parallel worker for PID ", b"parallel worker"] {
+            assert_eq!(leader(none), 0, "{none:?}");
+        }
+        assert_eq!(leader(b"parallel worker for PID 123456789012"), 0, "cut");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 #[macro_use]
 mod skip;
+pub mod slow;
 
 pub mod agent;
 pub mod alertmanager;

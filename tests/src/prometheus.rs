@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail};
@@ -138,6 +138,22 @@ impl Prometheus {
         result.iter().map(|one| history(one).with_context(|| format!("{selector}: {one}"))).collect()
     }
 
+    /// The exemplars of a selector in the last ten minutes: each with its own labels, `value` and `timestamp`, by the labels of
+    /// its series.
+    ///
+    /// # Errors
+    /// If the server does not answer, or refuses the query.
+    pub fn exemplars(&self, selector: &str) -> Result<Vec<(serde_json::Value, serde_json::Value)>> {
+        let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
+        let (selector, port) = (http::percent_encoded(selector), self.port);
+        let path = format!("query_exemplars?query={selector}&start={}&end={}", now - 600, now + 60);
+        let answer = http::get(&format!("http://127.0.0.1:{port}/api/v1/{path}"))?;
+        let body: serde_json::Value = serde_json::from_str(&answer.body).context("not JSON")?;
+        let Some(result) = body["data"].as_array() else { bail!("{path}: {}", answer.body) };
+        let of = |one: &serde_json::Value| one["exemplars"].as_array().cloned().unwrap_or_default();
+        Ok(result.iter().flat_map(|one| of(one).into_iter().map(|each| (one["seriesLabels"].clone(), each))).collect())
+    }
+
     /// What it said so far.
     pub fn log(&self) -> String {
         self.server.log()
@@ -150,6 +166,7 @@ fn launch(folder: &Path, port: u16) -> Result<Process> {
     command.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
     command.arg("--web.enable-remote-write-receiver");
+    command.arg("--enable-feature=exemplar-storage");
     Process::start("prometheus", command)
 }
 

@@ -4,7 +4,8 @@ use std::{path::Path, time::Duration};
 
 use steth_tests::{
     agent::{Agent, Options},
-    http, need_bpf, need_program,
+    http, need_bpf, need_postgres, need_program,
+    postgres::Postgres,
     process::{self, Process},
     programs::{Program, SYSCALL_MIX},
     prometheus::{Prometheus, complaints},
@@ -51,6 +52,53 @@ fn a_real_prometheus_answers_a_quantile() {
     for name in ["steth_syscall_errors_total", "node_vmstat_pgfault", "steth_build_info", "node_cpu_seconds_total"] {
         let shown = format!("count({name}{{job='steth'}})");
         assert!(prometheus.query(&shown).unwrap().is_some_and(|count| count > 0.0), "{name}");
+    }
+}
+
+/// From a bucket of a histogram to the slow query, and from there to a flame graph.
+#[test]
+fn a_real_prometheus_leads_from_a_slow_bucket_to_the_query() {
+    need_postgres!();
+    need_program!("prometheus");
+    let postgres = Postgres::start().unwrap();
+    // Pieces of the past that are soon whole.
+    let sections = "[postgres]\nslow_query = \"30ms\"\n[profile]\npiece = \"2s\"\n".to_owned();
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    agent.settled().unwrap();
+    let prometheus = Prometheus::start(agent.address()).unwrap();
+    let database = postgres.create_database().unwrap();
+    for sleep in ["0.05", "0.4"] {
+        postgres.psql(&database, &format!("select pg_sleep({sleep})")).unwrap();
+    }
+    let selector = format!("steth_postgres_query_duration_seconds_bucket{{database='{database}',role='server'}}");
+    let found = wait::poll("two exemplars", Duration::from_secs(60), || {
+        let found = prometheus.exemplars(&selector)?;
+        Ok((found.len() >= 2).then_some(found))
+    });
+    let found = found.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (series, exemplar) in found {
+        let value: f64 = exemplar["value"].as_str().unwrap().parse().unwrap();
+        let id = exemplar["labels"]["query_id"].as_str().unwrap();
+        assert!((0.05..1.0).contains(&value), "{exemplar}");
+        let bound: f64 = series["le"].as_str().unwrap().parse().unwrap();
+        assert!(value <= bound && value > 0.4 * bound, "{value} in the bucket up to {bound}");
+        let answer = agent.get_json(&format!("/api/v1/postgres/slow?id={id}")).unwrap();
+        let [query] = answer["queries"].as_array().unwrap().as_slice() else { panic!("{id}: {answer}") };
+        assert_eq!(
+            (&query["duration_seconds"].as_f64().unwrap(), &query["query"]),
+            (&value, &series["query"]),
+            "{query}"
+        );
+        // The first time names of code are looked for, which takes its time on a busy machine.
+        let url = format!("http://{}{}", agent.address(), query["flame"].as_str().unwrap());
+        let flame = wait::poll("a flame graph", Duration::from_secs(60), || Ok(http::get(&url).ok())).unwrap();
+        assert_eq!(flame.status, 200, "{url}: {}", flame.body);
+        assert!(
+            flame.header("content-type").is_some_and(|kind| kind.starts_with("image/svg+xml")),
+            "{:?}",
+            flame.headers
+        );
     }
 }
 

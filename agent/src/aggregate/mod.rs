@@ -20,7 +20,7 @@ use steth_probes::{
 
 use crate::model::{
     distribution::Distribution,
-    event::{ConnectionSeen, Reading},
+    event::{ConnectionSeen, Reading, WorkerSeen},
 };
 
 /// How many label values are shown one by one.
@@ -44,6 +44,7 @@ pub struct Totals {
     counters: HashMap<(CounterKind, CellKey), u64>,
     statement_walls: HashMap<CellKey, [u64; STATES]>,
     service_walls: Vec<(u32, [u64; THREAD_STATES])>,
+    worker_walls: HashMap<u32, [u64; STATES]>,
     losses: Vec<(Loss, u64)>,
     connections: Vec<ConnectionSeen>,
     malformed: u64,
@@ -68,6 +69,7 @@ impl Totals {
             counters: HashMap::new(),
             statement_walls: HashMap::new(),
             service_walls: Vec::new(),
+            worker_walls: HashMap::new(),
             losses: Vec::new(),
             connections: Vec::new(),
             malformed: 0,
@@ -116,6 +118,14 @@ impl Totals {
         self.losses = reading.losses;
         self.connections = reading.connections;
         self.malformed += reading.malformed;
+    }
+
+    /// A parallel worker has ended.
+    pub fn worker_ended(&mut self, worker: &WorkerSeen) {
+        let sums = self.worker_walls.entry(worker.service).or_insert([0; STATES]);
+        for (sum, ns) in sums.iter_mut().zip(worker.wall) {
+            *sum += ns;
+        }
     }
 
     /// The sockets that were open at the last reading.

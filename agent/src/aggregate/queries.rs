@@ -3,21 +3,25 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
+    fmt::Write as _,
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind},
-    histogram::Histogram,
+    histogram::{Histogram, bucket_of},
     wall::STATES,
 };
 
 use super::{Names, Totals, series};
 use crate::model::{
+    catalog::kernel as catalog,
     distribution::Distribution,
-    event::{QuerySeen, RepeatSeen},
-    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, role_name},
+    event::{QuerySeen, RepeatSeen, WorkerSeen},
+    query::{QueryRecord, RepeatRecord, Selection, Sort, StatementFigures, Statements, WorkerRecord, role_name},
+    snapshot::Exemplar,
     wait_event::wait_event_name,
     wall,
 };
@@ -184,6 +188,37 @@ impl Totals {
         Statements { at_unix_ms: 0, window_seconds, total_seconds: seconds(total_ns), queries }
     }
 
+    /// The newest of these cycles, newest first, for each series and bucket of its duration.
+    pub fn exemplars<'a>(
+        &self,
+        names: &Names,
+        seen: impl Iterator<Item = &'a QuerySeen>,
+        unix_ns: u64,
+    ) -> Vec<Exemplar> {
+        let mut met = HashSet::new();
+        let mut exemplars = Vec::new();
+        for seen in seen {
+            let key = CellKey {
+                kind: HistogramKind::PostgresQuery as u8,
+                sub: seen.role as u8,
+                service: u16::try_from(seen.service).unwrap_or_default(),
+                a: seen.database,
+                b: seen.statement,
+            };
+            // Buckets of the kernel are finer than those that are shown: then there are some to choose from.
+            if met.insert((key, bucket_of(seen.duration_ns))) {
+                exemplars.push(Exemplar {
+                    metric: &catalog::POSTGRES_QUERY,
+                    labels: self.query_labels(names, &key).to_vec(),
+                    query_id: id(seen),
+                    value_ns: seen.duration_ns,
+                    at_unix_ms: seen.begun_ns.saturating_add(seen.duration_ns).saturating_add(unix_ns) / 1_000_000,
+                });
+            }
+        }
+        exemplars
+    }
+
     fn add_totals<'a>(&self, names: &'a Names, selection: &Selection, sums: &mut HashMap<Labels<'a>, Sum>) {
         for ((_, key), total) in self.histograms.iter().filter(|((kind, _), _)| *kind == HistogramKind::PostgresQuery) {
             let Some(sum) = sum_of(sums, names, selection, key) else { continue };
@@ -262,13 +297,22 @@ fn figures(names: &Names, (service, role, database, query): Labels, sum: &Sum, t
 }
 
 impl Names {
-    /// A cycle with names. `unix_ns` is what the monotonic clock lags behind the Unix epoch's, `peer` the name of its peer.
-    pub fn record<'a>(&'a self, seen: &QuerySeen, peer: &'a str, unix_ns: u64) -> QueryRecord<'a> {
+    /// A cycle with its workers and with names. `unix_ns` is what the monotonic clock lags behind the Unix epoch's, `peer` the
+    /// name of its peer.
+    pub fn record<'a>(
+        &'a self,
+        seen: &QuerySeen,
+        workers: &[WorkerSeen],
+        peer: &'a str,
+        unix_ns: u64,
+    ) -> QueryRecord<'a> {
         let (query, operation) = self.statement(seen.statement);
         let (summary, statement) = self.statement_text(seen.statement);
         let sqlstate = seen.sqlstate.map(|sqlstate| Cow::Owned(String::from_utf8_lossy(&sqlstate).into_owned()));
+        let begun_unix_us = seen.begun_ns.saturating_add(unix_ns) / 1_000;
         QueryRecord {
-            begun_unix_us: seen.begun_ns.saturating_add(unix_ns) / 1_000,
+            id: id(seen).into(),
+            begun_unix_us,
             duration_seconds: seconds(seen.duration_ns),
             first_byte_seconds: seconds(seen.first_byte_ns),
             service: self.service(seen.service).into(),
@@ -293,8 +337,10 @@ impl Names {
             .into(),
             slow: seen.slow,
             wall: seen.wall.as_ref().map(wall::seconds),
-            wait_event: seen.event.map(|(event, _)| wait_event_name(event, self.server_version(seen.service)).into()),
+            wait_event: self.event(seen.service, seen.event),
             wait_event_seconds: seen.event.map(|(_, ns)| seconds(ns)),
+            workers: workers.iter().map(|worker| self.worker(worker)).collect(),
+            flame: flame(self.service(seen.service), begun_unix_us, seen.duration_ns / 1_000).into(),
             operation: operation.into(),
             query: query.into(),
             summary: summary.into(),
@@ -304,6 +350,20 @@ impl Names {
 }
 
 impl Names {
+    fn worker(&self, seen: &WorkerSeen) -> WorkerRecord<'static> {
+        WorkerRecord {
+            pid: seen.pid,
+            duration_seconds: seconds(seen.ended_ns.saturating_sub(seen.begun_ns)),
+            wall: wall::seconds(&seen.wall),
+            wait_event: self.event(seen.service, seen.event),
+            wait_event_seconds: seen.event.map(|(_, ns)| seconds(ns)),
+        }
+    }
+
+    fn event(&self, service: u32, event: Option<(u32, u64)>) -> Option<Cow<'static, str>> {
+        event.map(|(event, _)| wait_event_name(event, self.server_version(service)).into())
+    }
+
     /// A repetition with names; the other parameters are as for [`Names::record`].
     pub fn repeat(&self, seen: &RepeatSeen, peer: &str, unix_ns: u64) -> RepeatRecord {
         let (summary, statement) = self.statement_text(seen.statement);
@@ -327,6 +387,32 @@ impl Names {
             statement: statement.into(),
         }
     }
+}
+
+/// What tells a cycle from all others.
+pub(super) fn id(seen: &QuerySeen) -> String {
+    format!("{:016x}-{:x}", seen.connection, seen.begun_ns)
+}
+
+/// Where the flame graph is of a service's past: of all the moments that a cycle touched.
+fn flame(service: &str, begun_unix_us: u64, duration_us: u64) -> String {
+    let at = |unix_ms: u64| {
+        let moment = i64::try_from(unix_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        moment.map(|moment| format!("{moment:.3}")).unwrap_or_default()
+    };
+    let (from, to) = (at(begun_unix_us / 1_000), at(begun_unix_us.saturating_add(duration_us) / 1_000 + 1));
+    let mut link = String::from("/api/v1/flame?service=");
+    for byte in service.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b'@' => {
+                link.push(char::from(byte));
+            }
+            // Writing to a string cannot fail.
+            _ => _ = write!(link, "%{byte:02X}"),
+        }
+    }
+    _ = write!(link, "&from={from}&to={to}");
+    link
 }
 
 /// Division, not multiplication by 1e-9: only it gives the float nearest to the decimal, which prints short.
@@ -411,6 +497,14 @@ mod tests {
         );
         let other = Selection { database: Some("other".into()), ..ALL };
         assert_eq!(totals.statements(&names(), &other).queries, []);
+    }
+
+    #[test]
+    fn a_link_to_a_flame_graph_can_be_asked_for_as_it_is() {
+        assert_eq!(
+            flame("a b&c.service", 1_700_000_000_123_456, 2_500_000),
+            "/api/v1/flame?service=a%20b%26c.service&from=2023-11-14T22:13:20.123Z&to=2023-11-14T22:13:22.624Z"
+        );
     }
 
     #[test]

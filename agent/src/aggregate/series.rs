@@ -181,7 +181,7 @@ impl Totals {
         labels
     }
 
-    fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
+    pub(super) fn query_labels(&self, names: &Names, key: &CellKey) -> [String; 5] {
         let (fingerprint, operation) = names.statement(key.b);
         let query = self.shown.queries.label(fingerprint);
         let operation = if query == OTHER { "OTHER" } else { operation };
@@ -237,6 +237,16 @@ impl Totals {
             for (state, ns) in wall::named(ns) {
                 let labels = vec![service.clone(), role.clone(), database.clone(), query.clone(), state.into()];
                 sums.add(&catalog::POSTGRES_WALL, labels, ns as f64 / 1e9);
+            }
+        }
+        for (service, ns) in &self.worker_walls {
+            for (state, ns) in wall::named(ns) {
+                let service = u16::try_from(*service).unwrap_or_default();
+                sums.add(
+                    &catalog::WORKER_WALL,
+                    vec![self.service(names, service).into(), state.into()],
+                    ns as f64 / 1e9,
+                );
             }
         }
         for (service, ns) in &self.service_walls {

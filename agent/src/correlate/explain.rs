@@ -338,6 +338,8 @@ impl<'a> Scene<'a> {
             let kind = match event.kind {
                 EventKind::NewBuild if own => 0.9,
                 EventKind::Posted if own => 0.88,
+                EventKind::Reload if own => 0.8,
+                EventKind::Crash if own => 0.68,
                 EventKind::Restart if own => 0.65,
                 EventKind::OomKill => 0.7,
                 EventKind::Posted if event.service.is_none() => 0.6,
@@ -347,6 +349,8 @@ impl<'a> Scene<'a> {
             let name = match event.kind {
                 EventKind::NewBuild => "new_build",
                 EventKind::Restart => "restart",
+                EventKind::Crash => "crash",
+                EventKind::Reload => "reload",
                 EventKind::OomKill => "oom_kill",
                 EventKind::Posted => "posted",
                 EventKind::Budget => "budget",

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::BuildHasher as _,
     io::Write as _,
+    ops::Range,
     sync::OnceLock,
 };
 
@@ -14,7 +15,7 @@ use crate::model::{
     catalog::steth::DUPLICATE_SERIES,
     distribution::Distribution,
     metric::{Bounds, Kind, Metric},
-    snapshot::{Series, Snapshot, Value},
+    snapshot::{Exemplar, Series, Snapshot, Value},
 };
 
 /// The text of a snapshot; `count` gets the number of series that were left out and returns the total so far.
@@ -28,14 +29,19 @@ pub fn write(snapshot: &Snapshot, count: impl FnOnce(u64) -> u64) -> Vec<u8> {
             None => families.push(vec![series]),
         }
     }
-    let mut writer = Writer::new(&snapshot.series);
+    let mut writer = Writer::new(&snapshot.series, &snapshot.exemplars);
     let duplicates = families.iter().map(|family| writer.family(family)).sum();
     writer.family(&[&Series::number(&DUPLICATE_SERIES, vec![], count(duplicates) as f64)]);
     writer.finish()
 }
 
+/// What names an exemplar in a line.
+const QUERY_ID: &str = "query_id";
+
 /// Writes one family after the other.
-struct Writer {
+struct Writer<'a> {
+    /// By the series' label values; those of all families.
+    exemplars: HashMap<&'a [String], Vec<&'a Exemplar>>,
     text: Vec<u8>,
     /// Hashes of the label values of a family's series so far.
     label_sets: HashSet<u64>,
@@ -45,15 +51,19 @@ struct Writer {
     bucket: Vec<u8>,
 }
 
-impl Writer {
-    fn new(series: &[Series]) -> Self {
+impl<'a> Writer<'a> {
+    fn new(series: &[Series], exemplars: &'a [Exemplar]) -> Self {
         // A line is about a hundred bytes; a histogram has some twenty of them, or fifty.
         let bytes = |series: &Series| match series.value {
             Value::Number(_) => 100,
             Value::Histogram(_) => 2_500,
         };
         let text = Vec::with_capacity(series.iter().map(bytes).sum());
-        Self { text, label_sets: HashSet::new(), labels: Vec::new(), bucket: Vec::new() }
+        let mut by_series: HashMap<_, Vec<_>> = HashMap::new();
+        for one in exemplars {
+            by_series.entry(one.labels.as_slice()).or_default().push(one);
+        }
+        Self { exemplars: by_series, text, label_sets: HashSet::new(), labels: Vec::new(), bucket: Vec::new() }
     }
 
     /// Writes a family; returns how many series were left out because one of the same labels stood before them, or because
@@ -115,13 +125,17 @@ impl Writer {
                 self.name_and_labels(metric.name, "");
                 self.float(*number);
             }
-            (Kind::Histogram(bounds), Value::Histogram(distribution)) => self.histogram(metric, bounds, distribution),
+            (Kind::Histogram(bounds), Value::Histogram(distribution)) => {
+                let mut exemplars = self.exemplars.get(series.labels.as_slice()).cloned().unwrap_or_default();
+                exemplars.retain(|one| one.metric.name == metric.name);
+                self.histogram(metric, bounds, distribution, &exemplars);
+            }
             _ => return false,
         }
         true
     }
 
-    fn histogram(&mut self, metric: &Metric, bounds: Bounds, distribution: &Distribution) {
+    fn histogram(&mut self, metric: &Metric, bounds: Bounds, distribution: &Distribution, exemplars: &[&Exemplar]) {
         self.bucket.clear();
         self.bucket.extend_from_slice(metric.name.as_bytes());
         self.bucket.extend_from_slice(b"_bucket{");
@@ -132,16 +146,17 @@ impl Writer {
         self.bucket.extend_from_slice(b"le=\"");
         let (mut from, mut count) = (0, 0);
         for edge in edges(bounds) {
-            count += distribution.counts().get(from..edge.bucket).unwrap_or_default().iter().sum::<u64>();
+            let within = from..edge.bucket;
+            count += distribution.counts().get(within.clone()).unwrap_or_default().iter().sum::<u64>();
             from = edge.bucket;
             self.text.extend_from_slice(&self.bucket);
             self.text.extend_from_slice(edge.rest.as_bytes());
-            self.integer(count);
+            self.count(count, within, exemplars);
         }
         count += distribution.counts().get(from..).unwrap_or_default().iter().sum::<u64>();
         self.text.extend_from_slice(&self.bucket);
         self.text.extend_from_slice(b"+Inf\"} ");
-        self.integer(count);
+        self.count(count, from..usize::MAX, exemplars);
         self.name_and_labels(metric.name, "_sum");
         self.float(seconds(distribution.sum_ns()));
         self.name_and_labels(metric.name, "_count");
@@ -156,6 +171,18 @@ impl Writer {
             self.text.push(b'}');
         }
         self.text.push(b' ');
+    }
+
+    /// A bucket's count, with the exemplar that stands for it if there is one.
+    fn count(&mut self, count: u64, within: Range<usize>, exemplars: &[&Exemplar]) {
+        self.text.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+        if let Some(one) = exemplars.iter().find(|one| within.contains(&bucket_of(one.value_ns))) {
+            let (value, at) = (seconds(one.value_ns), one.at_unix_ms);
+            // Writing to a vector does not fail.
+            let _ =
+                write!(self.text, " # {{{QUERY_ID}=\"{}\"}} {value} {}.{:03}", one.query_id, at / 1_000, at % 1_000);
+        }
+        self.text.push(b'\n');
     }
 
     fn integer(&mut self, value: u64) {

@@ -81,7 +81,7 @@ mod tests {
     use crate::model::{
         distribution::Distribution,
         metric::{Bounds, Metric},
-        snapshot::{Series, Value},
+        snapshot::{Exemplar, Series, Value},
     };
 
     static COARSE: Metric = Metric::histogram(
@@ -135,6 +135,36 @@ mod tests {
             }
             assert_eq!(found, std::fs::read_to_string(golden).unwrap(), "UPDATE_GOLDEN=1 writes the file anew");
         }
+    }
+
+    #[test]
+    fn an_exemplar_stands_in_its_bucket_of_its_series_and_in_openmetrics_only() {
+        let exemplar = |labels: Vec<String>, value_ns| Exemplar {
+            metric: &FINE,
+            labels,
+            query_id: "0f-1".into(),
+            value_ns,
+            at_unix_ms: 1_700_000_000_012,
+        };
+        let series = || vec![Series::histogram(&FINE, labels(["9f"]), distribution([20_000, 3_000_000]))];
+        let exemplars = vec![
+            exemplar(labels(["9f"]), 3_000_000),
+            exemplar(labels(["another"]), 20_000),
+            exemplar(labels(["9f"]), 90_000_000_000),
+        ];
+        let exporter = Exporter::default();
+        let snapshot = Snapshot { series: series(), exemplars, ..Snapshot::default() };
+        let text = String::from_utf8(exporter.write(&snapshot, Format::OpenMetrics)).unwrap();
+        let with: Vec<&str> = text.lines().filter(|line| line.contains(" # ")).collect();
+        assert_eq!(
+            with,
+            [
+                "steth_query_seconds_bucket{query=\"9f\",le=\"0.003145728\"} 2 # {query_id=\"0f-1\"} 0.003 1700000000.012",
+                "steth_query_seconds_bucket{query=\"9f\",le=\"+Inf\"} 2 # {query_id=\"0f-1\"} 90 1700000000.012",
+            ]
+        );
+        let plain = String::from_utf8(exporter.write(&snapshot, Format::Text)).unwrap();
+        assert!(!plain.contains("query_id"), "{plain}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What `/proc/PID/status` says of a process beyond its other files, and what an error says of it: that it has ended. Does
 //! not know whose process it is.
 
-use std::io;
+use std::{fs, io, path::Path};
 
 use procfs::{ProcError, ProcResult, process::Process};
 
@@ -18,6 +18,13 @@ pub(super) struct Status {
     pub(super) swapped_bytes: u64,
     pub(super) voluntary_switches: u64,
     pub(super) nonvoluntary_switches: u64,
+}
+
+/// The number that a process knows itself by: that in the innermost of its namespaces. `None` if it has ended.
+pub fn own_number(proc: &Path, pid: u32) -> Option<u32> {
+    let text = fs::read(proc.join(pid.to_string()).join("status")).ok()?;
+    let numbers = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"NSpid:"))?;
+    str::from_utf8(numbers).ok()?.split_whitespace().next_back()?.parse().ok()
 }
 
 impl Status {
@@ -66,6 +73,12 @@ pub(super) fn has_ended(error: &ProcError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_knows_itself_by_its_number_and_one_that_is_not_there_by_none() {
+        assert_eq!(own_number(Path::new("/proc"), std::process::id()), Some(std::process::id()));
+        assert_eq!(own_number(Path::new("/proc"), u32::MAX), None);
+    }
 
     #[test]
     fn a_status_is_read_whatever_the_process_calls_itself() {

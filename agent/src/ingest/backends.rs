@@ -19,6 +19,8 @@ use crate::model::event::Backends;
 const ENTRY: &[u8] = b"MyBEEntry";
 /// The pointer to what a process waits for; PostgreSQL 14.
 const EVENT: &[u8] = b"my_wait_event_info";
+/// The pointer to what a background worker is; its name says whom a parallel one works for since PostgreSQL 10.
+const WORKER: &[u8] = b"MyBgworkerEntry";
 /// The size of a text in it: the setting `track_activity_query_size`.
 const TEXT_SIZE: &[u8] = b"pgstat_track_activity_query_size";
 /// `PgBackendStatus` of PostgreSQL 14 to 17 on 64-bit machines (`src/include/utils/backend_status.h`): the process' number,
@@ -67,32 +69,37 @@ pub fn find(proc: &Path, postmaster: u32) -> Result<Found, BackendsError> {
     let event_address = symbols.event.map(|event| bias.wrapping_add(event));
     let event_address =
         event_address.filter(|address| children.iter().any(|child| notes_event(proc, *child, *address)));
+    let worker_address = symbols.worker.map_or(0, |worker| bias.wrapping_add(worker));
     let entry = || {
         let (entry, text_size) = symbols.entry.zip(symbols.text_size)?;
         let size = i32::from_ne_bytes(bytes(&memory, bias.wrapping_add(text_size)).ok()?);
         let text_len = u32::try_from(size).ok().filter(|_| TEXT_SIZES.contains(&size))?;
         let entry_address = bias.wrapping_add(entry);
-        let found = Backends { entry_address, event_address: 0, text_offset: TEXT_OFFSET, text_len };
+        let found = Backends { entry_address, text_offset: TEXT_OFFSET, text_len, ..NONE };
         children.iter().any(|child| fits(proc, *child, &found)).then_some(found)
     };
-    let found = Found { statements: entry(), event_address };
+    let found = Found { statements: entry(), event_address, worker_address };
     if found.statements.is_none() && event_address.is_none() { Err(BackendsError::Layout) } else { Ok(found) }
 }
 
 /// What was found. Each of the two may be missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
-    /// Where statements are noted; `event_address` is left at 0.
+    /// Where statements are noted; the other addresses are left at 0.
     pub statements: Option<Backends>,
     /// Where waits are.
     pub event_address: Option<u64>,
+    /// Where background workers say what they are; 0 if unknown.
+    pub worker_address: u64,
 }
+
+const NONE: Backends = Backends { entry_address: 0, event_address: 0, worker_address: 0, text_offset: 0, text_len: 0 };
 
 impl Found {
     /// Both, as the kernel programs are told.
     pub fn backends(&self) -> Backends {
-        let none = Backends { entry_address: 0, event_address: 0, text_offset: 0, text_len: 0 };
-        Backends { event_address: self.event_address.unwrap_or(0), ..self.statements.unwrap_or(none) }
+        let (event_address, worker_address) = (self.event_address.unwrap_or(0), self.worker_address);
+        Backends { event_address, worker_address, ..self.statements.unwrap_or(NONE) }
     }
 }
 
@@ -110,6 +117,7 @@ struct Symbols {
     first_segment: u64,
     entry: Option<u64>,
     event: Option<u64>,
+    worker: Option<u64>,
     text_size: Option<u64>,
 }
 
@@ -124,6 +132,7 @@ fn symbols(executable: &Path) -> Result<Symbols, BackendsError> {
         first_segment: file.segments().map(|segment| segment.address()).min().unwrap_or_default(),
         entry: address(ENTRY),
         event: address(EVENT),
+        worker: address(WORKER),
         text_size: address(TEXT_SIZE),
     })
 }

@@ -177,8 +177,8 @@ impl Cells {
     /// # Errors
     /// If the kernel refuses the write, for example because there are too many clusters.
     pub fn set_backends(&self, service: u32, backends: Backends) -> io::Result<()> {
-        let Backends { entry_address, event_address, text_offset, text_len } = backends;
-        let backends = postgres::Backends { entry_address, event_address, text_offset, text_len };
+        let Backends { entry_address, event_address, worker_address, text_offset, text_len } = backends;
+        let backends = postgres::Backends { entry_address, event_address, worker_address, text_offset, text_len };
         self.tables.backends.put(&service, &backends)
     }
 

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
     cell::{Family, Role},
-    message::{Exec, Header, Kind, Number, Query, Repeated, StatementText},
+    message::{Exec, Header, Kind, Number, Query, Repeated, Signal, StatementText, Worker},
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
     wall::STATES,
     watch::{FAILED, SLOW},
 };
 
-use crate::model::event::{QuerySeen, Record, RepeatSeen};
+use crate::model::event::{QuerySeen, Record, RepeatSeen, SignalSeen, WorkerSeen};
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;
@@ -123,6 +123,11 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
             }
             Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
             Kind::Query => Decoded::Record(Record::Query(Box::new(query(bytes)?))),
+            Kind::Signal => {
+                let Signal { pid, service, signal, ended, .. } = read(bytes)?;
+                Decoded::Record(Record::Signal(SignalSeen { pid, service, signal, ended: ended != 0 }))
+            }
+            Kind::Worker => Decoded::Record(Record::Worker(Box::new(worker(bytes)?))),
         })
     };
     record().unwrap_or(Decoded::Malformed)
@@ -153,6 +158,21 @@ fn query(bytes: &[u8]) -> Option<QuerySeen> {
         slow: query.why & SLOW != 0,
         wall: split(&query),
         event: (query.event != 0).then(|| (query.event, part(query.duration_ns, query.event_share))),
+    })
+}
+
+/// A parallel worker that has ended.
+fn worker(bytes: &[u8]) -> Option<WorkerSeen> {
+    let worker: Worker = read(bytes)?;
+    let split = worker.split;
+    Some(WorkerSeen {
+        begun_ns: worker.begun_ns,
+        ended_ns: worker.header.at_ns,
+        service: worker.service,
+        pid: worker.pid,
+        leader: worker.leader,
+        wall: split.ns,
+        event: (split.event != 0).then_some((split.event, split.event_ns)),
     })
 }
 

@@ -39,6 +39,8 @@ pub struct Backends {
     pub entry_address: u64,
     /// Address of the pointer to what it waits for; 0 if unknown.
     pub event_address: u64,
+    /// Address of the pointer to what a background worker is; 0 if unknown.
+    pub worker_address: u64,
     /// Offset in the entry of the pointer to the statement's text.
     pub text_offset: u32,
     /// Bytes that there is room for, with the closing zero.
@@ -178,6 +180,25 @@ pub struct QuerySeen {
     pub event: Option<(u32, u64)>,
 }
 
+/// A parallel worker of Postgres that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkerSeen {
+    /// When it was first seen to be one, by the monotonic clock.
+    pub begun_ns: u64,
+    /// When it ended.
+    pub ended_ns: u64,
+    /// Number of the service.
+    pub service: u32,
+    /// The process.
+    pub pid: u32,
+    /// The process that it worked for, by the number that this knows itself by: another than ours in a container.
+    pub leader: u32,
+    /// What its time was spent with, in nanoseconds by state.
+    pub wall: [u64; STATES],
+    /// The wait event with the most time, and how much that was.
+    pub event: Option<(u32, u64)>,
+}
+
 /// A Postgres statement that came again and again in one transaction, or in requests that followed each other closely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RepeatSeen {
@@ -206,6 +227,19 @@ pub struct RepeatSeen {
     /// Which end it is.
     pub role: Role,
     /// Whether the burst has ended.
+    pub ended: bool,
+}
+
+/// A process ended by a signal, or got one that asks it to read its configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalSeen {
+    /// The process.
+    pub pid: u32,
+    /// Number of the service; 0 if unknown.
+    pub service: u32,
+    /// The signal.
+    pub signal: u32,
+    /// Whether it ended by it.
     pub ended: bool,
 }
 
@@ -251,4 +285,8 @@ pub enum Record {
     Query(Box<QuerySeen>),
     /// A Postgres statement came again and again.
     Repeated(RepeatSeen),
+    /// A parallel worker of Postgres has ended.
+    Worker(Box<WorkerSeen>),
+    /// A process ended by a signal, or got one.
+    Signal(SignalSeen),
 }

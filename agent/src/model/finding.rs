@@ -104,6 +104,10 @@ pub enum EventKind {
     NewBuild,
     /// All processes of a service were replaced.
     Restart,
+    /// A process of a service ended by a signal that it was not asked to end by.
+    Crash,
+    /// A service was told to read its configuration again.
+    Reload,
     /// The kernel killed a process for lack of memory.
     OomKill,
     /// Told by someone else, such as a deployment.

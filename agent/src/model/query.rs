@@ -24,6 +24,9 @@ pub const NOTE: &str = "steth-note";
 /// One query cycle. Its statement has no literals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QueryRecord<'a> {
+    /// What tells this cycle from all others of this agent; the exemplars of OpenMetrics bear it as `query_id`.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
     /// When its first byte went out (client) or came in (server), in microseconds since the Unix epoch.
     pub begun_unix_us: u64,
     /// From then to ReadyForQuery.
@@ -80,6 +83,13 @@ pub struct QueryRecord<'a> {
     pub wait_event: Option<Cow<'a, str>>,
     /// How long.
     pub wait_event_seconds: Option<f64>,
+    /// Its parallel workers that had ended by its end; what they spent is not in `wall`. Of traced cycles, as far as they were
+    /// known by then.
+    #[serde(borrow)]
+    pub workers: Vec<WorkerRecord<'a>>,
+    /// Where the flame graph is of what its service's threads did on CPUs around then, as far as the past is kept.
+    #[serde(borrow)]
+    pub flame: Cow<'a, str>,
     /// Operation, such as `SELECT`.
     #[serde(borrow)]
     pub operation: Cow<'a, str>,
@@ -92,6 +102,23 @@ pub struct QueryRecord<'a> {
     /// The statement without literals; empty if its text was never seen.
     #[serde(borrow)]
     pub statement: Cow<'a, str>,
+}
+
+/// A parallel worker of a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRecord<'a> {
+    /// The process.
+    pub pid: u32,
+    /// From when it was first seen to be a worker to its end.
+    pub duration_seconds: f64,
+    /// What that was spent with, in seconds by state.
+    #[serde(borrow)]
+    pub wall: Seconds<'a>,
+    /// What it waited for longest, as `pg_stat_activity` has it.
+    #[serde(borrow)]
+    pub wait_event: Option<Cow<'a, str>>,
+    /// How long.
+    pub wait_event_seconds: Option<f64>,
 }
 
 /// One line of a trace.
@@ -112,6 +139,8 @@ pub enum TraceLine<'a> {
 /// Which cycles someone wants to see.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
+    /// Only the one with this `id`.
+    pub id: Option<String>,
     /// Only of this process.
     pub pid: Option<u32>,
     /// Only of this service.
@@ -136,7 +165,8 @@ impl Filter {
         fn is(wanted: Option<&String>, found: &str) -> bool {
             wanted.is_none_or(|wanted| wanted == found)
         }
-        self.pid.is_none_or(|pid| pid == query.pid)
+        is(self.id.as_ref(), &query.id)
+            && self.pid.is_none_or(|pid| pid == query.pid)
             && is(self.service.as_ref(), &query.service)
             && is(self.database.as_ref(), &query.database)
             && is(self.user.as_ref(), &query.user)
@@ -476,6 +506,7 @@ mod tests {
 
     fn query() -> QueryRecord<'static> {
         QueryRecord {
+            id: "00000000000000ff-1".into(),
             begun_unix_us: 1_700_000_000_000_000,
             duration_seconds: 0.02,
             first_byte_seconds: 0.01,
@@ -498,6 +529,8 @@ mod tests {
             wall: Some([("lock".into(), 0.015), ("on_cpu".into(), 0.005)].into()),
             wait_event: Some("Lock:tuple".into()),
             wait_event_seconds: Some(0.015),
+            workers: Vec::new(),
+            flame: "".into(),
             operation: "INSERT".into(),
             query: "0123456789abcdef".into(),
             summary: "INSERT orders".into(),

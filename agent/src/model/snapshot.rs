@@ -29,6 +29,23 @@ pub struct Snapshot {
     pub features: Vec<FeatureStatus>,
     /// What steth costs.
     pub budget: Budget,
+    /// Single observations that stand for their buckets.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// One observation of a histogram, by which people find what was slow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exemplar {
+    /// The family.
+    pub metric: &'static Metric,
+    /// Label values of its series.
+    pub labels: Vec<String>,
+    /// The slow query's `id`.
+    pub query_id: String,
+    /// What was observed.
+    pub value_ns: u64,
+    /// When it was over, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
 }
 
 /// One service: who did it.

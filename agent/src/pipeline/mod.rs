@@ -16,11 +16,13 @@ mod pythons;
 mod sampled;
 mod session;
 mod settings;
+mod signals;
 mod sources;
 mod tls;
 mod trace;
 mod unwinders;
 mod unwinding;
+mod workers;
 mod written;
 
 use std::{
@@ -408,9 +410,9 @@ impl Pipeline {
 
     /// A window ends with this snapshot.
     fn correlate(&mut self, snapshot: &Snapshot, elapsed: Duration) {
-        let builds = self.sources.probes().map(Probes::new_builds).unwrap_or_default();
+        let events = self.sources.probes().map(Probes::events).unwrap_or_default();
         let Some(correlator) = &mut self.correlator else { return };
-        builds.into_iter().for_each(|build| correlator.tell(build));
+        events.into_iter().for_each(|event| correlator.tell(event));
         correlator.observe(snapshot, elapsed);
     }
 

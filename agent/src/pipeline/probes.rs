@@ -15,11 +15,13 @@ use steth_probes::{
 
 use super::{
     builds::Builds,
+    clock,
     clusters::Clusters,
     connections::{self, Bounds},
     news::Untold,
     past::{Keeper, OnPiece},
     profiles::Profiles,
+    signals::Signals,
     tls::TlsFiles,
     trace::{self, Told},
 };
@@ -37,7 +39,7 @@ use crate::{
         profile::Kind,
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
-        snapshot::Series,
+        snapshot::{Exemplar, Series},
     },
     postgres,
 };
@@ -71,6 +73,7 @@ pub struct Probes {
     passes: Passes,
     clusters: Clusters,
     builds: Builds,
+    signals: Signals,
     profiles: Result<Profiles, String>,
 }
 
@@ -177,6 +180,7 @@ impl Probes {
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             clusters,
             builds: Builds::default(),
+            signals: Signals::default(),
             profiles: profiles(&mut kernel, config),
             kernel,
         })
@@ -380,6 +384,7 @@ impl Probes {
         let mut strangers = false;
         let (mut run, mut mapped) = (HashSet::new(), HashSet::new());
         let mut executed = BTreeMap::new();
+        let mut signals = Vec::new();
         for record in self.records.drain() {
             match record {
                 Record::Statement { statement, text, cut } => {
@@ -409,7 +414,15 @@ impl Probes {
                     strangers |= service != 0 && !self.names.has_service(service);
                 }
                 Record::Mapped { pid } => drop(mapped.insert(pid)),
+                Record::Signal(seen) => {
+                    strangers |= seen.service != 0 && !self.names.has_service(seen.service);
+                    signals.push(seen);
+                }
                 Record::Query(query) => self.told.keep(*query),
+                Record::Worker(worker) => {
+                    self.totals.worker_ended(&worker);
+                    self.told.worker_ended(*worker);
+                }
                 Record::Repeated(repeat) => self.told.keep_repeat(repeat),
             }
         }
@@ -418,6 +431,9 @@ impl Probes {
         if strangers {
             self.name_new_services();
         }
+        for seen in signals.into_iter().filter(|seen| !self.left_out.contains(&seen.service)) {
+            self.signals.met(seen, self.names.service_name(seen.service));
+        }
         for (service, pid) in executed {
             if let Some(name) = self.names.service_name(service) {
                 self.builds.executed(PROC.as_ref(), pid, name);
@@ -425,9 +441,12 @@ impl Probes {
         }
     }
 
-    /// What services began to run since this was asked last, that is not what they ran before.
-    pub fn new_builds(&mut self) -> Vec<Event> {
-        self.builds.told()
+    /// What happened to services since this was asked last: they run another build than before, crashed, or were told to read
+    /// their configuration again.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut events = self.builds.told();
+        events.extend(self.signals.told());
+        events
     }
 
     fn name_new_services(&mut self) {
@@ -479,6 +498,11 @@ impl Probes {
         self.own_series(&mut series);
         self.bounds(&mut series);
         series
+    }
+
+    /// The kept slow cycles that stand for their buckets.
+    pub fn exemplars(&self) -> Vec<Exemplar> {
+        self.totals.exemplars(&self.names, self.told.kept(), clock::unix_ns())
     }
 
     /// Names of the services that were met.

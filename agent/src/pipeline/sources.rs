@@ -150,7 +150,7 @@ impl Sources {
     /// Reads everything.
     pub fn snapshot(&mut self) -> Snapshot {
         let mut series = own_series();
-        let mut services = Vec::new();
+        let (mut services, mut exemplars) = (Vec::new(), Vec::new());
         let mut statuses = self.unloaded.clone();
         let Self { probes, reader, processes, .. } = self;
         // Most of the time goes into system calls; two cores halve it.
@@ -159,6 +159,7 @@ impl Sources {
             if let Some(probes) = probes {
                 series.extend(probes.read());
                 services = probes.services();
+                exemplars = probes.exemplars();
                 statuses = probes.statuses();
             }
             host.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -171,6 +172,7 @@ impl Sources {
             series,
             probes: statuses,
             services: services.into_iter().map(service_info).collect(),
+            exemplars,
             ..Snapshot::default()
         }
     }

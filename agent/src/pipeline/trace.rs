@@ -2,6 +2,7 @@
 //! listens. Knows who listens and what for, not how cycles are read from the kernel.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
@@ -9,15 +10,17 @@ use std::{
 use steth_probes::watch::Watch;
 use tokio::sync::mpsc;
 
-use super::{clock::unix_ns, news::Untold};
+use super::{clock::unix_ns, news::Untold, workers::Workers};
 use crate::{
     aggregate::Names,
     config::Config,
     model::{
-        event::{PeerSeen, QuerySeen, RepeatSeen},
+        event::{PeerSeen, QuerySeen, RepeatSeen, WorkerSeen},
         query::{
-            Filter, QueryRecord, Repeats, Selection, SlowQueries, TraceLine, TraceRefused, TraceRequest, role_name,
+            Filter, QueryRecord, Repeats, Selection, SlowQueries, TraceLine, TraceRefused, TraceRequest, WorkerRecord,
+            role_name,
         },
+        wall::Seconds,
     },
 };
 
@@ -32,7 +35,8 @@ pub struct Told {
     listeners: Vec<Listener>,
     /// From here on cycles are told for a profile of slow requests.
     sampled: Option<Duration>,
-    kept: VecDeque<QuerySeen>,
+    kept: VecDeque<Kept>,
+    workers: Workers,
     untold: u64,
     repeats: VecDeque<RepeatSeen>,
     threshold: usize,
@@ -40,6 +44,12 @@ pub struct Told {
     slow: Duration,
     /// Peers that have no name yet, by their addresses.
     addresses: HashMap<u32, String>,
+}
+
+/// A cycle that is kept, and the parallel workers that it had.
+struct Kept {
+    seen: QuerySeen,
+    workers: Vec<WorkerSeen>,
 }
 
 struct Listener {
@@ -82,6 +92,7 @@ impl Told {
             listeners: Vec::new(),
             sampled: None,
             kept: VecDeque::new(),
+            workers: Workers::default(),
             untold: 0,
             repeats: VecDeque::new(),
             threshold: 0,
@@ -127,17 +138,22 @@ impl Told {
     }
 
     /// Keeps a slow or failed cycle; the oldest gives way.
-    pub fn keep(&mut self, query: QuerySeen) {
-        self.kept.push_front(query);
+    pub fn keep(&mut self, seen: QuerySeen) {
+        self.kept.push_front(Kept { workers: self.workers.of(&seen), seen });
         self.kept.truncate(self.most_kept);
         self.untold += 1;
+    }
+
+    /// A parallel worker has ended: told before the cycle that it worked for.
+    pub fn worker_ended(&mut self, worker: WorkerSeen) {
+        self.workers.ended(worker);
     }
 
     /// Those that were kept since, and how many of them have given way already.
     pub fn untold(&mut self, names: &Names) -> Untold {
         let (unix_ns, fresh) = (unix_ns(), std::mem::take(&mut self.untold));
         let seen = self.kept.iter().take(usize::try_from(fresh).unwrap_or(usize::MAX)).rev();
-        let named = |seen: &QuerySeen| owned(names.record(seen, self.peer(names, seen.peer), unix_ns));
+        let named = |kept: &Kept| owned(self.named(names, kept, unix_ns));
         let queries: Vec<_> = seen.map(named).collect();
         let there = queries.len() as u64;
         (queries, fresh - there)
@@ -146,13 +162,22 @@ impl Told {
     /// The kept cycles that pass the filter, the newest first.
     pub fn slow(&self, names: &Names, filter: &Filter, limit: usize, suppressed: u64) -> SlowQueries {
         let unix_ns = unix_ns();
-        let named = self.kept.iter().map(|seen| names.record(seen, self.peer(names, seen.peer), unix_ns));
+        let named = self.kept.iter().map(|kept| self.named(names, kept, unix_ns));
         SlowQueries {
             at_unix_ms: 0,
             slow_seconds: self.slow.as_secs_f64(),
             suppressed,
             queries: named.filter(|query| filter.admits(query)).take(limit).map(owned).collect(),
         }
+    }
+
+    /// The kept slow cycles, the newest first.
+    pub fn kept(&self) -> impl Iterator<Item = &QuerySeen> {
+        self.kept.iter().map(|kept| &kept.seen).filter(|seen| seen.slow)
+    }
+
+    fn named<'a>(&'a self, names: &'a Names, kept: &Kept, unix_ns: u64) -> QueryRecord<'a> {
+        names.record(&kept.seen, &kept.workers, self.peer(names, kept.seen.peer), unix_ns)
     }
 
     /// Whether anybody listens.
@@ -239,7 +264,8 @@ impl Told {
         let unix_ns = unix_ns();
         let mut listeners = std::mem::take(&mut self.listeners);
         for seen in queries {
-            let query = names.record(seen, self.peer(names, seen.peer), unix_ns);
+            let workers = self.workers.of(seen);
+            let query = names.record(seen, &workers, self.peer(names, seen.peer), unix_ns);
             let admitting = |listener: &&mut Listener| listener.filter.admits(&query);
             let heard_by: Vec<&mut Listener> = listeners.iter_mut().filter(admitting).collect();
             let line = TraceLine::Query(Box::new(query));
@@ -310,8 +336,17 @@ fn owned(query: QueryRecord) -> QueryRecord<'static> {
     let QueryRecord {
         begun_unix_us, duration_seconds, first_byte_seconds, port, pid, tid, statements, rows, slow, ..
     } = query;
-    let own = |text: std::borrow::Cow<str>| std::borrow::Cow::Owned(text.into_owned());
+    let own = |text: Cow<str>| Cow::Owned(text.into_owned());
+    let wall = |wall: Seconds| wall.into_iter().map(|(state, seconds)| (own(state), seconds)).collect();
+    let worker = |worker: WorkerRecord| WorkerRecord {
+        pid: worker.pid,
+        duration_seconds: worker.duration_seconds,
+        wall: wall(worker.wall),
+        wait_event: worker.wait_event.map(own),
+        wait_event_seconds: worker.wait_event_seconds,
+    };
     QueryRecord {
+        id: own(query.id),
         begun_unix_us,
         duration_seconds,
         first_byte_seconds,
@@ -331,9 +366,11 @@ fn owned(query: QueryRecord) -> QueryRecord<'static> {
         sqlstate: query.sqlstate.map(own),
         transaction: own(query.transaction),
         slow,
-        wall: query.wall.map(|wall| wall.into_iter().map(|(state, seconds)| (own(state), seconds)).collect()),
+        wall: query.wall.map(wall),
         wait_event: query.wait_event.map(own),
         wait_event_seconds: query.wait_event_seconds,
+        workers: query.workers.into_iter().map(worker).collect(),
+        flame: own(query.flame),
         operation: own(query.operation),
         query: own(query.query),
         summary: own(query.summary),

@@ -174,7 +174,7 @@ mod tests {
             "role": "client", "peer": "10.0.0.1", "port": 5, "family": "inet", "database": "shop", "user": "anna", "pid": 7,
             "tid": 8, "connection": "c", "statements": 1, "rows": 3, "outcome": "error", "sqlstate": "57014",
             "transaction": "idle", "slow": true, "wall": null, "wait_event": null, "wait_event_seconds": null,
-            "operation": "SELECT", "query": "f00", "summary": "SELECT item", "statement": "select * from item where id = ?",
+            "workers": [], "id": "c-1", "flame": "", "operation": "SELECT", "query": "f00", "summary": "SELECT item", "statement": "select * from item where id = ?",
         });
         let text: &'static str = record.to_string().leak();
         serde_json::from_str(text).unwrap()

@@ -38,6 +38,7 @@ const WAITING: usize = 16;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Typed {
+    id: Option<String>,
     pid: Option<u32>,
     service: Option<String>,
     role: Option<String>,
@@ -122,6 +123,7 @@ fn wrong(what: String) -> Problem {
 impl Typed {
     fn filter(&self) -> Result<Filter, Problem> {
         Ok(Filter {
+            id: self.id.clone(),
             pid: self.pid,
             service: self.service.clone(),
             database: self.database.clone(),

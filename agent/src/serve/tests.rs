@@ -24,7 +24,7 @@ use crate::model::{
     profile::Draw,
     query::{
         ClientConnections, ConnectionCounts, Connections, Desk, QueryRecord, Question, RepeatRecord, Repeats,
-        ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, desk,
+        ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, WorkerRecord, desk,
     },
     rule::Severity,
     sample::ProfileRefused,

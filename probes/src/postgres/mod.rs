@@ -187,6 +187,8 @@ record! {
         pub entry_address: u64,
         /// Address of the pointer to what it waits for: the variable `my_wait_event_info`; 0 if unknown.
         pub event_address: u64,
+        /// Address of the pointer to what a background worker is: the variable `MyBgworkerEntry`; 0 if unknown.
+        pub worker_address: u64,
         /// Offset in the entry of the pointer to the statement's text.
         pub text_offset: u32,
         /// Bytes that there is room for, with the closing zero: `track_activity_query_size`. A longer text is cut.

@@ -189,6 +189,7 @@ impl Arguments {
 
     fn filter(&self) -> Filter {
         Filter {
+            id: None,
             pid: self.pid,
             service: self.service.clone(),
             database: self.database.clone(),

@@ -139,6 +139,7 @@ mod tests {
 
     fn query() -> QueryRecord<'static> {
         QueryRecord {
+            id: "0f-1".into(),
             begun_unix_us: 1_700_000_000_123_456,
             duration_seconds: 0.012_345,
             first_byte_seconds: 0.000_25,
@@ -161,6 +162,8 @@ mod tests {
             wall: None,
             wait_event: None,
             wait_event_seconds: None,
+            workers: Vec::new(),
+            flame: "".into(),
             operation: "SELECT".into(),
             query: "aa".into(),
             summary: "SELECT orders".into(),

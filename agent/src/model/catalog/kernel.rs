@@ -285,6 +285,13 @@ pub static POSTGRES_WALL: Metric = Metric::counter(
      activity, extension, buffer_pin, sleep, pipeline (behind earlier requests of the connection), other, or unknown.",
     &["service", "role", "database", "query", "state"],
 );
+/// Wall time of parallel workers.
+pub static WORKER_WALL: Metric = Metric::counter(
+    "steth_postgres_worker_wall_seconds_total",
+    "What the time of parallel workers of Postgres queries was spent with, of those that have ended; beside the time of the query \
+     cycles that they worked for, and with the same states.",
+    &["service", "state"],
+);
 /// Wall time of services.
 pub static SERVICE_WALL: Metric = Metric::counter(
     "steth_service_wall_seconds_total",
@@ -305,7 +312,7 @@ pub static WALL: Chapter = Chapter {
     title: "Wall time",
     source: "BTF tracepoint `sched_switch`, the kernel's own account of run queues, and what Postgres' processes note that \
              they wait for",
-    metrics: || vec![&SERVICE_WALL, &RUN_QUEUE, &POSTGRES_WALL],
+    metrics: || vec![&SERVICE_WALL, &RUN_QUEUE, &POSTGRES_WALL, &WORKER_WALL],
 };
 
 /// Records.

@@ -24,6 +24,7 @@ pub fn snapshot() -> Snapshot {
 
 pub fn query() -> QueryRecord<'static> {
     QueryRecord {
+        id: "0f-1".into(),
         begun_unix_us: 1_700_000_000_000_000,
         duration_seconds: 0.2,
         first_byte_seconds: 0.1,
@@ -46,6 +47,14 @@ pub fn query() -> QueryRecord<'static> {
         wall: Some([("lock".into(), 0.15), ("on_cpu".into(), 0.05)].into()),
         wait_event: Some("Lock:tuple".into()),
         wait_event_seconds: Some(0.15),
+        workers: vec![WorkerRecord {
+            pid: 8,
+            duration_seconds: 0.1,
+            wall: [("on_cpu".into(), 0.06), ("disk".into(), 0.04)].into(),
+            wait_event: Some("IO:DataFileRead".into()),
+            wait_event_seconds: Some(0.04),
+        }],
+        flame: "/api/v1/flame?service=shop.service".into(),
         operation: "SELECT".into(),
         query: "0123456789abcdef".into(),
         summary: "SELECT orders".into(),

@@ -1,0 +1,148 @@
+//! What wall time of requests to Postgres is spent with where several processes are about it: parallel workers, and others that
+//! hold a lightweight lock.
+
+use std::{thread, time::Duration};
+
+use serde_json::Value;
+use steth_tests::{
+    agent::{Agent, Options},
+    need_postgres,
+    pgwire::Session,
+    postgres::Postgres,
+    slow::{assert_event, assert_top, seconds, slow, slow_of},
+};
+
+/// A request that takes this long is told.
+const SLOW: Duration = Duration::from_millis(30);
+
+/// An agent that tells of slow requests.
+fn watch() -> Agent {
+    let sections = format!("[postgres]\nslow_query = \"{}ms\"\nslow_rate = 1000\n", SLOW.as_millis());
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    // What processes of the server note is found in its first windows.
+    agent.settled().unwrap();
+    agent
+}
+
+/// Its leader does not take part, so all of the work is theirs.
+#[test]
+fn the_parallel_workers_of_a_request_are_told_with_it() {
+    const TURNS: usize = 5;
+    const WORKERS: usize = 2;
+    need_postgres!();
+    let postgres = Postgres::start().unwrap();
+    let agent = watch();
+    let database = postgres.create_database().unwrap();
+    postgres.psql(&database, "create table t as select g from generate_series(1, 300000) g").unwrap();
+    postgres.psql(&database, "vacuum analyze t").unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    for set in [
+        "min_parallel_table_scan_size = 0",
+        "parallel_setup_cost = 0",
+        "parallel_tuple_cost = 0",
+        "max_parallel_workers_per_gather = 2",
+        "parallel_leader_participation = off",
+    ] {
+        session.query(&format!("set {set}")).unwrap();
+    }
+    // Another backend's workers, at the same time, are its own.
+    let mut other = Session::open(&postgres, &database).unwrap();
+    other.query("set parallel_setup_cost = 0; set min_parallel_table_scan_size = 0").unwrap();
+    let backend: u32 = {
+        let who = "select pid from pg_stat_activity where query like 'set parallel_leader%'";
+        postgres.psql(&database, who).unwrap().parse().unwrap()
+    };
+    for _ in 0..TURNS {
+        other.send("select count(md5(g::text || 'other')) from t").unwrap();
+        session.query("select count(md5(md5(g::text))) from t").unwrap();
+        other.until_ready().unwrap();
+    }
+    // What is cached needs no workers' disk, and what is counted by one process none at all.
+    session.query("set max_parallel_workers_per_gather = 0").unwrap();
+    session.query("select count(md5(md5(g::text))), 'alone' from t").unwrap();
+    let queries = slow(&agent, backend, "md5", TURNS + 1);
+    let (alone, together): (Vec<&Value>, Vec<&Value>) =
+        queries.iter().partition(|query| query["statement"].as_str().unwrap().contains("),"));
+    assert_eq!((alone.len(), together.len()), (1, TURNS), "{queries:#?}");
+    assert_eq!(alone[0]["workers"].as_array().unwrap().len(), 0, "{}", alone[0]);
+    let mut workers = Vec::new();
+    for query in together {
+        let of_it = query["workers"].as_array().unwrap();
+        assert_eq!(of_it.len(), WORKERS, "{query}");
+        assert!(
+            seconds(query, "ipc") > 0.5 * query["duration_seconds"].as_f64().unwrap(),
+            "it waits for them: {query}"
+        );
+        let computed: f64 = of_it.iter().map(|worker| seconds(worker, "on_cpu")).sum();
+        assert!(computed > seconds(query, "on_cpu"), "they do the work: {query}");
+        for worker in of_it {
+            let duration = worker["duration_seconds"].as_f64().unwrap();
+            let sum: f64 = worker["wall"].as_object().unwrap().values().filter_map(Value::as_f64).sum();
+            assert!((sum / duration - 1.0).abs() < 0.01, "{sum} of {duration}: {worker}");
+            assert!(duration < query["duration_seconds"].as_f64().unwrap(), "{query}");
+            assert!(seconds(worker, "unknown") < 0.1 * duration, "{worker}");
+            workers.push(worker["pid"].as_u64().unwrap());
+        }
+    }
+    workers.sort_unstable();
+    workers.dedup();
+    assert_eq!(workers.len(), TURNS * WORKERS, "each is a process of its own");
+    // Beside what the cycles themselves spent.
+    let metrics = agent.settled().unwrap();
+    let computed = metrics.sum("steth_postgres_worker_wall_seconds_total", &[("state", "on_cpu")]);
+    let told: f64 = queries
+        .iter()
+        .flat_map(|query| query["workers"].as_array().unwrap())
+        .map(|worker| seconds(worker, "on_cpu"))
+        .sum();
+    assert!(computed > told, "{computed}, of which {told} was told");
+}
+
+/// Many write so much at a time that all of them stand before the few pages of the log that are kept in memory: whoever writes
+/// one out has the others wait.
+#[test]
+fn a_request_that_waits_for_the_log_is_in_a_lightweight_lock() {
+    const SESSIONS: usize = 12;
+    const TURNS: usize = 5;
+    need_postgres!();
+    let set = [
+        "fsync=on",
+        "wal_buffers=32kB",
+        "synchronous_commit=off",
+        "wal_sync_method=open_datasync",
+        "shared_buffers=64MB",
+    ];
+    let postgres = Postgres::start_set(&set).unwrap();
+    let agent = watch();
+    let database = postgres.create_database().unwrap();
+    for table in 0..SESSIONS {
+        let create = format!("create table t{table} (pad text); alter table t{table} alter pad set storage plain");
+        postgres.psql(&database, &create).unwrap();
+    }
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&postgres, &database).unwrap()).collect();
+    // What the server itself says meanwhile.
+    let mut said = [0, 0];
+    thread::scope(|scope| {
+        let mut running = Vec::new();
+        for (table, mut session) in sessions.into_iter().enumerate() {
+            running.push(scope.spawn(move || {
+                for _ in 0..TURNS {
+                    // Each to a table of its own, so that they share nothing but the log.
+                    let insert = format!("insert into t{table} select repeat('x', 6000) from generate_series(1, 200)");
+                    assert_eq!(session.query(&insert).unwrap(), None);
+                }
+            }));
+        }
+        let look = "select concat(count(*) filter (where wait_event_type = 'LWLock'), ' ', count(*)) from pg_stat_activity \
+                    where state = 'active' and query like 'insert%'";
+        while !running.iter().all(thread::ScopedJoinHandle::is_finished) {
+            let counts = postgres.psql(&database, look).unwrap();
+            let mut counts = counts.split(' ').map(|count| count.parse::<u32>().unwrap());
+            said.iter_mut().for_each(|sum| *sum += counts.next().unwrap());
+        }
+    });
+    assert!(2 * said[0] > said[1], "the server says that {} of {} looks met such a lock", said[0], said[1]);
+    let queries = slow_of(&agent, &format!("database={database}"), "insert", SESSIONS * TURNS * 9 / 10);
+    assert_top(&queries, "lock");
+    assert_event(&queries, &["LWLock:WALWrite", "LWLock:WALBufMapping", "LWLock:WALInsert"]);
+}
