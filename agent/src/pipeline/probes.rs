@@ -1,5 +1,8 @@
 //! The kernel as a source: cells and records in, totals and names out.
 
+mod loading;
+mod naming;
+
 use std::{
     collections::{BTreeMap, HashSet},
     io,
@@ -7,9 +10,7 @@ use std::{
 };
 
 use steth_probes::{
-    catalog::Feature,
     cell::{Family, Loss},
-    socket::tcp_state,
     watch::Watch,
 };
 
@@ -26,23 +27,25 @@ use super::{
     trace::{self, Told},
 };
 use crate::{
-    aggregate::{Limits, Names, StatementName, Totals},
+    aggregate::{Names, StatementName, Totals},
     config::Config,
     host::{self, KernelServices},
     ingest::{Cells, Records, Traces},
-    kernel::{self, Kernel, LoadError},
+    kernel::{Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
-        event::{ConnectionSeen, PeerSeen, Reading, Record, ServiceSeen},
+        event::{ConnectionSeen, Record},
         finding::Event,
         probe::{ProbeState, ProbeStatus},
-        profile::Kind,
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Exemplar, Series},
     },
     postgres,
 };
+
+pub use loading::{limits, load};
+use loading::{own_services, profiles};
 
 const PROC: &str = "/proc";
 /// How often the kernel is asked what its maps take, and servers' files what they are set to; most of that never changes.
@@ -83,67 +86,6 @@ struct Passes {
     last: Instant,
     /// Whether that fails has been said.
     failing: bool,
-}
-
-/// Loads what the configuration asks for.
-///
-/// # Errors
-/// If no probe can run.
-pub fn load(config: &Config) -> Result<Kernel, LoadError> {
-    let wanted = [
-        (config.probes.syscalls, Feature::Syscalls),
-        (config.probes.tcp, Feature::Tcp),
-        (config.probes.sockets, Feature::Sockets),
-        (config.probes.postgres, Feature::Postgres),
-        (config.probes.postgres && config.probes.tls, Feature::Tls),
-        (config.probes.wall, Feature::Wall),
-        (config.probes.profiles, Feature::Profiles),
-    ];
-    Kernel::load(&kernel::Options {
-        btf: config.kernel.btf.clone(),
-        features: wanted.into_iter().filter(|(on, _)| *on).map(|(_, feature)| feature).collect(),
-        without: config.kernel.without.clone(),
-        memory_bytes: config.kernel.memory_bytes,
-        ring_bytes: count(config.kernel.ring_bytes),
-        services: count(config.limits.services as u64),
-        peers: count(config.limits.peers as u64),
-        statements: count(config.limits.queries as u64),
-        profile_memory_bytes: config.profile.memory_bytes,
-        watch: trace::watch(config),
-    })
-}
-
-fn count(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// The limits of what is shown.
-pub fn limits(config: &Config) -> Limits {
-    Limits {
-        services: config.limits.shown_services,
-        syscalls: config.limits.shown_syscalls,
-        peers: config.limits.shown_peers,
-        queries: config.limits.shown_queries,
-    }
-}
-
-/// What takes profiles, or why nothing does.
-fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String> {
-    // Without an agent only the programs of one kind are there.
-    let kinds = [Kind::Cpu, Kind::OffCpu, Kind::Syscalls, Kind::Queries];
-    let lacking: Vec<String> = kinds.into_iter().filter_map(|kind| kernel.cannot_sample(kind)).collect();
-    if let (Some(why), true) = (lacking.first(), lacking.len() == kinds.len()) {
-        return Err(why.clone());
-    }
-    Profiles::new(kernel, config).map_err(|error| error.to_string())
-}
-
-/// What the agent's own processes are called: by its program, or its unit. Where it shares a unit or container with others, it
-/// is one with them.
-fn own_services() -> Vec<String> {
-    let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
-    program.into_iter().chain(["steth.service".to_owned()]).collect()
 }
 
 impl Probes {
@@ -511,61 +453,6 @@ impl Probes {
         names.sort();
         names.dedup();
         names
-    }
-
-    fn name_services(&mut self, services: &[ServiceSeen]) {
-        for service in services {
-            if self.names.has_service(service.number) {
-                continue;
-            }
-            let name = self.services.name(service);
-            if self.exclude.iter().chain(&self.own).any(|excluded| **excluded == *name) {
-                match self.cells.exclude(service.number, true) {
-                    Ok(()) => _ = self.left_out.insert(service.number),
-                    Err(error) => tracing::warn!("cannot leave out service {name}: {error}"),
-                }
-            }
-            if let Some(postmaster) = service.cluster_pid {
-                if let Some(version) = host::server_version(PROC.as_ref(), postmaster) {
-                    self.names.set_server_version(service.number, version);
-                }
-                self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
-            }
-            if self.told.wants(&name) {
-                self.mark(service.number, &name);
-            }
-            self.names.set_service(service.number, name);
-            if let Some(path) = self.services.cgroup_path(service) {
-                self.names.set_cgroup(service.number, path.into());
-            }
-        }
-        self.clusters.look(&self.cells, services);
-    }
-
-    fn name_peers(&mut self, reading: &Reading) {
-        for peer in &reading.peers {
-            if !self.names.has_peer(peer.number) {
-                self.names.set_peer(peer.number, self.peer_name(peer, reading));
-            }
-        }
-    }
-
-    /// A peer on this host that listens is known by its service, any other by its address.
-    fn peer_name(&self, peer: &PeerSeen, reading: &Reading) -> String {
-        let listener = |port| {
-            let found = reading.connections.iter().find(|connection| {
-                connection.tcp_state == Some(tcp_state::LISTEN) && connection.port == port && connection.service != 0
-            });
-            found.and_then(|connection| self.names.service_name(connection.service))
-        };
-        let named = peer.port.filter(|_| peer.address.is_loopback()).and_then(listener);
-        named.map_or_else(|| peer.shown(), str::to_owned)
-    }
-
-    /// How many connections each server allows. A cluster that was started again has another number and the same name.
-    fn servers(&self) -> BTreeMap<&str, u32> {
-        let servers = self.postmasters.iter();
-        servers.filter_map(|(service, (_, most))| Some((self.names.service_name(*service)?, (*most)?))).collect()
     }
 
     /// How many connections there may be: by each server's own setting, and by what is configured for pools.
