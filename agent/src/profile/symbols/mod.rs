@@ -96,7 +96,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { loaded_bytes: 12 << 20, debug_bytes: 192 << 20, names_bytes: 12 << 20, proc: PathBuf::from("/proc") }
+        Self { loaded_bytes: 8 << 20, debug_bytes: 192 << 20, names_bytes: 6 << 20, proc: PathBuf::from("/proc") }
     }
 }
 
