@@ -7,6 +7,7 @@ pub mod config;
 pub mod correlate;
 pub mod export;
 pub mod govern;
+pub mod heap;
 pub mod host;
 pub mod ingest;
 pub mod kernel;

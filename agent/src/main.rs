@@ -1,11 +1,15 @@
 //! The `steth` program: parses the command line and calls the library.
 
-mod heap;
-
 use std::process::ExitCode;
 
 use clap::Parser;
-use steth::cli::{self, Cli, Command};
+use steth::{
+    cli::{self, Cli, Command},
+    heap::Heap,
+};
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     config::{Complaints, Config, LogFormat},
+    heap,
     model::probe::{ProbeState, Verdict},
     pipeline::{self, Command, Examination, Pipeline, StartError},
 };
@@ -72,6 +73,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Ok(dropped) if dropped.is_empty() => {}
         Ok(dropped) => tracing::info!("capabilities that are not needed are dropped: {}", dropped.join(", ")),
         Err(error) => tracing::warn!("cannot drop the capabilities that are not needed: {error}; the agent keeps them"),
+    }
+    if let Err(error) = heap::give_back() {
+        tracing::warn!("free memory is given back late: {error}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

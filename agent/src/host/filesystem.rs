@@ -19,8 +19,8 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 /// How many silent mounts are waited for at once; each holds a thread and its small stack.
 const MAX_SILENT: usize = 16;
 
-/// A thread that does nothing but statvfs(2).
-const STACK_BYTES: usize = 64 * 1024;
+/// A thread that does little but statvfs(2). What it does not use is not resident.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// Reads file systems; remembers those that have not answered.
 #[derive(Default)]
