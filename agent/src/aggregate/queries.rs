@@ -5,6 +5,8 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet, VecDeque},
     fmt::Write as _,
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -389,9 +391,11 @@ impl Names {
     }
 }
 
-/// What tells a cycle from all others.
-pub(super) fn id(seen: &QuerySeen) -> String {
-    format!("{:016x}-{:x}", seen.connection, seen.begun_ns)
+/// What tells a cycle from all others that this agent tells of. Everyone may read it, and the connection is told apart by where the
+/// kernel has its socket, which nobody may know: so it goes through a hash with a key that is drawn at the start.
+fn id(seen: &QuerySeen) -> String {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    format!("{:016x}", KEY.hash_one((seen.connection, seen.begun_ns)))
 }
 
 /// Where the flame graph is of a service's past: of all the moments that a cycle touched.

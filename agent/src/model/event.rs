@@ -180,6 +180,36 @@ pub struct QuerySeen {
     pub event: Option<(u32, u64)>,
 }
 
+#[cfg(test)]
+impl QuerySeen {
+    /// A short one of a client, for tests that change what they are about.
+    pub fn any() -> Self {
+        Self {
+            begun_ns: 1,
+            duration_ns: 1,
+            first_byte_ns: 1,
+            connection: 1,
+            statement: 0,
+            statements: 1,
+            rows: 0,
+            sqlstate: None,
+            service: 1,
+            database: 0,
+            user: 0,
+            peer: 0,
+            pid: 1,
+            tid: 1,
+            port: 0,
+            role: Role::Client,
+            family: Family::Unix,
+            transaction: b'I',
+            slow: false,
+            wall: None,
+            event: None,
+        }
+    }
+}
+
 /// A parallel worker of Postgres that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerSeen {

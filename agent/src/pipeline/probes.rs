@@ -491,6 +491,7 @@ impl Probes {
         series.push(lost("records", "malformed", self.records.malformed()));
         series.push(lost("records", "piece_missing", self.records.abandoned()));
         series.push(lost("trace", "malformed", self.traces.malformed()));
+        series.push(lost("signals", "no_room", self.signals.lost()));
         let lost_pieces = self.profiles.as_ref().map_or(0, Profiles::lost_pieces);
         series.push(lost("pieces", "not_written", lost_pieces));
         if let Ok(profiles) = &self.profiles {

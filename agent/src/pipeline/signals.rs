@@ -9,13 +9,14 @@ use crate::model::{
     finding::{Event, EventKind},
 };
 
-/// Events that wait to be taken; what is beyond is not told.
+/// Events that wait to be taken; what is beyond is not told, and counted.
 const MOST_WAITING: usize = 256;
 
 /// What was met since it was asked for last. A server and all its processes get a signal together: they are one event.
 #[derive(Debug, Default)]
 pub struct Signals {
     waiting: BTreeMap<(Option<String>, u32, bool), Met>,
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -33,7 +34,14 @@ impl Signals {
             met.count += 1;
         } else if self.waiting.len() < MOST_WAITING {
             self.waiting.insert(key, Met { at_unix_ms: unix_ms(), pid: seen.pid, count: 1 });
+        } else {
+            self.lost += 1;
         }
+    }
+
+    /// Signals that there was no room for.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// What was met since this was asked last.
@@ -113,6 +121,6 @@ mod tests {
             let seen = SignalSeen { pid: 1, service: 1, signal: 9, ended: true };
             signals.met(seen, Some(&format!("{number:05}")));
         }
-        assert_eq!(signals.told().len(), MOST_WAITING);
+        assert_eq!((signals.told().len(), signals.lost()), (MOST_WAITING, MOST_WAITING as u64));
     }
 }

@@ -49,7 +49,7 @@ impl Workers {
 
 #[cfg(test)]
 mod tests {
-    use steth_probes::{cell::Family, wall::STATES};
+    use steth_probes::wall::STATES;
 
     use super::*;
 
@@ -61,29 +61,7 @@ mod tests {
     }
 
     fn query(role: Role) -> QuerySeen {
-        QuerySeen {
-            begun_ns: 100,
-            duration_ns: 100,
-            first_byte_ns: 1,
-            connection: 1,
-            statement: 0,
-            statements: 1,
-            rows: 0,
-            sqlstate: None,
-            service: 1,
-            database: 0,
-            user: 0,
-            peer: 0,
-            pid: LEADER,
-            tid: LEADER,
-            port: 0,
-            role,
-            family: Family::Unix,
-            transaction: b'I',
-            slow: true,
-            wall: None,
-            event: None,
-        }
+        QuerySeen { begun_ns: 100, duration_ns: 100, pid: LEADER, tid: LEADER, role, slow: true, ..QuerySeen::any() }
     }
 
     #[test]

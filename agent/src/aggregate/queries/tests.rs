@@ -120,3 +120,12 @@ fn a_window_holds_what_came_in_it_and_the_oldest_gives_way() {
     assert_eq!(of(&totals, Duration::from_secs(3_600)), None);
     assert!(totals.statements(&names(), &ALL).queries.len() == 1, "the totals stay");
 }
+
+#[test]
+fn an_id_is_the_same_each_time_and_tells_nothing_of_where_the_kernel_has_a_socket() {
+    let of = |connection, begun_ns| id(&QuerySeen { connection, begun_ns, ..QuerySeen::any() });
+    let first = of(0x1234_5678_FFFF_8881, 7);
+    assert_eq!(first, of(0x1234_5678_FFFF_8881, 7));
+    assert!(first != of(0x1234_5678_FFFF_8881, 8) && first != of(0x1234_5678_FFFF_8882, 7));
+    assert!(first.len() == 16 && !first.contains("12345678") && !first.contains("ffff8881"), "{first}");
+}

@@ -1,32 +1,10 @@
-use steth_probes::cell::{Family, Role};
+use steth_probes::cell::Role;
 use tokio::sync::oneshot;
 
 use super::*;
 
 fn seen(pid: u32, duration_ns: u64) -> QuerySeen {
-    QuerySeen {
-        begun_ns: 1,
-        duration_ns,
-        first_byte_ns: 1,
-        connection: 1,
-        statement: 0,
-        statements: 1,
-        rows: 0,
-        sqlstate: None,
-        service: 1,
-        database: 0,
-        user: 0,
-        peer: 0,
-        pid,
-        tid: pid,
-        port: 0,
-        role: Role::Client,
-        family: Family::Unix,
-        transaction: b'I',
-        slow: false,
-        wall: None,
-        event: None,
-    }
+    QuerySeen { pid, tid: pid, duration_ns, ..QuerySeen::any() }
 }
 
 fn listen(told: &mut Told, filter: Filter, room: usize) -> mpsc::Receiver<Vec<u8>> {
