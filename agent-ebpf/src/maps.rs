@@ -13,7 +13,7 @@ use steth_probes::{
     histogram::Histogram,
     identity::{ServiceEntry, ServiceKey, ServiceRow, TaskState},
     limits,
-    postgres::{Backends, WireEntry},
+    postgres::{Backends, Cycle, PutOffKey, WireEntry},
     profile::{Sampling, Target, UnwindFile},
     python,
     socket::{Connection, PeerKey},
@@ -79,6 +79,9 @@ pub static BACKENDS: HashMap<u32, Backends, { limits::CLUSTERS as usize }> = Has
 /// Prepared statements and portals.
 #[btf_map]
 pub static PREPARED: LruHashMap<PreparedKey, u32, { limits::PREPARED as usize }> = LruHashMap::new();
+/// Cycles under way that have no place with their connection.
+#[btf_map]
+pub static CYCLES_PUT_OFF: LruHashMap<PutOffKey, Cycle, { limits::CYCLES_PUT_OFF as usize }> = LruHashMap::new();
 /// Statements by the hash of their text, batches by theirs.
 #[btf_map]
 pub static STATEMENTS: HashMap<u64, u32, { limits::STATEMENTS as usize }> = HashMap::new();

@@ -31,6 +31,8 @@ pub const CODE_FILES: u32 = 4096;
 pub const TLS_WALKS: u32 = 3;
 /// Prepared statements and portals that are remembered, of all connections together.
 pub const PREPARED: u32 = 32_768;
+/// Cycles that are put off because many are under way on their connection, of all connections together.
+pub const CYCLES_PUT_OFF: u32 = 4096;
 /// Postgres clusters whose processes can be asked what they run.
 pub const CLUSTERS: u32 = 64;
 /// Statements that are told apart; further ones are counted as "other".

@@ -24,18 +24,6 @@ const ROLES: [&str; 2] = ["server", "client"];
 const UNSEEN: &str = "steth_postgres_encrypted_unseen_total";
 const UNKNOWN: &str = "unknown";
 
-/// What is known to be wrong, with the reason.
-const KNOWN_GAPS: &[Gap] = &[Gap {
-    why: "of more than eight Sync messages under way the kernel keeps no statements",
-    texts: &["select piped_number($1)", "select piped_division($1)"],
-}];
-
-/// Statements that are counted, but some of them as unknown.
-struct Gap {
-    why: &'static str,
-    texts: &'static [&'static str],
-}
-
 /// One driver's run under one agent.
 struct Row {
     driver: Driver,
@@ -127,20 +115,6 @@ fn servers_of_connections_older_than_the_agent() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
-/// One that does not show any more goes from the list, or it would hide the next fault.
-#[test]
-fn known_gaps_still_show() {
-    need_postgres!();
-    let mut found = BTreeSet::new();
-    for (phase, row) in rows().filter(|(_, row)| row.attach == Attach::Before) {
-        let labels = [("role", "client"), ("database", row.database.as_str())];
-        let counted = counts(&phase.metrics, STATEMENTS, &labels, "query");
-        found.extend(without_gaps(&row.name(), &row.truth, &counted).1);
-    }
-    let closed: Vec<_> = KNOWN_GAPS.iter().map(|gap| gap.why).filter(|why| !found.contains(why)).collect();
-    assert!(closed.is_empty(), "closed: {closed:?}");
-}
-
 /// All rows of all drivers.
 fn rows() -> impl Iterator<Item = (&'static Phase, &'static Row)> {
     matrix().phases.iter().flat_map(|phase| phase.rows.iter().map(move |row| (phase, row)))
@@ -221,7 +195,6 @@ fn compare(
             *expected.calls.entry(UNKNOWN.to_owned()).or_default() += calls - known;
         }
     }
-    let (counted, _) = without_gaps(what, &expected, &counted);
     let all: BTreeSet<_> = expected.calls.keys().chain(counted.keys()).collect();
     for fingerprint in all {
         let [truth, counted] = [&expected.calls, &counted].map(|calls| of(calls, fingerprint));
@@ -243,30 +216,6 @@ fn compare(
     if wrong.len() > before {
         wrong.push(format!("{what}: the agent itself counts as lost: {}", losses(metrics)));
     }
-}
-
-/// What was counted, with what the known gaps explain put where it belongs, and which gaps those were. A gap explains
-/// only what is among the unknown in full number: it hides nothing that is missing.
-fn without_gaps(what: &str, truth: &Truth, counted: &Counts) -> (Counts, Vec<&'static str>) {
-    let (mut counted, mut found) = (counted.clone(), Vec::new());
-    for gap in KNOWN_GAPS {
-        let elsewhere = of(&counted, UNKNOWN).saturating_sub(of(&truth.calls, UNKNOWN));
-        let missing = |fingerprint: &String| of(&truth.calls, fingerprint).saturating_sub(of(&counted, fingerprint));
-        let missing: Vec<(String, u64)> =
-            gap.texts.iter().map(|text| fingerprint(text)).map(|one| (one.clone(), missing(&one))).collect();
-        let sum = missing.iter().map(|(_, count)| count).sum();
-        if sum == 0 || elsewhere < sum {
-            continue;
-        }
-        println!("{what}: known gap: {sum} statements: {}", gap.why);
-        found.push(gap.why);
-        *counted.entry(UNKNOWN.to_owned()).or_default() -= sum;
-        counted.retain(|_, count| *count > 0);
-        for (fingerprint, count) in missing {
-            *counted.entry(fingerprint).or_default() += count;
-        }
-    }
-    (counted, found)
 }
 
 fn of(calls: &Counts, fingerprint: &str) -> u64 {

@@ -10,8 +10,8 @@ use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss, Role, TransactionOutcome},
     message::{Header, Kind, Number, StatementText},
     postgres::{
-        Effects, Mode, NAME_LEN, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source, TEXT_LEN, Wire,
-        WireEntry, hash_name,
+        Cycle, Effects, Mode, NAME_LEN, PutOffKey, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source,
+        TEXT_LEN, Wire, WireEntry, hash_name,
     },
 };
 
@@ -26,7 +26,7 @@ use crate::{
         tally_slot, tally_slot_shared,
     },
     kernel::{opaque, setting},
-    maps::{DATABASES, PREPARED, STATEMENTS, WATCH},
+    maps::{CYCLES_PUT_OFF, DATABASES, PREPARED, STATEMENTS, WATCH},
 };
 
 /// What the walker's findings are put into.
@@ -176,6 +176,12 @@ impl Sink {
         entry.prepared_name = name;
     }
 
+    #[inline(always)]
+    fn put_off_key(&self, number: u32) -> PutOffKey {
+        // SAFETY: a map value.
+        PutOffKey { connection: unsafe { (*self.entry).connection }, number, _pad: 0 }
+    }
+
     #[inline(never)]
     fn find_transaction(&mut self, database: u32, outcome: u32) -> u32 {
         let (service, role) = (self.walk().service, self.walk().role as u8);
@@ -256,6 +262,20 @@ impl Effects for Sink {
     #[inline(always)]
     fn noted(&mut self) -> u32 {
         noted::noted(self).unwrap_or(STATEMENT_UNKNOWN)
+    }
+
+    #[inline(always)]
+    fn put_off(&mut self, number: u32, cycle: &Cycle) -> bool {
+        CYCLES_PUT_OFF.insert(&self.put_off_key(number), cycle, ANY).is_ok()
+    }
+
+    #[inline(always)]
+    fn take_up(&mut self, number: u32) -> Option<Cycle> {
+        let key = self.put_off_key(number);
+        // SAFETY: the value is copied at once.
+        let cycle = unsafe { CYCLES_PUT_OFF.get(&key) }.copied();
+        let _ = CYCLES_PUT_OFF.remove(&key);
+        cycle
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use steth_probes::{
     histogram::Histogram,
     identity::{ServiceEntry, ServiceKey, ServiceRow},
     limits,
-    postgres::{Backends, WireEntry},
+    postgres::{Backends, Cycle, PutOffKey, WireEntry},
     profile::{Target, UnwindFile},
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket},
@@ -172,6 +172,7 @@ fn fixed_bytes(wanted: &Wanted) -> u64 {
         + map_bytes(peers, hash_bytes(size_of::<PeerKey>(), 4))
         + map_bytes(statements, hash_bytes(HASH_KEY, 4))
         + map_bytes(limits::DATABASES, hash_bytes(HASH_KEY, 4))
+        + map_bytes(limits::CYCLES_PUT_OFF, hash_bytes(size_of::<PutOffKey>(), size_of::<Cycle>()))
         + map_bytes(limits::CODE_FILES, hash_bytes(size_of::<CodeFile>(), 8))
         + map_bytes(limits::CLUSTERS, hash_bytes(4, size_of::<Backends>()))
         + cpus * WORK_SPACE_BYTES

@@ -1,6 +1,6 @@
 //! One step along one direction of a conversation, and what it can lead to.
 
-use super::{NAME_LEN, Wire, frame::Source, reply, request};
+use super::{Cycle, NAME_LEN, Wire, frame::Source, reply, request};
 use crate::cell::{Loss, TransactionOutcome};
 
 /// What a conversation leads to: all that needs more than the conversation's own state.
@@ -21,6 +21,10 @@ pub trait Effects {
     fn forget_all(&mut self);
     /// The statement that this process notes itself to be running, if it can be told.
     fn noted(&mut self) -> u32;
+    /// Keeps a cycle under this number of its connection; false if there is no room.
+    fn put_off(&mut self, number: u32, cycle: &Cycle) -> bool;
+    /// Gives back the cycle that was kept under the number, if it is still there.
+    fn take_up(&mut self, number: u32) -> Option<Cycle>;
     /// A number for the database or user with this name; 0 if it has none and, unless it is `new`, is given none.
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32;
     /// A cycle ended.

@@ -36,8 +36,12 @@ pub const STATEMENT_FIRST: u32 = 2;
 pub const TEXT_LEN: u32 = 4096;
 /// Longest name of a database, with room for the closing zero: `NAMEDATALEN` in PostgreSQL.
 pub const NAME_LEN: usize = 64;
-/// Cycles that may be under way on one connection (several Sync messages sent before the first answer).
+/// Cycles that may be under way on one connection (several Sync messages sent before the first answer) and are kept with
+/// it; the first ones and the newest one.
 pub const CYCLES: usize = 8;
+/// Cycles of one connection that may be put off between those: postgres.js sends up to a hundred before it waits,
+/// tokio-postgres as many as its caller asks for.
+pub const PUT_OFF: u32 = 1024;
 /// Statements that may be under way on one connection.
 pub const STATEMENTS: usize = 32;
 /// Parse messages that may wait for their answer on one connection.
@@ -174,8 +178,24 @@ record! {
         pub user_text: [u8; NAME_LEN],
         /// Number of the user's name, 0 while unknown.
         pub user: u32,
+        /// Cycles that are put off; they stand before the newest of the ring and behind all others.
+        pub put_off: u32,
+        /// Number of the oldest of them.
+        pub put_off_first: u32,
+        /// The statement that was refused while cycles were put off, and may be theirs; `u32::MAX` if there were several.
+        pub doubted: u32,
+    }
+}
+
+record! {
+    /// Where a cycle that is put off is kept.
+    pub struct PutOffKey {
+        /// Tells the connection from all others.
+        pub connection: u64,
+        /// Its cycles that are put off are numbered.
+        pub number: u32,
         /// Spare.
-        pub _pad: [u8; 4],
+        pub _pad: u32,
     }
 }
 

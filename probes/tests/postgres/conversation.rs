@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
-        CYCLES, Effects, NAME_LEN, Opening, PARSES, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN, STATEMENTS, STEPS,
-        Source, Step, Turn, Wire, opening, step, unpack_sqlstate, whole,
+        CYCLES, Cycle, Effects, NAME_LEN, Opening, PARSES, PUT_OFF, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN,
+        STATEMENTS, STEPS, Source, Step, Turn, Wire, opening, step, unpack_sqlstate, whole,
     },
     record::bytes_of,
     shape::Shape,
@@ -61,6 +61,10 @@ struct Maps {
     statements: HashMap<u64, u32>,
     texts: HashMap<u32, String>,
     prepared: HashMap<u64, u32>,
+    /// Cycles that have no place with the connection, by their numbers.
+    put_off: HashMap<u32, Cycle>,
+    /// How many there is room for.
+    room: usize,
     databases: HashMap<u64, u32>,
     names: HashMap<u32, String>,
     /// What the server's process notes to be running, and how often that was asked.
@@ -126,7 +130,8 @@ impl Source for Bytes<'_> {
 
 impl Conversation {
     pub fn new(end: Role) -> Self {
-        Self { end, wire: None, maps: Maps::default(), clock_ns: 1_000, short_way: true }
+        let maps = Maps { room: usize::MAX, ..Maps::default() };
+        Self { end, wire: None, maps, clock_ns: 1_000, short_way: true }
     }
 
     /// A call that moves bytes at the next moment and takes no time.
@@ -176,14 +181,14 @@ impl Conversation {
         for _ in 0..STEPS {
             let before = (source.at, *wire);
             let taken = whole(wire, up, begun_ns, ended_ns, &mut source, &mut self.maps);
-            check(wire);
+            check(wire, &self.maps);
             if taken {
                 assert!(source.at > before.0);
                 continue;
             }
             assert_eq!((source.at, bytes_of(wire)), (before.0, bytes_of(&before.1)), "what was not taken was changed");
             let ended = step(wire, up, begun_ns, ended_ns, &mut source, &mut self.maps);
-            check(wire);
+            check(wire, &self.maps);
             match ended {
                 Step::More => {
                     let stood =
@@ -212,6 +217,7 @@ impl Conversation {
     fn restart(&mut self) {
         self.wire = None;
         self.maps.prepared.clear();
+        self.maps.put_off.clear();
     }
 
     /// The connection ends; the next bytes are those of another.
@@ -239,6 +245,16 @@ impl Conversation {
         self
     }
 
+    /// The map of cycles that are put off has room for so many.
+    pub fn has_room_for(&mut self, cycles: usize) {
+        self.maps.room = cycles;
+    }
+
+    /// The map of cycles that are put off has needed the room for others.
+    pub fn needs_room(&mut self) {
+        self.maps.put_off.clear();
+    }
+
     /// How often the process was asked.
     pub fn asked(&self) -> usize {
         self.maps.asked
@@ -258,13 +274,18 @@ impl Conversation {
 }
 
 /// What holds after every step.
-fn check(wire: &Wire) {
+fn check(wire: &Wire, maps: &Maps) {
     assert!((wire.cycle_first as usize) < CYCLES && wire.cycle_count as usize <= CYCLES);
     assert!((wire.queue_first as usize) < STATEMENTS && wire.queue_count as usize <= STATEMENTS);
     assert!((wire.parse_first as usize) < PARSES && wire.parse_count as usize <= PARSES);
     assert!((wire.text_len as usize) < NAME_LEN);
-    let under_way =
-        || (0..wire.cycle_count as usize).map(|nth| wire.cycles[(wire.cycle_first as usize + nth) % CYCLES]);
+    assert!(wire.put_off <= PUT_OFF && (wire.put_off == 0 || wire.cycle_count as usize == CYCLES));
+    let numbers = || (0..wire.put_off).map(|nth| wire.put_off_first.wrapping_add(nth));
+    if numbers().any(|number| !maps.put_off.contains_key(&number)) {
+        return;
+    }
+    let in_ring = |nth| wire.cycles[(wire.cycle_first as usize + nth) % CYCLES];
+    let under_way = || (0..wire.cycle_count as usize).map(in_ring).chain(numbers().map(|number| maps.put_off[&number]));
     let entries: usize = under_way().map(|cycle| cycle.entries as usize).sum();
     let parses: usize = under_way().map(|cycle| cycle.parses as usize).sum();
     assert_eq!((entries, parses), (wire.queue_count as usize, wire.parse_count as usize));
@@ -335,6 +356,18 @@ impl Effects for Maps {
             shape.take(byte);
         });
         self.number(shape.finish(), text)
+    }
+
+    fn put_off(&mut self, number: u32, cycle: &Cycle) -> bool {
+        let has_room = self.put_off.len() < self.room;
+        if has_room {
+            self.put_off.insert(number, *cycle);
+        }
+        has_room
+    }
+
+    fn take_up(&mut self, number: u32) -> Option<Cycle> {
+        self.put_off.remove(&number)
     }
 
     fn database(&mut self, name: &[u8; NAME_LEN], length: u8, new: bool) -> u32 {

@@ -1,9 +1,6 @@
 //! The extended protocol: batches, pipelines, portals, and errors amidst them.
 
-use steth_probes::{
-    cell::Loss,
-    postgres::{CYCLES, STATEMENTS},
-};
+use steth_probes::{cell::Loss, postgres::STATEMENTS};
 
 use crate::{
     conversation::{BATCH, UNKNOWN},
@@ -168,27 +165,4 @@ fn more_statements_than_are_followed_are_unknown_and_counted_until_the_next_cycl
     assert_eq!(done[2 * count], ("select c", 9));
     assert_eq!(conversation.findings().lost, vec![Loss::PipelineTooDeep; 2 * count - STATEMENTS]);
     assert_eq!(conversation.statements().len(), 2);
-}
-
-#[test]
-fn more_cycles_than_are_followed_are_counted_as_lost_until_the_connection_is_idle() {
-    let mut conversation = connected();
-    let request = all([parse("", "select a"), run(""), sync()]);
-    let reply = all([parsed(), bound(), complete("SELECT 1"), ready(b'I')]);
-    for _ in 0..CYCLES + 3 {
-        conversation.sends(&request);
-    }
-    assert_eq!(conversation.findings().lost, [Loss::PipelineTooDeep; 3]);
-    conversation.gets(&reply);
-    conversation.sends(&request);
-    assert_eq!(conversation.findings().lost, [Loss::PipelineTooDeep; 4]);
-    for _ in 0..CYCLES + 3 {
-        conversation.gets(&reply);
-    }
-    assert_eq!(conversation.statements(), ["select a"; CYCLES]);
-    assert!(!conversation.wire.unwrap().is_active());
-    conversation.sends(&all([parse("", "select b"), run(""), sync()])).gets(&reply);
-    assert_eq!(conversation.done().last(), Some(&("select b", 1)));
-    assert_eq!(conversation.statements().last(), Some(&"select b"));
-    assert_eq!(conversation.findings().lost.len(), 4);
 }

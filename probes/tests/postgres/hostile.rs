@@ -135,6 +135,7 @@ fn random_messages_in_random_order_and_pieces_never_leave_the_bounds() {
     for case in 0..20_000 {
         let mut conversation = if case % 2 == 0 { connected() } else { Conversation::new(Role::Server) };
         // Some have more requests than replies, so that they pile up.
+        conversation.has_room_for(1);
         let replies = 1 + random.below(3);
         for _ in 0..1 + random.below(100) {
             let up = random.below(4) >= replies;
@@ -142,6 +143,9 @@ fn random_messages_in_random_order_and_pieces_never_leave_the_bounds() {
             if random.below(200) == 0 {
                 let at = random.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << random.below(8);
+            }
+            if random.below(100) == 0 {
+                conversation.needs_room();
             }
             let at = random.below(bytes.len() as u64) as usize;
             for piece in [&bytes[..at], &bytes[at..]].into_iter().filter(|piece| !piece.is_empty()) {

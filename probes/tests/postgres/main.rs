@@ -9,6 +9,7 @@ mod server;
 
 mod captures;
 mod copy;
+mod deep;
 mod detection;
 mod extended;
 mod fuzz;

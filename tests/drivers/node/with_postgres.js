@@ -48,10 +48,10 @@ async function main() {
   // All of them under way at once, each with a Sync of its own; the division by zero ends only itself.
   await sql`select piped_number(${0})`;
   await sql`select piped_division(${1})`;
-  const numbers = (from) => [0, 1, 2, 3, 4, 5].map((n) => sql`select piped_number(${from + n})`);
+  const numbers = (from) => Array.from({ length: 40 }, (_, n) => sql`select piped_number(${from + n})`);
   const first = numbers(1);
   const refused = matrix.fails(() => sql`select piped_division(${0})`);
-  await Promise.all([...first, refused, ...numbers(7)]);
+  await Promise.all([...first, refused, ...numbers(41)]);
 
   await matrix.fails(() => sql`select divided(${0})`);
   await matrix.fails(() => sql`insert into items (id, name) values (${1}, 'again')`);

@@ -98,11 +98,11 @@ async fn run(mut client: Client, attach: &str, report: &mut Report) -> Result<()
     let piped = client.prepare("select piped_number($1)").await?;
     let divided = client.prepare("select piped_division($1)").await?;
     let (first, refused, last) = tokio::join!(
-        join_all((0..6).map(|number| number_of(&client, &piped, number))),
+        join_all((0..60).map(|number| number_of(&client, &piped, number))),
         number_of(&client, &divided, 0),
-        join_all((6..12).map(|number| number_of(&client, &piped, number))),
+        join_all((60..120).map(|number| number_of(&client, &piped, number))),
     );
-    ensure!(first.into_iter().chain(last).collect::<Result<Vec<_>, _>>()?.len() == 12);
+    ensure!(first.into_iter().chain(last).collect::<Result<Vec<_>, _>>()?.len() == 120);
     report.fails(refused)?;
 
     report.fails(client.query("select divided($1)", &[&0]).await)?;
