@@ -19,7 +19,7 @@ use crate::{
     cells::{Numbers, lost, next_number, send},
     kernel::{Known, offset, setting},
     maps::{SERVICE_ROWS, SERVICES, TASKS},
-    wall,
+    trace, wall,
 };
 
 /// A control group's number in the root of the unified hierarchy.
@@ -63,6 +63,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         None => lost(Loss::TaskStateFailed),
     }
     report_exec(ctx.tgid(), service);
+    trace::execution(task, service);
     0
 }
 

@@ -29,6 +29,8 @@ mod tcp;
 #[cfg(target_arch = "bpf")]
 mod tls;
 #[cfg(target_arch = "bpf")]
+mod trace;
+#[cfg(target_arch = "bpf")]
 mod wall;
 
 /// The kernel lets only programs under a GPL-compatible licence call most helpers.

@@ -19,7 +19,7 @@ use crate::{
     identity::current_state,
     kernel::{Known, setting},
     maps::{SERVICE_ROWS, TASKS},
-    postgres, socket, tls,
+    postgres, socket, tls, trace,
 };
 
 /// Saved user registers: `struct pt_regs` of x86-64 is part of the system call interface and does not change.
@@ -94,6 +94,7 @@ fn try_exit(ctx: *mut c_void) -> Option<&'static mut Connection> {
     let bucket = bucket_of(ns);
     let syscall = state.syscall;
     let result: i64 = ctx.arg(1);
+    trace::call(state, ns, now_ns, result);
     let row = SERVICE_ROWS.get_ptr_mut(state.service)?;
     if setting!(syscalls) != 0 {
         let slot = syscall_slot(row, state, syscall)?;

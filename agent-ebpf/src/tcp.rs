@@ -2,12 +2,13 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
     macros::{btf_tracepoint, raw_tracepoint},
     programs::{BtfTracePointContext, RawTracePointContext},
 };
 use steth_probes::{
     cell::{ConnectOutcome, CounterKind, Direction, HistogramKind, Loss},
+    message::TcpEvent,
     offsets::ABSENT,
     socket::{Connection, PeerKey, tcp_state},
 };
@@ -18,7 +19,7 @@ use crate::{
     kernel::{Address, Known, offset, setting},
     maps::{CONNECTIONS, PEERS, SERVICE_ROWS, WIRES},
     socket::{self, Call, Origin},
-    tls,
+    tls, trace,
 };
 
 const AF_INET: u16 = 2;
@@ -56,7 +57,7 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
             if is_left_out(service) {
                 return None;
             }
-            begin(sock, service, new, now_ns, Origin::Begun)?;
+            begin(sock, service, new, now_ns, Origin::Begun)?.pid = current_pid();
         }
         tcp_state::SYN_RECV => {}
         tcp_state::ESTABLISHED if old == tcp_state::SYN_RECV => {
@@ -72,6 +73,12 @@ fn changed(sock: Known, old: u8, new: u8, now_ns: u64) -> Option<()> {
         }
     }
     None
+}
+
+#[inline(always)]
+fn current_pid() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
 /// Whether a service is left out of the figures.
@@ -103,8 +110,9 @@ fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
     } else if old != tcp_state::LISTEN && !is_left_out(connection.service) {
         sample(sock.address(), connection);
         reconcile(sock.address(), connection);
-        let (service, peer) = (connection.service, connection.peer);
-        observe(HistogramKind::TcpLifetime, 0, service, peer, 0, now_ns.saturating_sub(connection.opened_ns));
+        let (service, peer, ns) = (connection.service, connection.peer, now_ns.saturating_sub(connection.opened_ns));
+        observe(HistogramKind::TcpLifetime, 0, service, peer, 0, ns);
+        trace::tcp(TcpEvent::Closed, connection, ns);
     }
     if setting!(postgres) != 0 {
         tls::ended(connection);
@@ -120,6 +128,14 @@ fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
 fn observe_connect(connection: &Connection, outcome: ConnectOutcome, now_ns: u64) {
     let ns = now_ns.saturating_sub(connection.opened_ns);
     observe(HistogramKind::TcpConnect, outcome as u8, connection.service, connection.peer, 0, ns);
+    let event = match outcome {
+        ConnectOutcome::Established => TcpEvent::Connected,
+        ConnectOutcome::Refused => TcpEvent::Refused,
+        ConnectOutcome::TimedOut => TcpEvent::TimedOut,
+        ConnectOutcome::Unreachable => TcpEvent::Unreachable,
+        ConnectOutcome::Aborted => TcpEvent::Aborted,
+    };
+    trace::tcp(event, connection, ns);
 }
 
 /// Fills in what a TCP socket says of itself.
@@ -197,10 +213,12 @@ pub fn accepted(call: &Call) -> Option<()> {
     let (sock, inode) = socket::find(call.result as u32)?;
     let connection = socket::known_or_new(sock, inode, call.service, call.now_ns, false)?;
     connection.service = call.service;
+    connection.pid = current_pid();
     if connection.established_ns != 0 {
         let ns = call.now_ns.saturating_sub(connection.established_ns);
         connection.established_ns = 0;
         observe(HistogramKind::TcpAcceptQueue, connection.family, call.service, connection.port as u32, 0, ns);
+        trace::tcp(TcpEvent::Accepted, connection, ns);
     }
     None
 }
@@ -261,6 +279,8 @@ fn reconcile(sock: Address, connection: &mut Connection) -> Option<()> {
             received.saturating_sub(connection.received_counted),
             sent.saturating_sub(connection.sent_counted),
         );
+        connection.received_counted = received;
+        connection.sent_counted = sent;
     }
     None
 }
@@ -282,6 +302,7 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpRetransmit, 0, service, peer, 0, 1);
+        tell(ctx.arg(0), TcpEvent::Retransmitted);
     }
     0
 }
@@ -298,6 +319,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends.unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpReset, Direction::Sent as u8, service, peer, 0, 1);
+        tell(sock, TcpEvent::ResetSent);
     }
     0
 }
@@ -308,8 +330,17 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpReset, Direction::Received as u8, service, peer, 0, 1);
+        tell(ctx.arg(0), TcpEvent::ResetReceived);
     }
     0
+}
+
+/// Tells whoever traces of a connection that is followed.
+#[inline(always)]
+fn tell(sock: *const u8, event: TcpEvent) {
+    if let Some(connection) = socket::known(Address(sock as u64)) {
+        trace::tcp(event, connection, 0);
+    }
 }
 
 /// Service and peer of a connection that is followed.

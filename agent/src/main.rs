@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => cli::top::top(&arguments),
         Command::Explain(arguments) => cli::explain::explain(&arguments),
         Command::Alerts(arguments) => cli::alerts::alerts(&arguments),
-        Command::Trace(cli::trace::Command::Postgres(arguments)) => cli::trace::postgres(&arguments),
+        Command::Trace(command) => cli::trace::trace(command),
         Command::Config(cli::config::Command::Check(arguments)) => cli::config::check(&arguments),
         Command::Token(command) => cli::token::run(&command),
         Command::Docs(cli::docs::Command::Metrics) => cli::docs::metrics(),

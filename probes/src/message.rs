@@ -27,6 +27,109 @@ kinds! {
         Worker = 8,
         /// A process ended by a signal, or got one that asks it to read its configuration again.
         Signal = 9,
+        /// A system call that is traced has ended.
+        Call = 10,
+        /// Something that is traced happened to a TCP connection.
+        Tcp = 11,
+        /// A process began to run an executable, with its arguments, because that is traced.
+        Execution = 12,
+    }
+}
+
+kinds! {
+    /// What happened to a TCP connection.
+    pub enum TcpEvent {
+        /// The peer accepted it.
+        Connected = 0,
+        /// The peer answered with a reset.
+        Refused = 1,
+        /// Nobody answered.
+        TimedOut = 2,
+        /// The network said that there is no way.
+        Unreachable = 3,
+        /// The process gave up connecting.
+        Aborted = 4,
+        /// The process accepted it.
+        Accepted = 5,
+        /// It was closed.
+        Closed = 6,
+        /// A segment was sent again.
+        Retransmitted = 7,
+        /// It was broken off from this end.
+        ResetSent = 8,
+        /// The peer broke it off.
+        ResetReceived = 9,
+    }
+}
+
+/// Bytes of a process' arguments that are told.
+pub const ARGUMENTS: usize = 512;
+
+record! {
+    /// A system call has ended. Its head tells when.
+    pub struct Call {
+        /// Head.
+        pub header: Header,
+        /// How long it took.
+        pub ns: u64,
+        /// What it returned.
+        pub result: i64,
+        /// Its number.
+        pub syscall: u32,
+        /// Service of the process.
+        pub service: u32,
+        /// The process.
+        pub pid: u32,
+        /// Its thread.
+        pub tid: u32,
+        /// The thread's name, filled with zeros.
+        pub thread: [u8; 16],
+    }
+}
+
+record! {
+    /// Something happened to a TCP connection. Its head tells when.
+    pub struct Tcp {
+        /// Head.
+        pub header: Header,
+        /// How long the connect took, the wait in the accept queue, or the connection's life; 0 for the others.
+        pub ns: u64,
+        /// Bytes received so far, as far as they were seen.
+        pub received_bytes: u64,
+        /// Bytes sent so far, as far as they were seen.
+        pub sent_bytes: u64,
+        /// Service of the process.
+        pub service: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// The process that connected or accepted; 0 if that was not seen.
+        pub pid: u32,
+        /// Local port; 0 if unknown.
+        pub port: u16,
+        /// A [`TcpEvent`].
+        pub event: u8,
+        /// A [`crate::cell::Family`].
+        pub family: u8,
+    }
+}
+
+record! {
+    /// A process began to run an executable. Its head tells when, and how much of the arguments is known.
+    pub struct Execution {
+        /// Head.
+        pub header: Header,
+        /// The process.
+        pub pid: u32,
+        /// Who started it.
+        pub parent: u32,
+        /// Its user.
+        pub uid: u32,
+        /// Service that it belongs to now.
+        pub service: u32,
+        /// Bytes that its arguments have.
+        pub whole: u64,
+        /// The arguments, each with a zero behind it.
+        pub arguments: [u8; ARGUMENTS],
     }
 }
 

@@ -111,6 +111,10 @@ offsets! {
         task_cgroups: "task_struct"."cgroups",
         /// Executable.
         mm_exe_file: "mm_struct"."exe_file",
+        /// Where the arguments begin.
+        mm_arg_start: "mm_struct"."arg_start",
+        /// Where they end.
+        mm_arg_end: "mm_struct"."arg_end",
         /// Its name in the directory.
         file_dentry: "file"."f_path.dentry",
         /// Name bytes.

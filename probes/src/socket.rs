@@ -53,7 +53,9 @@ record! {
         /// 1: it was counted as one of which nothing is seen.
         pub unseen_counted: u8,
         /// Spare.
-        pub _pad2: [u8; 6],
+        pub _pad2: [u8; 2],
+        /// The process that began to connect, or accepted; 0 if that was not seen.
+        pub pid: u32,
     }
 }
 

@@ -35,6 +35,16 @@ record! {
         pub pid: u32,
         /// 1: only services that are marked are traced.
         pub by_service: u32,
+        /// From here on a system call is traced; `u64::MAX` while nobody traces them.
+        pub calls_ns: u64,
+        /// The only process whose calls are traced; 0 for all.
+        pub calls_pid: u32,
+        /// 1: only calls of services that are marked are traced.
+        pub calls_by_service: u32,
+        /// 1: TCP connections are traced.
+        pub tcp: u32,
+        /// 1: executions are traced.
+        pub executions: u32,
     }
 }
 

@@ -5,6 +5,7 @@ mod names;
 mod queries;
 mod series;
 mod shown;
+mod traced;
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -420,7 +420,7 @@ fn flame(service: &str, begun_unix_us: u64, duration_us: u64) -> String {
 }
 
 /// Division, not multiplication by 1e-9: only it gives the float nearest to the decimal, which prints short.
-fn seconds(ns: u64) -> f64 {
+pub(super) fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 

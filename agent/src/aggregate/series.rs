@@ -359,7 +359,7 @@ fn port_name(port: u32) -> String {
     if port == 0 { OTHER.into() } else { port.to_string() }
 }
 
-fn errno_name(number: u32) -> String {
+pub(super) fn errno_name(number: u32) -> String {
     if number == 0 {
         return OTHER.into();
     }

@@ -5,14 +5,18 @@ use std::collections::VecDeque;
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
     cell::{Family, Role},
-    message::{Exec, Header, Kind, Number, Query, Repeated, Signal, StatementText, Worker},
+    message::{
+        Call, Exec, Execution, Header, Kind, Number, Query, Repeated, Signal, StatementText, Tcp, TcpEvent, Worker,
+    },
     postgres::{TEXT_LEN, unpack_sqlstate},
     record::read,
     wall::STATES,
     watch::{FAILED, SLOW},
 };
 
-use crate::model::event::{QuerySeen, Record, RepeatSeen, SignalSeen, WorkerSeen};
+use crate::model::event::{
+    CallSeen, ExecutionSeen, QuerySeen, Record, RepeatSeen, SignalSeen, TcpSeen, Traced, WorkerSeen,
+};
 
 /// Statements whose text is still coming in pieces; the oldest gives way.
 const UNFINISHED: usize = 64;
@@ -54,7 +58,7 @@ impl Records {
     }
 }
 
-/// The reader of the ring of traced cycles.
+/// The reader of the ring of what is traced.
 pub struct Traces {
     ring: RingBuf<MapData>,
     malformed: u64,
@@ -66,16 +70,16 @@ impl Traces {
         Self { ring, malformed: 0 }
     }
 
-    /// Takes all cycles that are there.
-    pub fn drain(&mut self) -> Vec<QuerySeen> {
-        let mut queries = Vec::new();
+    /// Takes all that is there.
+    pub fn drain(&mut self) -> Vec<Traced> {
+        let mut traced = Vec::new();
         while let Some(item) = self.ring.next() {
-            match query(&item) {
-                Some(query) => queries.push(query),
+            match decode_traced(&item) {
+                Some(one) => traced.push(one),
                 None => self.malformed += 1,
             }
         }
-        queries
+        traced
     }
 
     /// Records that could not be decoded.
@@ -128,9 +132,70 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
                 Decoded::Record(Record::Signal(SignalSeen { pid, service, signal, ended: ended != 0 }))
             }
             Kind::Worker => Decoded::Record(Record::Worker(Box::new(worker(bytes)?))),
+            Kind::Call | Kind::Tcp | Kind::Execution => return None,
         })
     };
     record().unwrap_or(Decoded::Malformed)
+}
+
+fn decode_traced(bytes: &[u8]) -> Option<Traced> {
+    let header: Header = read(bytes)?;
+    Some(match Kind::from_u8(u8::try_from(header.kind).ok()?)? {
+        Kind::Query => Traced::Query(Box::new(query(bytes)?)),
+        Kind::Call => Traced::Call(call(bytes)?),
+        Kind::Tcp => Traced::Tcp(tcp(bytes)?),
+        Kind::Execution => Traced::Execution(execution(bytes)?),
+        _ => return None,
+    })
+}
+
+/// A system call.
+fn call(bytes: &[u8]) -> Option<CallSeen> {
+    let call: Call = read(bytes)?;
+    Some(CallSeen {
+        ended_ns: call.header.at_ns,
+        duration_ns: call.ns,
+        result: call.result,
+        syscall: call.syscall,
+        service: call.service,
+        pid: call.pid,
+        tid: call.tid,
+        thread: call.thread,
+    })
+}
+
+/// What happened to a TCP connection.
+fn tcp(bytes: &[u8]) -> Option<TcpSeen> {
+    let tcp: Tcp = read(bytes)?;
+    Some(TcpSeen {
+        at_ns: tcp.header.at_ns,
+        event: TcpEvent::from_u8(tcp.event)?,
+        duration_ns: tcp.ns,
+        received_bytes: tcp.received_bytes,
+        sent_bytes: tcp.sent_bytes,
+        service: tcp.service,
+        peer: tcp.peer,
+        pid: tcp.pid,
+        port: tcp.port,
+        family: Family::from_u8(tcp.family)?,
+    })
+}
+
+/// An execution. What is not whole of the last argument is told as it is.
+fn execution(bytes: &[u8]) -> Option<ExecutionSeen> {
+    let told: Execution = read(bytes)?;
+    let known = told.arguments.get(..told.header.text_len as usize)?;
+    let known = known.strip_suffix(b"\0").unwrap_or(known);
+    let argument = |argument: &[u8]| String::from_utf8_lossy(argument).into_owned();
+    Some(ExecutionSeen {
+        at_ns: told.header.at_ns,
+        pid: told.pid,
+        parent: told.parent,
+        uid: told.uid,
+        service: told.service,
+        command: if known.is_empty() { Vec::new() } else { known.split(|byte| *byte == 0).map(argument).collect() },
+        is_cut: told.whole > u64::from(told.header.text_len),
+    })
 }
 
 /// A cycle that was told one by one.

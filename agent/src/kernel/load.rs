@@ -4,7 +4,9 @@
 use std::{
     collections::BTreeMap,
     io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use aya::{
@@ -153,6 +155,10 @@ impl Kernel {
     /// # Errors
     /// If no program can be loaded at all. A single probe that fails is no error: see [`Kernel::statuses`].
     pub fn load(options: &Options) -> Result<Self, LoadError> {
+        // Each reads all types of the kernel, which takes longer than to verify most programs: side by side.
+        let path = options.btf.clone();
+        let btf = thread::spawn(move || Btf::parse_file(path, aya::Endianness::default()));
+        let loader = thread::spawn(EbpfLoader::new);
         let types = KernelTypes::read(&options.btf)?;
         let offsets = types.offsets();
         let lacks = Lacks::of(&offsets);
@@ -196,7 +202,8 @@ impl Kernel {
         };
         let profile = features.contains(&Feature::Profiles);
         let unwind_rows = sizes::unwind_rows(options.profile_memory_bytes, possible_cpus() as u64);
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = joined(loader);
+        let mut ebpf = loader
             // A refusal in words, without the walk that led to it: until Linux 6.4 a walk that outgrows its buffer is refused for
             // that, and each longer buffer costs the whole verification once more.
             .verifier_log_level(VerifierLogLevel::STATS)
@@ -230,8 +237,7 @@ impl Kernel {
             .load(OBJECT)?;
         // Before anything runs: of zeros, each cycle would be slow.
         table(&ebpf, "WATCH", 1)?.put(&0u32, &options.watch)?;
-        let btf = Btf::parse_file(&options.btf, aya::Endianness::default())
-            .map_err(|source| LoadError::Object(source.into()))?;
+        let btf = joined(btf).map_err(|source| LoadError::Object(source.into()))?;
         let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
         let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
         let lost = lost.collect();
@@ -342,6 +348,11 @@ impl Kernel {
 
     fn load_wall(&mut self, btf: &Btf) -> Result<(), ProgramError> {
         self.program::<Iter>(WALL_SO_FAR)?.load("task", btf)
+    }
+
+    /// Whether Postgres is looked for in what sockets carry.
+    pub fn sees_postgres(&self) -> bool {
+        self.settings.postgres != 0
     }
 
     /// Whether it is told what wall time is spent with.
@@ -468,6 +479,11 @@ fn load<'a>(ebpf: &'a mut Ebpf, btf: &Btf, probe: &Probe) -> Result<&'a mut BtfT
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(probe.tracepoint, btf)?;
     Ok(program)
+}
+
+/// What a thread has come to; its panic goes on here.
+fn joined<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 pub(super) fn table(ebpf: &Ebpf, name: &'static str, copies: usize) -> Result<Table, LoadError> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use steth_probes::{
     cell::{CellKey, CounterKind, Family, HistogramKind, Loss, Role},
     histogram::Histogram,
+    message::TcpEvent,
     wall::{STATES, THREAD_STATES},
 };
 
@@ -178,6 +179,105 @@ pub struct QuerySeen {
     pub wall: Option<[u64; STATES]>,
     /// The wait event of Postgres with the most time, and how much that was.
     pub event: Option<(u32, u64)>,
+}
+
+/// Something that is traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Traced {
+    /// A Postgres cycle.
+    Query(Box<QuerySeen>),
+    /// A system call.
+    Call(CallSeen),
+    /// What happened to a TCP connection.
+    Tcp(TcpSeen),
+    /// A process began to run an executable.
+    Execution(ExecutionSeen),
+}
+
+impl Traced {
+    /// Number of the service; 0 if unknown.
+    pub fn service(&self) -> u32 {
+        match self {
+            Self::Query(query) => query.service,
+            Self::Call(call) => call.service,
+            Self::Tcp(tcp) => tcp.service,
+            Self::Execution(execution) => execution.service,
+        }
+    }
+
+    /// Number of the peer; 0 if unknown or none.
+    pub fn peer(&self) -> u32 {
+        match self {
+            Self::Query(query) => query.peer,
+            Self::Tcp(tcp) => tcp.peer,
+            Self::Call(_) | Self::Execution(_) => 0,
+        }
+    }
+}
+
+/// A system call that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallSeen {
+    /// When it ended, by the monotonic clock.
+    pub ended_ns: u64,
+    /// How long it took.
+    pub duration_ns: u64,
+    /// What it returned.
+    pub result: i64,
+    /// Its number.
+    pub syscall: u32,
+    /// Number of the service.
+    pub service: u32,
+    /// The process.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// The thread's name, filled with zeros.
+    pub thread: [u8; 16],
+}
+
+/// What happened to a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSeen {
+    /// When, by the monotonic clock.
+    pub at_ns: u64,
+    /// What.
+    pub event: TcpEvent,
+    /// How long that took; 0 if it took no time.
+    pub duration_ns: u64,
+    /// Bytes received so far.
+    pub received_bytes: u64,
+    /// Bytes sent so far.
+    pub sent_bytes: u64,
+    /// Number of the service; 0 if unknown.
+    pub service: u32,
+    /// Number of the peer; 0 if unknown.
+    pub peer: u32,
+    /// The process; 0 if unknown.
+    pub pid: u32,
+    /// Local port; 0 if unknown.
+    pub port: u16,
+    /// Address family.
+    pub family: Family,
+}
+
+/// A process that began to run an executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionSeen {
+    /// When, by the monotonic clock.
+    pub at_ns: u64,
+    /// The process.
+    pub pid: u32,
+    /// Who started it.
+    pub parent: u32,
+    /// Number of its user.
+    pub uid: u32,
+    /// Number of the service.
+    pub service: u32,
+    /// Its arguments, as far as they are told.
+    pub command: Vec<String>,
+    /// Whether it has more.
+    pub is_cut: bool,
 }
 
 #[cfg(test)]

@@ -19,5 +19,6 @@ pub mod service;
 pub mod settings;
 pub mod snapshot;
 pub mod syscall;
+pub mod trace;
 pub mod wait_event;
 pub mod wall;

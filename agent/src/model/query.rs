@@ -1,10 +1,7 @@
 //! Postgres queries as people ask for them: single cycles with everything known of them, statements by their time, and the
 //! desk through which the questions reach the pipeline. Knows neither where answers come from nor how they are written.
 
-use std::{
-    borrow::Cow,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use steth_probes::cell::Role;
@@ -15,6 +12,7 @@ use super::{
     finding::{Event, Events, ExplainRequest, Findings, NotExplained, PostedEvent},
     sample::{PastRequest, ProfileRequest},
     settings::SettingQuestion,
+    trace::TraceRequest,
     wall::Seconds,
 };
 
@@ -119,21 +117,6 @@ pub struct WorkerRecord<'a> {
     pub wait_event: Option<Cow<'a, str>>,
     /// How long.
     pub wait_event_seconds: Option<f64>,
-}
-
-/// One line of a trace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum TraceLine<'a> {
-    /// A cycle ended.
-    Query(#[serde(borrow)] Box<QueryRecord<'a>>),
-    /// How many cycles were skipped since the trace began, whenever that has changed, and at the end.
-    Skipped {
-        /// Because the ring between kernel and agent was full: of any service, whatever the filter.
-        in_kernel: u64,
-        /// Because whoever traces was too slow to take them.
-        in_agent: u64,
-    },
 }
 
 /// Which cycles someone wants to see.
@@ -436,33 +419,6 @@ pub enum Question {
     Settings(SettingQuestion),
     /// Something happened.
     Happened(PostedEvent, oneshot::Sender<Result<Event, NotExplained>>),
-}
-
-/// Someone who wants to be told of each cycle.
-#[derive(Debug)]
-pub struct TraceRequest {
-    /// Of which.
-    pub filter: Filter,
-    /// Until when.
-    pub until: Instant,
-    /// Lines of JSON, several at a time. What finds no room is skipped and counted; when it is closed, the trace ends.
-    pub lines: mpsc::Sender<Vec<u8>>,
-    /// Whether it begins.
-    pub answer: oneshot::Sender<Result<(), TraceRefused>>,
-}
-
-/// Why nothing is traced.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TraceRefused {
-    /// No probe runs.
-    #[error("no probe runs on this host, so nothing can be traced")]
-    NoProbes,
-    /// Everybody who traces costs CPU time and memory.
-    #[error("{most} traces run already, which is the most there may be")]
-    TooMany {
-        /// The bound.
-        most: usize,
-    },
 }
 
 /// Where questions are asked. Clones ask the same pipeline.

@@ -4,6 +4,11 @@ use std::borrow::Cow;
 
 use steth_probes::syscalls;
 
+/// Whether a system call has this name.
+pub fn is_syscall(name: &str) -> bool {
+    name.parse::<::syscalls::Sysno>().is_ok()
+}
+
 /// The name of a system call by the number that the kernel programs have for it.
 pub fn syscall_name(number: u32) -> Cow<'static, str> {
     match number {

@@ -12,22 +12,26 @@ use crate::{
     model::{
         probe::Verdict,
         profile::Kind,
-        query::TraceRequest,
         sample::{PastRequest, ProfileRequest},
+        trace::{TraceRequest, Wanted},
     },
 };
 
-/// Traces without an agent: loads the probes that Postgres needs, tells of cycles until the request is over, and unloads
-/// them.
+/// Traces without an agent: loads the probes that this needs, tells of what happens until the request is over, and unloads them.
 ///
 /// # Errors
 /// When no probe can run.
 pub async fn trace(mut config: Config, request: TraceRequest) -> Result<(), LoadError> {
-    config.probes.syscalls = false;
-    // Who called whom, and when a connection ends, is told by TCP.
-    config.probes.tcp = true;
-    config.probes.sockets = true;
-    config.probes.postgres = true;
+    let of_queries = matches!(request.wanted, Wanted::Queries(_));
+    let of_connections = of_queries || matches!(request.wanted, Wanted::Tcp(_));
+    config.probes.syscalls = matches!(request.wanted, Wanted::Calls(_));
+    // Who called whom, and when a connection ends, is told by TCP; who accepted, by sockets.
+    config.probes.tcp = of_connections;
+    config.probes.sockets = of_connections;
+    config.probes.postgres = of_queries;
+    config.probes.tls &= of_queries;
+    config.probes.wall &= of_queries;
+    config.probes.profiles = false;
     config.profile.hertz = 0;
     let mut probes = Probes::new(load_alone(&config)?, &config)?;
     // Names for what was there before.

@@ -50,10 +50,11 @@ use crate::{
     model::{
         finding::{Event, EventKind, Events, Findings, NotExplained},
         probe::{HostAbility, ProbeStatus},
-        query::{Connections, Question, Repeats, SlowQueries, Statements, TraceRefused, desk},
+        query::{Connections, Question, Repeats, SlowQueries, Statements, desk},
         sample::ProfileRefused,
         settings::SettingQuestion,
         snapshot::{Snapshot, SnapshotPublisher, handle_and_publisher},
+        trace::TraceRefused,
     },
     send::Senders,
     serve::{self, Bounds, Content, Exposition, Guard, ServeError, Server, Tickets},

@@ -34,12 +34,13 @@ use crate::{
     kernel::{Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
-        event::{ConnectionSeen, Record},
+        event::{ConnectionSeen, Record, Traced},
         finding::Event,
         probe::{ProbeState, ProbeStatus},
-        query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements, TraceRequest},
+        query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Exemplar, Series},
+        trace::{TraceRefused, TraceRequest, Wanted},
     },
     postgres,
 };
@@ -195,15 +196,41 @@ impl Probes {
         connections::grouped(&found, &self.names, &holders, &bounds, selection.limit)
     }
 
-    /// Someone wants to be told of cycles.
+    /// Someone wants to be told of what happens.
     pub fn trace(&mut self, request: TraceRequest) {
+        if let Some(refused) = self.refused(&request.wanted) {
+            let _ = request.answer.send(Err(refused));
+            return;
+        }
         // What an earlier trace left in the ring is not for this one.
         if !self.told.is_heard() {
             self.traces.drain();
         }
         let skipped = self.lost(Loss::TraceFull);
-        self.told.listen(request, skipped);
+        let answer = self.told.listen(request, skipped);
         self.set_watch();
+        // Only now, so that nothing is missed that happens from then on. Who has gone meanwhile is let go at the next turn.
+        answer.map(|answer| answer.send(Ok(())));
+    }
+
+    /// Why nothing of what is wanted would be seen, if so.
+    fn refused(&self, wanted: &Wanted) -> Option<TraceRefused> {
+        let (what, probe) = match wanted {
+            Wanted::Queries(_) => ("Postgres queries", "sys_exit"),
+            Wanted::Calls(_) => ("system calls", "sys_exit"),
+            Wanted::Tcp(_) => ("TCP connections", "inet_sock_set_state"),
+            Wanted::Executions(_) => ("executions", "sched_process_exec"),
+        };
+        let statuses = self.statuses();
+        let why = match statuses.iter().find(|status| status.name == probe).map(|status| &status.state) {
+            Some(ProbeState::Unavailable { reason }) => reason.clone(),
+            Some(ProbeState::Off) | None => format!("probe {probe} is off"),
+            _ if matches!(wanted, Wanted::Queries(_)) && !self.kernel.sees_postgres() => {
+                "probes.postgres is off".into()
+            }
+            _ => return None,
+        };
+        Some(TraceRefused::NotSeen { what, why })
     }
 
     /// Whether anybody traces.
@@ -218,25 +245,26 @@ impl Probes {
 
     /// Tells those who trace what has happened since the last time.
     pub fn tell(&mut self) {
-        let queries = self.traces.drain();
-        // Names and texts were sent before the cycles that bear their numbers.
+        let traced = self.traces.drain();
+        // Names and texts were sent before what bears their numbers.
         self.drain();
-        if queries.iter().any(|query| !self.names.has_service(query.service)) {
+        if traced.iter().any(|one| !self.names.has_service(one.service())) {
             self.name_new_services();
         }
-        if queries.iter().any(|query| !self.told.knows_peer(&self.names, query.peer)) {
+        if traced.iter().any(|one| !self.told.knows_peer(&self.names, one.peer())) {
             match self.cells.peers() {
                 Ok(peers) => self.told.learn_peers(&peers),
                 Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
             }
         }
         if let Ok(profiles) = &mut self.profiles {
-            for query in &queries {
+            for query in traced.iter().filter_map(|one| if let Traced::Query(query) = one { Some(query) } else { None })
+            {
                 profiles.ended(query.connection, query.begun_ns, Duration::from_nanos(query.duration_ns));
             }
         }
         let skipped = self.lost(Loss::TraceFull);
-        self.told.tell(&self.names, &queries, skipped);
+        self.told.tell(&self.names, &traced, skipped);
         if self.told.part() {
             self.set_watch();
         }

@@ -1,38 +1,35 @@
-//! Single Postgres cycles on their way to people: the slow and failed ones are kept, all others are told while someone
-//! listens. Knows who listens and what for, not how cycles are read from the kernel.
+//! What happens, one thing at a time, on its way to people: slow and failed Postgres cycles are kept, all others, system calls,
+//! TCP events and executions are told while someone listens. Not how they are read from the kernel.
+
+mod listeners;
 
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use listeners::{Answer, Listeners};
 use steth_probes::watch::Watch;
-use tokio::sync::mpsc;
 
 use super::{clock::unix_ns, news::Untold, workers::Workers};
 use crate::{
     aggregate::Names,
     config::Config,
     model::{
-        event::{PeerSeen, QuerySeen, RepeatSeen, WorkerSeen},
-        query::{
-            Filter, QueryRecord, Repeats, Selection, SlowQueries, TraceLine, TraceRefused, TraceRequest, WorkerRecord,
-            role_name,
-        },
+        event::{PeerSeen, QuerySeen, RepeatSeen, Traced, WorkerSeen},
+        query::{Filter, QueryRecord, Repeats, Selection, SlowQueries, WorkerRecord, role_name},
+        trace::{TraceLine, TraceRequest},
         wall::Seconds,
     },
 };
 
-/// Traces at a time, and repetitions that are kept.
-const MOST: usize = 8;
+/// Repetitions that are kept.
 const MOST_REPEATS: usize = 200;
-/// Lines are handed over in pieces of about this many bytes.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Who listens, and what is kept.
 pub struct Told {
-    listeners: Vec<Listener>,
+    listeners: Listeners,
     /// From here on cycles are told for a profile of slow requests.
     sampled: Option<Duration>,
     kept: VecDeque<Kept>,
@@ -52,25 +49,13 @@ struct Kept {
     workers: Vec<WorkerSeen>,
 }
 
-struct Listener {
-    filter: Filter,
-    until: Instant,
-    lines: mpsc::Sender<Vec<u8>>,
-    piece: Vec<u8>,
-    in_piece: u64,
-    /// What the kernel had skipped when the trace began.
-    skipped_before: u64,
-    in_kernel: u64,
-    in_agent: u64,
-    said: (u64, u64),
-}
-
 /// What the kernel is to tell while nobody traces.
 pub fn watch(config: &Config) -> Watch {
     let rate = u64::try_from(config.postgres.slow_rate).unwrap_or(u64::MAX).max(1);
     Watch {
         slow_ns: nanoseconds(config.postgres.slow_query),
         traced_ns: u64::MAX,
+        calls_ns: u64::MAX,
         interval_ns: 1_000_000_000 / rate,
         burst_ns: 1_000_000_000,
         gap_ns: nanoseconds(config.postgres.n_plus_one_gap),
@@ -89,7 +74,7 @@ impl Told {
     /// Nothing is kept yet and nobody listens.
     pub fn new(config: &Config) -> Self {
         let mut told = Self {
-            listeners: Vec::new(),
+            listeners: Listeners::default(),
             sampled: None,
             kept: VecDeque::new(),
             workers: Workers::default(),
@@ -192,61 +177,26 @@ impl Told {
         changed
     }
 
-    /// Someone wants to listen. `skipped` is what the kernel has skipped so far.
-    pub fn listen(&mut self, request: TraceRequest, skipped: u64) {
-        let TraceRequest { filter, until, lines, answer } = request;
-        if self.listeners.len() >= MOST {
-            let _ = answer.send(Err(TraceRefused::TooMany { most: MOST }));
-            return;
-        }
-        if answer.send(Ok(())).is_err() {
-            return;
-        }
-        self.listeners.push(Listener {
-            filter,
-            until,
-            lines,
-            piece: Vec::new(),
-            in_piece: 0,
-            skipped_before: skipped,
-            in_kernel: 0,
-            in_agent: 0,
-            said: (0, 0),
-        });
+    /// Someone wants to listen. `skipped` is what the kernel has skipped so far. Returns who is to be answered once the kernel
+    /// tells what they want.
+    #[must_use]
+    pub fn listen(&mut self, request: TraceRequest, skipped: u64) -> Option<Answer> {
+        self.listeners.add(request, skipped)
     }
 
     /// Lets those go who have heard enough or hung up. True if there were any.
     pub fn part(&mut self) -> bool {
-        let before = self.listeners.len();
-        let now = Instant::now();
-        self.listeners.retain_mut(|listener| {
-            let stays = listener.until > now && !listener.lines.is_closed();
-            if !stays {
-                listener.say_skipped();
-                listener.hand_over();
-            }
-            stays
-        });
-        self.listeners.len() != before
+        self.listeners.part()
     }
 
     /// What the kernel is to tell so that everybody hears what they want.
     pub fn watch(&self, base: Watch) -> Watch {
-        let heard = self.listeners.iter().map(|listener| listener.filter.min_duration);
-        let Some(traced_ns) = heard.chain(self.sampled).map(nanoseconds).min() else {
-            return base;
-        };
-        let mut pids = self.listeners.iter().map(|listener| listener.filter.pid);
-        let first = pids.next().flatten();
-        let pid = first.filter(|_| pids.all(|pid| pid == first)).unwrap_or_default();
-        let (pid, only) = if self.sampled.is_some() { (0, false) } else { (pid, true) };
-        let by_service = only && self.listeners.iter().all(|listener| listener.filter.service.is_some());
-        Watch { traced_ns, pid, by_service: by_service.into(), ..base }.with_floor()
+        self.listeners.watch(base, self.sampled)
     }
 
     /// Whether somebody wants to hear of this service only.
     pub fn wants(&self, service: &str) -> bool {
-        self.listeners.iter().any(|listener| listener.filter.service.as_deref() == Some(service))
+        self.listeners.wants(service)
     }
 
     /// Whether cycles of this peer can be named.
@@ -259,29 +209,28 @@ impl Told {
         self.addresses.extend(peers.iter().map(|peer| (peer.number, peer.shown())));
     }
 
-    /// Tells everybody of these cycles; `skipped` is what the kernel has skipped so far.
-    pub fn tell(&mut self, names: &Names, queries: &[QuerySeen], skipped: u64) {
+    /// Tells everybody of these; `skipped` is what the kernel has skipped so far.
+    pub fn tell(&mut self, names: &Names, traced: &[Traced], skipped: u64) {
         let unix_ns = unix_ns();
         let mut listeners = std::mem::take(&mut self.listeners);
-        for seen in queries {
-            let workers = self.workers.of(seen);
-            let query = names.record(seen, &workers, self.peer(names, seen.peer), unix_ns);
-            let admitting = |listener: &&mut Listener| listener.filter.admits(&query);
-            let heard_by: Vec<&mut Listener> = listeners.iter_mut().filter(admitting).collect();
-            let line = TraceLine::Query(Box::new(query));
-            heard_by.into_iter().for_each(|listener| listener.tell(&line));
+        for one in traced {
+            listeners.tell(&match one {
+                Traced::Query(seen) => {
+                    let workers = self.workers.of(seen);
+                    TraceLine::Query(Box::new(names.record(seen, &workers, self.peer(names, seen.peer), unix_ns)))
+                }
+                Traced::Call(seen) => TraceLine::Call(names.call(seen, unix_ns)),
+                Traced::Tcp(seen) => TraceLine::Tcp(names.tcp(seen, self.peer(names, seen.peer), unix_ns)),
+                Traced::Execution(seen) => TraceLine::Exec(names.execution(seen, unix_ns)),
+            });
         }
-        for listener in &mut listeners {
-            listener.in_kernel = skipped.saturating_sub(listener.skipped_before);
-            listener.say_skipped();
-            listener.hand_over();
-        }
+        listeners.hand_over(skipped);
         self.listeners = listeners;
     }
 
     /// Lets everybody go.
     pub fn end(&mut self) {
-        self.listeners.clear();
+        self.listeners = Listeners::default();
     }
 
     fn peer<'a>(&'a self, names: &'a Names, peer: u32) -> &'a str {
@@ -289,46 +238,6 @@ impl Told {
             return "";
         }
         names.peer_name(peer).or_else(|| self.addresses.get(&peer).map(String::as_str)).unwrap_or_default()
-    }
-}
-
-impl Listener {
-    fn tell(&mut self, line: &TraceLine) {
-        self.write(line);
-        self.in_piece += 1;
-        if self.piece.len() >= PIECE_BYTES {
-            self.hand_over();
-        }
-    }
-
-    /// Says what was skipped, if that has changed.
-    fn say_skipped(&mut self) {
-        let now = (self.in_kernel, self.in_agent);
-        if now != self.said {
-            self.said = now;
-            self.write(&TraceLine::Skipped { in_kernel: now.0, in_agent: now.1 });
-        }
-    }
-
-    fn write(&mut self, line: &TraceLine) {
-        let before = self.piece.len();
-        match serde_json::to_writer(&mut self.piece, line) {
-            Ok(()) => self.piece.push(b'\n'),
-            // A line of plain strings and numbers: never so.
-            Err(_) => self.piece.truncate(before),
-        }
-    }
-
-    fn hand_over(&mut self) {
-        if self.piece.is_empty() {
-            return;
-        }
-        let queries = std::mem::take(&mut self.in_piece);
-        if self.lines.try_send(std::mem::take(&mut self.piece)).is_err() {
-            self.in_agent += queries;
-            // What it said of skipped ones went with it.
-            self.said = (u64::MAX, u64::MAX);
-        }
     }
 }
 

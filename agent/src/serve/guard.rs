@@ -67,8 +67,14 @@ pub struct Changed(pub String);
 
 /// Paths that say nothing of this host but that it is well: whoever watches over that needs no token.
 const OPEN: &[&str] = &["/-/healthy", "/-/ready"];
-/// Paths that are about single statements and their text.
-const OF_STATEMENTS: &[&str] = &["/api/v1/postgres/slow", "/api/v1/postgres/trace"];
+/// Paths that are about single statements and their text, single calls and the arguments of commands.
+const OF_SINGLE_THINGS: &[&str] = &[
+    "/api/v1/postgres/slow",
+    "/api/v1/postgres/trace",
+    "/api/v1/trace/syscalls",
+    "/api/v1/trace/tcp",
+    "/api/v1/trace/exec",
+];
 /// Paths that are about settings.
 const OF_SETTINGS: &[&str] = &["/api/v1/settings"];
 /// A token that is none costs as much as so many requests.
@@ -297,7 +303,7 @@ fn needed(method: &Method, path: &str) -> Option<Role> {
         _ if OF_SETTINGS.contains(&path) => Some(Role::Admin),
         // Who may ask for a profile may end it.
         "/api/v1/flame" => Some(Role::Viewer),
-        _ if !reads || OF_STATEMENTS.contains(&path) => Some(Role::Operator),
+        _ if !reads || OF_SINGLE_THINGS.contains(&path) => Some(Role::Operator),
         // What there is not, too: who has no token learns nothing.
         _ => Some(Role::Viewer),
     }

@@ -17,6 +17,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod trace;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

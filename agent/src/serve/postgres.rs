@@ -1,38 +1,31 @@
 //! What is served below `/api/v1/postgres`: parameters in, questions to the pipeline, answers out. Knows neither figures nor
 //! where they come from.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use axum::{
     Extension,
-    body::Body,
     extract::{Query, State, rejection::QueryRejection},
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use hyper::body::{Bytes, Frame};
 use serde::Deserialize;
-use tokio::sync::mpsc;
 
-use super::{Content, guard::Asker, problem::Problem, routes::json};
-use crate::{
-    config::value::parse_duration,
-    model::query::{Filter, NoAnswer, Question, Selection, Sort, TraceRefused, TraceRequest, role_named},
+use super::{
+    Content,
+    guard::Asker,
+    problem::Problem,
+    routes::json,
+    trace::{self, wrong},
+};
+use crate::model::{
+    query::{Filter, NoAnswer, Question, Selection, Sort, role_named},
+    trace::Wanted,
 };
 
 /// Statements and cycles that are shown unless more are asked for.
 const LIMIT: usize = 20;
 /// The most that may be asked for.
 const MAX_LIMIT: usize = 1_000;
-/// How long a trace is unless asked otherwise, and at most.
-const TRACE: Duration = Duration::from_secs(60);
-const MAX_TRACE: Duration = Duration::from_secs(24 * 3_600);
-/// Pieces of a trace that may wait for a client that is slow to take them; the rest is skipped and counted.
-const WAITING: usize = 16;
 
 /// Parameters as they were typed. What none of the paths knows is refused, or a misspelt filter would admit everything.
 #[derive(Debug, Default, Deserialize)]
@@ -102,22 +95,13 @@ pub async fn connections(State(content): State<Content>, parameters: Parameters)
 /// `/api/v1/postgres/trace`: one JSON object a line, as it happens, until the duration is over or the client hangs up.
 pub async fn trace(State(content): State<Content>, parameters: Parameters) -> Result<Response, Problem> {
     let typed = typed(parameters)?;
-    let filter = typed.filter()?;
-    let length = typed.duration("duration", typed.duration.as_deref())?.unwrap_or(TRACE).min(MAX_TRACE);
-    let (lines, told) = mpsc::channel(WAITING);
-    let until = Instant::now() + length;
-    let ask = |answer| Question::Trace(TraceRequest { filter, until, lines, answer });
-    content.desk.ask(ask).await??;
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Told(told))).into_response())
+    let length = typed.duration("duration", typed.duration.as_deref())?;
+    trace::begin(&content, Wanted::Queries(typed.filter()?), length).await
 }
 
 fn typed(parameters: Parameters) -> Result<Typed, Problem> {
     let Query(typed) = parameters.map_err(|rejection| wrong(rejection.body_text()))?;
     Ok(typed)
-}
-
-fn wrong(what: String) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, what, "docs/openapi.json lists what may be asked for")
 }
 
 impl Typed {
@@ -166,41 +150,12 @@ impl Typed {
     }
 
     fn duration(&self, name: &str, typed: Option<&str>) -> Result<Option<Duration>, Problem> {
-        let parse = |typed: &str| {
-            let wrong = |why| wrong(format!("{name} = {typed:?}: {why}; it is written 250ms, 10s, 5m or 1h"));
-            parse_duration(typed).map_err(wrong)
-        };
-        typed.map(parse).transpose()
+        trace::duration(name, typed)
     }
 }
 
 impl From<NoAnswer> for Problem {
     fn from(error: NoAnswer) -> Self {
         Self::unavailable(error.to_string(), "the agent is stopping, or about to start again")
-    }
-}
-
-impl From<TraceRefused> for Problem {
-    fn from(error: TraceRefused) -> Self {
-        let hint = match error {
-            TraceRefused::NoProbes => "steth doctor says why",
-            TraceRefused::TooMany { .. } => "end one of them, or wait until one ends",
-        };
-        Self::unavailable(error.to_string(), hint)
-    }
-}
-
-/// The body of a trace: what the pipeline tells, as it comes.
-struct Told(mpsc::Receiver<Vec<u8>>);
-
-impl hyper::body::Body for Told {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece.into()))))
     }
 }

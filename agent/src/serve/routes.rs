@@ -13,7 +13,7 @@ use axum::{
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{Content, Guard, accept, alerts, findings, flame, postgres, problem::Problem, settings};
+use super::{Content, Guard, accept, alerts, findings, flame, postgres, problem::Problem, settings, trace};
 use crate::model::{
     budget::{Budget, FeatureStatus},
     probe::ProbeStatus,
@@ -40,6 +40,9 @@ pub const PATHS: &[&str] = &[
     "/api/v1/postgres/n_plus_one",
     "/api/v1/postgres/connections",
     "/api/v1/postgres/trace",
+    "/api/v1/trace/syscalls",
+    "/api/v1/trace/tcp",
+    "/api/v1/trace/exec",
 ];
 
 /// All paths, each request bounded in time and unable to harm the agent.
@@ -80,6 +83,9 @@ fn route(path: &str) -> MethodRouter<Content> {
         "/api/v1/postgres/n_plus_one" => get(postgres::n_plus_one),
         "/api/v1/postgres/connections" => get(postgres::connections),
         "/api/v1/postgres/trace" => get(postgres::trace),
+        "/api/v1/trace/syscalls" => get(trace::syscalls),
+        "/api/v1/trace/tcp" => get(trace::tcp),
+        "/api/v1/trace/exec" => get(trace::exec),
         // A test asks for each of PATHS and would find this one missing.
         _ => MethodRouter::new(),
     }

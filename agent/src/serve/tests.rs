@@ -24,12 +24,13 @@ use crate::model::{
     profile::Draw,
     query::{
         ClientConnections, ConnectionCounts, Connections, Desk, QueryRecord, Question, RepeatRecord, Repeats,
-        ServerConnections, SlowQueries, StatementFigures, Statements, TraceLine, TraceRefused, WorkerRecord, desk,
+        ServerConnections, SlowQueries, StatementFigures, Statements, WorkerRecord, desk,
     },
     rule::Severity,
     sample::ProfileRefused,
     settings::{Setting, SettingQuestion, SettingRefused, Settings},
     snapshot::{ServiceInfo, ServiceKind, SnapshotHandle, handle_and_publisher},
+    trace::{CallRecord, ExecRecord, TcpRecord, TraceLine, TraceRefused, Wanted},
 };
 
 const BOUNDS: Bounds = Bounds { connections: 8, timeout: Duration::from_secs(5) };

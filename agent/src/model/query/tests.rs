@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::trace::TraceLine;
 
 fn query() -> QueryRecord<'static> {
     QueryRecord {

@@ -1,18 +1,25 @@
-use steth_probes::cell::Role;
-use tokio::sync::oneshot;
+use std::time::Instant;
 
-use super::*;
+use steth_probes::cell::Role;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{listeners::MOST, *};
+use crate::model::trace::{Of, TraceRefused, Wanted};
 
 fn seen(pid: u32, duration_ns: u64) -> QuerySeen {
     QuerySeen { pid, tid: pid, duration_ns, ..QuerySeen::any() }
+}
+
+fn traced(pid: u32, duration_ns: u64) -> Traced {
+    Traced::Query(Box::new(seen(pid, duration_ns)))
 }
 
 fn listen(told: &mut Told, filter: Filter, room: usize) -> mpsc::Receiver<Vec<u8>> {
     let (lines, heard) = mpsc::channel(room);
     let (answer, mut answered) = oneshot::channel();
     let until = Instant::now() + Duration::from_secs(60);
-    told.listen(TraceRequest { filter, until, lines, answer }, 5);
-    answered.try_recv().unwrap().unwrap();
+    let waits = told.listen(TraceRequest { wanted: Wanted::Queries(filter), until, lines, answer }, 5);
+    assert!(waits.is_some() && answered.try_recv().is_err(), "it has not begun yet");
     heard
 }
 
@@ -29,7 +36,7 @@ fn everybody_hears_what_they_asked_for() {
     let mut told = Told::new(&Config::default());
     let mut all = listen(&mut told, Filter::default(), 4);
     let mut one = listen(&mut told, Filter { pid: Some(2), ..Filter::default() }, 4);
-    told.tell(&Names::default(), &[seen(1, 10), seen(2, 20)], 5);
+    told.tell(&Names::default(), &[traced(1, 10), traced(2, 20)], 5);
     assert_eq!(text(&mut all).lines().count(), 2);
     let heard = text(&mut one);
     assert!(heard.lines().count() == 1 && heard.contains("\"pid\":2,"), "{heard}");
@@ -40,7 +47,7 @@ fn what_whoever_listens_does_not_take_is_counted_and_said() {
     let mut told = Told::new(&Config::default());
     let mut heard = listen(&mut told, Filter::default(), 1);
     for _ in 0..3 {
-        told.tell(&Names::default(), &[seen(1, 10), seen(1, 10)], 5);
+        told.tell(&Names::default(), &[traced(1, 10), traced(1, 10)], 5);
     }
     assert_eq!(text(&mut heard).lines().count(), 2, "the first piece");
     told.tell(&Names::default(), &[], 8);
@@ -68,6 +75,32 @@ fn the_kernel_tells_what_all_filters_together_need_and_nothing_while_nobody_list
     drop((heard, other, everything));
     assert!(told.part() && !told.is_heard());
     assert_eq!(told.watch(base).floor_ns, base.floor_ns);
+}
+
+#[test]
+fn the_kernel_tells_of_calls_events_and_executions_only_who_wants_them() {
+    let mut told = Told::new(&Config::default());
+    let base = watch(&Config::default());
+    let mut add = |wanted| {
+        let (lines, heard) = mpsc::channel(1);
+        let (answer, _answered) = oneshot::channel();
+        let until = Instant::now() + Duration::from_secs(60);
+        assert!(told.listen(TraceRequest { wanted, until, lines, answer }, 0).is_some());
+        (heard, told.watch(base))
+    };
+    let none = (base.calls_ns, base.tcp, base.executions, base.traced_ns);
+    assert_eq!(none, (u64::MAX, 0, 0, u64::MAX));
+    let one =
+        Of { pid: Some(7), service: Some("shop".into()), min_duration: Duration::from_millis(1), ..Of::default() };
+    let (_calls, now) = add(Wanted::Calls(one));
+    assert_eq!((now.calls_ns, now.calls_pid, now.calls_by_service), (1_000_000, 7, 1));
+    assert_eq!((now.tcp, now.executions, now.traced_ns, now.floor_ns), (0, 0, u64::MAX, base.floor_ns));
+    let (_tcp, now) = add(Wanted::Tcp(Of::default()));
+    assert_eq!((now.tcp, now.executions, now.calls_pid, now.calls_by_service), (1, 0, 7, 1));
+    let (_all, now) = add(Wanted::Calls(Of::default()));
+    assert_eq!((now.calls_ns, now.calls_pid, now.calls_by_service), (0, 0, 0));
+    let (_executions, now) = add(Wanted::Executions(Of::default()));
+    assert_eq!((now.executions, now.traced_ns), (1, u64::MAX));
 }
 
 #[test]
@@ -128,6 +161,7 @@ fn there_is_a_bound_on_traces() {
     let _heard: Vec<_> = (0..MOST).map(|_| listen(&mut told, Filter::default(), 1)).collect();
     let (lines, _) = mpsc::channel(1);
     let (answer, mut answered) = oneshot::channel();
-    told.listen(TraceRequest { filter: Filter::default(), until: Instant::now(), lines, answer }, 0);
+    let wanted = Wanted::Queries(Filter::default());
+    assert!(told.listen(TraceRequest { wanted, until: Instant::now(), lines, answer }, 0).is_none());
     assert_eq!(answered.try_recv().unwrap(), Err(TraceRefused::TooMany { most: MOST }));
 }

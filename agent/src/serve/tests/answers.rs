@@ -22,6 +22,44 @@ pub fn snapshot() -> Snapshot {
     }
 }
 
+fn traced(wanted: &Wanted) -> TraceLine<'static> {
+    match wanted {
+        Wanted::Queries(_) => TraceLine::Query(Box::new(query())),
+        Wanted::Calls(_) => TraceLine::Call(CallRecord {
+            begun_unix_us: 1_700_000_000_000_000,
+            duration_seconds: 0.2,
+            service: "shop.service".into(),
+            pid: 7,
+            tid: 8,
+            thread: "worker".into(),
+            syscall: "read".into(),
+            result: -11,
+            errno: Some("EAGAIN".into()),
+        }),
+        Wanted::Tcp(_) => TraceLine::Tcp(TcpRecord {
+            at_unix_us: 1_700_000_000_000_000,
+            event: "connected".into(),
+            duration_seconds: Some(0.2),
+            service: "shop.service".into(),
+            pid: Some(7),
+            peer: "127.0.0.1:5432".into(),
+            port: Some(40_000),
+            family: "inet".into(),
+            received_bytes: 1,
+            sent_bytes: 2,
+        }),
+        Wanted::Executions(_) => TraceLine::Exec(ExecRecord {
+            at_unix_us: 1_700_000_000_000_000,
+            service: "shop.service".into(),
+            pid: 7,
+            parent: 1,
+            uid: 1000,
+            command: vec!["true".into()],
+            is_cut: false,
+        }),
+    }
+}
+
 pub fn query() -> QueryRecord<'static> {
     QueryRecord {
         id: "0f-1".into(),
@@ -259,13 +297,12 @@ pub fn answering() -> crate::model::query::Desk {
                     drop(request.answer.send(Err(refused)));
                 }
                 Question::Connections(_, answer) => drop(answer.send(connections())),
-                Question::Trace(request) if request.filter.service.as_deref() == Some("") => {
+                Question::Trace(request) if request.wanted.service() == Some("") => {
                     drop(request.answer.send(Err(TraceRefused::TooMany { most: 8 })));
                 }
                 Question::Trace(request) => {
                     request.answer.send(Ok(())).unwrap();
-                    for line in [TraceLine::Query(Box::new(query())), TraceLine::Skipped { in_kernel: 1, in_agent: 2 }]
-                    {
+                    for line in [traced(&request.wanted), TraceLine::Skipped { in_kernel: 1, in_agent: 2 }] {
                         let line = serde_json::to_string(&line).unwrap() + "\n";
                         request.lines.send(line.into_bytes()).await.unwrap();
                     }
