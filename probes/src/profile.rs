@@ -100,10 +100,22 @@ pub fn ticks_ns(period: u64, epoch: u64, now: u64, told_until: &mut u64) -> u64 
     ns
 }
 
-/// For how long no walk begins on a CPU after one: so they take a fifth of its time at most, however slow it is.
+/// How far walks of a CPU may have taken more than their part of its time, in nanoseconds: one may last long, not all.
+const AHEAD_NS: u64 = 100_000_000;
+
+/// Whether walks have taken more of a CPU's time than a fifth, for longer than one of them may: then none begins.
+///
+/// `paid_until` is when the walks so far will have taken a fifth of the time; see [`pay`].
 #[inline(always)]
-pub fn rest_ns(walk: u64) -> u64 {
-    walk.wrapping_mul(4)
+pub fn is_overdrawn(now: u64, paid_until: u64) -> bool {
+    paid_until > now.wrapping_add(AHEAD_NS)
+}
+
+/// A walk that began at `now` took `walk` nanoseconds.
+#[inline(always)]
+pub fn pay(now: u64, walk: u64, paid_until: &mut u64) {
+    let from = if *paid_until > now { *paid_until } else { now };
+    *paid_until = from.wrapping_add(walk.wrapping_mul(5));
 }
 
 record! {
@@ -229,7 +241,7 @@ record! {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{TICKS, ticks_ns, weigh};
+    use super::{TICKS, is_overdrawn, pay, ticks_ns, weigh};
 
     /// Numbers by lot, the same in each run.
     fn lot(seed: &mut u64) -> u64 {
@@ -268,6 +280,30 @@ mod tests {
         // Another profile began.
         assert_eq!(ticks_ns(100, 9_500_000, 9_600_000, &mut told_until), 100);
         assert_eq!(ticks_ns(0, 0, 9_700_000, &mut told_until), 0);
+    }
+
+    #[test]
+    fn walks_take_a_fifth_of_a_slow_cpu_and_all_are_taken_on_a_fast_one() {
+        // Every millisecond; as long as one walks, the clock stands still.
+        let walked = |walk: u64, ticks: u64| {
+            let (mut now, mut paid_until, mut walks) = (0, 0, 0);
+            for _ in 0..ticks {
+                now += 1_000_000;
+                if !is_overdrawn(now, paid_until) {
+                    pay(now, walk, &mut paid_until);
+                    now += walk;
+                    walks += 1;
+                }
+            }
+            (walks, (walks * walk) as f64 / now as f64)
+        };
+        assert_eq!(walked(150_000, 10_000).0, 10_000);
+        let (_, part) = walked(3_000_000, 100_000);
+        assert!((0.19..0.21).contains(&part), "{part}");
+        // One that was interrupted for long.
+        let mut paid_until = 0;
+        pay(1_000_000_000, 15_000_000, &mut paid_until);
+        assert!(!is_overdrawn(1_010_000_000, paid_until));
     }
 
     proptest! {

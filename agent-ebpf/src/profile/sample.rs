@@ -10,7 +10,7 @@ use steth_probes::{
     cell::Loss,
     identity::TaskState,
     message::Header,
-    profile::{FRAMES, KERNEL_FRAMES, NO_CALL, Sample, SampleKind, rest_ns},
+    profile::{FRAMES, KERNEL_FRAMES, NO_CALL, Sample, SampleKind, is_overdrawn, pay},
     record::clear,
     unwind::{DEPTH, FrameWord, Outcome, Stop, Walk},
 };
@@ -44,8 +44,8 @@ pub struct Space {
     pub walk: Walk,
     pub world: World,
     pub python: Python,
-    /// Until then nothing is walked here.
-    pub rests_until_ns: u64,
+    /// See [`is_overdrawn`].
+    pub paid_until_ns: u64,
 }
 
 /// A sample under way.
@@ -183,15 +183,14 @@ impl Taking {
     #[inline(always)]
     pub fn walk_or_rest(&mut self, task: Known) {
         // SAFETY: a map value of this CPU, of which programs of one kind have one of their own.
-        let rests_until_ns = unsafe { &mut (*self.space).rests_until_ns };
+        let paid_until_ns = unsafe { &mut (*self.space).paid_until_ns };
         let now_ns = self.head().header.at_ns;
-        if now_ns < *rests_until_ns {
+        if is_overdrawn(now_ns, *paid_until_ns) {
             self.head().stop = Stop::Busy as u8;
             return;
         }
         self.walk(task);
-        let walk_ns = self.head().walk_ns as u64;
-        *rests_until_ns = now_ns.wrapping_add(walk_ns).wrapping_add(rest_ns(walk_ns));
+        pay(now_ns, self.head().walk_ns as u64, paid_until_ns);
     }
 
     /// Hands over the registers of a thread in place of its frames.
