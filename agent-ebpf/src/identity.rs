@@ -153,6 +153,16 @@ fn stamp_new(task: Known) -> Option<&'static mut TaskState> {
     stamped
 }
 
+/// The service of the running task, for a clock that may have interrupted another program: up to Linux 6.1 the kernel has no state of
+/// any task for who interrupts one that is just looking for it (kernel/bpf/bpf_task_storage.c, bpf_task_storage_trylock), which is
+/// no loss here.
+#[inline(never)]
+pub fn interrupted(task: Known) -> u32 {
+    let mut state = TaskState::new(service_of(task));
+    let _ = TASKS.get_or_insert(task, &mut state);
+    state.service
+}
+
 /// The number of the service that a task belongs to, given out if it is new; 0 if there is no room.
 #[inline(always)]
 fn service_of(task: Known) -> u32 {

@@ -138,6 +138,9 @@ pub static UNWIND_PAGES: Array<u32, { limits::UNWIND_ROWS as usize }> = Array::n
 /// Where samples are put together.
 #[btf_map]
 pub static PROFILE_SPACES: PerCpuArray<Space, { SPACES as usize }> = PerCpuArray::new();
+/// How far the time of each CPU is told, by the clock that always runs and by the one on demand.
+#[btf_map]
+pub static CLOCKS_TOLD: PerCpuArray<u64, 2> = PerCpuArray::new();
 /// Samples; a ring of their own, because they are many and long.
 #[btf_map]
 pub static SAMPLES: RingBuf<u8, { limits::SAMPLES_BYTES as usize }> = RingBuf::new();

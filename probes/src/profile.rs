@@ -76,6 +76,48 @@ pub fn weigh(ns: u64, interval: u64, waited: &mut u64, point: &mut u64, mut draw
     told.wrapping_mul(interval)
 }
 
+/// The most that one sample of a clock stands for, in ticks: who runs when a CPU has stood still for long need not have run then.
+const TICKS: u64 = 64;
+
+/// What a sample of the clock weighs: a clock that interrupts late leaves out the ticks that it missed, so whoever runs then has
+/// their time as well. One that was late and one that comes in time after it are two ticks together, so this may be 0.
+///
+/// `told_until` is how far the time of this CPU is told; up to `epoch` it was told by none.
+#[inline(always)]
+pub fn ticks_ns(period: u64, epoch: u64, now: u64, told_until: &mut u64) -> u64 {
+    if *told_until <= epoch {
+        *told_until = now;
+        return period;
+    }
+    let passed = now.saturating_sub(*told_until).wrapping_add(period / 2);
+    let ticks = passed.checked_div(period).unwrap_or(0);
+    if ticks > TICKS {
+        *told_until = now;
+        return period.wrapping_mul(TICKS);
+    }
+    let ns = period.wrapping_mul(ticks);
+    *told_until = told_until.wrapping_add(ns);
+    ns
+}
+
+/// How far walks of a CPU may have taken more than their part of its time, in nanoseconds: one may last long, not all.
+const AHEAD_NS: u64 = 100_000_000;
+
+/// Whether walks have taken more of a CPU's time than a fifth, for longer than one of them may: then none begins.
+///
+/// `paid_until` is when the walks so far will have taken a fifth of the time; see [`pay`].
+#[inline(always)]
+pub fn is_overdrawn(now: u64, paid_until: u64) -> bool {
+    paid_until > now.wrapping_add(AHEAD_NS)
+}
+
+/// A walk that began at `now` took `walk` nanoseconds.
+#[inline(always)]
+pub fn pay(now: u64, walk: u64, paid_until: &mut u64) {
+    let from = if *paid_until > now { *paid_until } else { now };
+    *paid_until = from.wrapping_add(walk.wrapping_mul(5));
+}
+
 record! {
     /// What is sampled. Written by the agent.
     pub struct Sampling {
@@ -199,7 +241,7 @@ record! {
 mod tests {
     use proptest::prelude::*;
 
-    use super::weigh;
+    use super::{TICKS, is_overdrawn, pay, ticks_ns, weigh};
 
     /// Numbers by lot, the same in each run.
     fn lot(seed: &mut u64) -> u64 {
@@ -228,7 +270,55 @@ mod tests {
         }
     }
 
+    #[test]
+    fn ticks_that_a_late_clock_left_out_are_told_and_none_twice() {
+        let mut told_until = 0;
+        let mut tick = |now| ticks_ns(100, 1_000, now, &mut told_until);
+        // The first, in time, two left out, late, and in time again after that; then it stood still.
+        assert_eq!([1_090, 1_190, 1_490, 1_670, 1_690, 1_790].map(&mut tick), [100, 100, 300, 200, 0, 100]);
+        assert_eq!([9_000_000, 9_000_100].map(&mut tick), [100 * TICKS, 100]);
+        // Another profile began.
+        assert_eq!(ticks_ns(100, 9_500_000, 9_600_000, &mut told_until), 100);
+        assert_eq!(ticks_ns(0, 0, 9_700_000, &mut told_until), 0);
+    }
+
+    #[test]
+    fn walks_take_a_fifth_of_a_slow_cpu_and_all_are_taken_on_a_fast_one() {
+        // Every millisecond; as long as one walks, the clock stands still.
+        let walked = |walk: u64, ticks: u64| {
+            let (mut now, mut paid_until, mut walks) = (0, 0, 0);
+            for _ in 0..ticks {
+                now += 1_000_000;
+                if !is_overdrawn(now, paid_until) {
+                    pay(now, walk, &mut paid_until);
+                    now += walk;
+                    walks += 1;
+                }
+            }
+            (walks, (walks * walk) as f64 / now as f64)
+        };
+        assert_eq!(walked(150_000, 10_000).0, 10_000);
+        let (_, part) = walked(3_000_000, 100_000);
+        assert!((0.19..0.21).contains(&part), "{part}");
+        // One that was interrupted for long.
+        let mut paid_until = 0;
+        pay(1_000_000_000, 15_000_000, &mut paid_until);
+        assert!(!is_overdrawn(1_010_000_000, paid_until));
+    }
+
     proptest! {
+        #[test]
+        fn a_clock_that_is_ever_so_late_tells_all_of_its_time(late in prop::collection::vec(0u64..250, 1..200)) {
+            let (mut told_until, mut told, mut now, mut grid) = (0, 0, 0, 1_000);
+            for late in late {
+                now = grid + late;
+                told += ticks_ns(100, 500, now, &mut told_until);
+                // The next tick that is not over yet.
+                grid = now - now % 100 + 100;
+            }
+            prop_assert!(told.abs_diff(now - 900) <= 350, "{} of {}", told, now - 900);
+        }
+
         #[test]
         fn all_together_weigh_what_they_last(waits in prop::collection::vec(0u64..100_000, 1..200), mut seed: u64) {
             seed |= 1;

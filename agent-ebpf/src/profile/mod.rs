@@ -19,13 +19,13 @@ pub use sample::Space;
 use sample::Taking;
 use steth_probes::{
     identity::{CALL_UNIT_NS, TaskState},
-    profile::{SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target, weigh},
+    profile::{SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target, ticks_ns, weigh},
 };
 
 use crate::{
-    identity::stamp,
+    identity::{self, stamp},
     kernel::{Known, offset, setting},
-    maps::{PROFILE_SPACES, SAMPLING, TARGETS, TASKS, WIRES},
+    maps::{CLOCKS_TOLD, PROFILE_SPACES, SAMPLING, TARGETS, TASKS, WIRES},
 };
 
 /// Which work space programs of one kind use: they do not interrupt each other, but others.
@@ -53,20 +53,30 @@ pub fn profile_demand(ctx: PerfEventContext) -> i32 {
 #[inline(always)]
 fn on_cpu(ctx: &PerfEventContext, kind: SampleKind) -> Option<()> {
     let task = Known::current();
-    if task.load::<u32>(offset!(task_pid)) == 0 {
-        return None; // Nobody runs.
-    }
-    let state = stamp(task)?;
     let sampling = SAMPLING.get(0)?;
-    if !is_wanted(sampling, kind.bit(), task, state.service) {
+    let is_always = kind as u32 == SampleKind::Always as u32;
+    let period_ns = if is_always { sampling.always_ns } else { sampling.demand_ns };
+    let told_until_ns = CLOCKS_TOLD.get_ptr_mut(!is_always as u32)?;
+    // SAFETY: a helper without arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: a map value of this CPU and this clock.
+    let weight_ns = ticks_ns(period_ns, sampling.epoch_ns, now_ns, unsafe { &mut *told_until_ns });
+    if weight_ns == 0 || task.load::<u32>(offset!(task_pid)) == 0 {
+        return None; // Its time is told, or nobody runs.
+    }
+    let (service, sock) = match TASKS.get(task) {
+        Some(state) => (state.service, state.sock),
+        None => (identity::interrupted(task), 0),
+    };
+    if !is_wanted(sampling, kind.bit(), task, service) {
         return None;
     }
-    let mut taking = Taking::begin(OF_CLOCKS, kind, task, state)?;
-    taking.set_weight(if kind as u32 == SampleKind::Always as u32 { sampling.always_ns } else { sampling.demand_ns });
+    let mut taking = Taking::begin(OF_CLOCKS, kind, task, service, sock)?;
+    taking.set_weight(weight_ns);
     let (room, bytes) = taking.kernel_frames();
     // SAFETY: the verifier checks the room.
     taking.set_kernel_frames(unsafe { bpf_get_stack(ctx.as_ptr(), room, bytes, 0) });
-    taking.walk(task);
+    taking.walk_or_rest(task);
     taking.send();
     None
 }
@@ -103,7 +113,7 @@ fn leaves(sampling: &Sampling, task: Known, now_ns: u64) -> Option<()> {
         return None;
     }
     state.away = TOLD;
-    let mut taking = Taking::begin(OF_SWITCHES, SampleKind::Leaves, task, state)?;
+    let mut taking = Taking::begin(OF_SWITCHES, SampleKind::Leaves, task, state.service, state.sock)?;
     taking.walk(task);
     taking.send();
     None
@@ -175,7 +185,7 @@ fn came_from_before(sampling: &Sampling, task: Known, now_ns: u64) -> Option<()>
 /// Tells how long a thread waited that comes back now, and where in the kernel.
 #[inline(never)]
 fn tell_wait(space: u32, kind: SampleKind, task: Known, state: &mut TaskState, ns: u64) -> Option<()> {
-    let mut taking = Taking::begin(space, kind, task, state)?;
+    let mut taking = Taking::begin(space, kind, task, state.service, state.sock)?;
     taking.set_weight(ns);
     let (room, bytes) = taking.kernel_frames();
     // SAFETY: the verifier checks the room and that `task` is a task.
@@ -203,7 +213,7 @@ fn returns() -> Option<()> {
     if !follows && !is_long && long_request.is_none() {
         return None;
     }
-    let mut taking = Taking::begin(OF_RETURNS, SampleKind::CallReturns, task, state)?;
+    let mut taking = Taking::begin(OF_RETURNS, SampleKind::CallReturns, task, state.service, state.sock)?;
     taking.walk(task);
     if follows {
         taking.send();
@@ -299,7 +309,7 @@ fn waits_still(task: Known) -> Option<()> {
     }
     state.away_epoch_ns = sampling.epoch_ns;
     state.away = IN_CALL;
-    let mut taking = Taking::begin(OF_PASSES, SampleKind::Still, task, state)?;
+    let mut taking = Taking::begin(OF_PASSES, SampleKind::Still, task, state.service, state.sock)?;
     taking.set_weight(ns);
     let (room, bytes) = taking.kernel_frames();
     // SAFETY: as in `tell_wait`.

@@ -10,7 +10,7 @@ use steth_probes::{
     cell::Loss,
     identity::TaskState,
     message::Header,
-    profile::{FRAMES, KERNEL_FRAMES, NO_CALL, Sample, SampleKind},
+    profile::{FRAMES, KERNEL_FRAMES, NO_CALL, Sample, SampleKind, is_overdrawn, pay},
     record::clear,
     unwind::{DEPTH, FrameWord, Outcome, Stop, Walk},
 };
@@ -44,6 +44,8 @@ pub struct Space {
     pub walk: Walk,
     pub world: World,
     pub python: Python,
+    /// See [`is_overdrawn`].
+    pub paid_until_ns: u64,
 }
 
 /// A sample under way.
@@ -63,7 +65,7 @@ pub fn call_of(task: Known) -> Option<u32> {
 impl Taking {
     /// Begins one in the work space of this kind of program.
     #[inline(always)]
-    pub fn begin(space: u32, kind: SampleKind, task: Known, state: &TaskState) -> Option<Self> {
+    pub fn begin(space: u32, kind: SampleKind, task: Known, service: u32, sock: u64) -> Option<Self> {
         let space = PROFILE_SPACES.get_ptr_mut(space)?;
         // SAFETY: a map value of this CPU, of which programs of one kind have one of their own.
         let head = unsafe { &mut (*space).record.head };
@@ -73,7 +75,7 @@ impl Taking {
         head.header = Header { kind: kind as u32, text_len: 0, at_ns };
         head.pid = task.load(offset!(task_tgid));
         head.tid = task.load(offset!(task_pid));
-        head.service = state.service;
+        head.service = service;
         head.call = match call_of(task) {
             Some(call) => call,
             None => NO_CALL,
@@ -82,7 +84,7 @@ impl Taking {
             head.thread = name;
         }
         if setting!(postgres) != 0
-            && let Some(entry) = WIRES.get_ptr_mut(&state.sock)
+            && let Some(entry) = WIRES.get_ptr_mut(&sock)
         {
             // SAFETY: a map value; what changes meanwhile makes the sample's request unknown at worst.
             let (wire, connection) = unsafe { (&(*entry).wire, (*entry).connection) };
@@ -175,6 +177,20 @@ impl Taking {
         let ended_ns = unsafe { bpf_ktime_get_ns() };
         let head = self.head();
         head.walk_ns = (ended_ns - begun_ns) as u32;
+    }
+
+    /// Walks it if walks have not had their part of this CPU's time.
+    #[inline(always)]
+    pub fn walk_or_rest(&mut self, task: Known) {
+        // SAFETY: a map value of this CPU, of which programs of one kind have one of their own.
+        let paid_until_ns = unsafe { &mut (*self.space).paid_until_ns };
+        let now_ns = self.head().header.at_ns;
+        if is_overdrawn(now_ns, *paid_until_ns) {
+            self.head().stop = Stop::Busy as u8;
+            return;
+        }
+        self.walk(task);
+        pay(now_ns, self.head().walk_ns as u64, paid_until_ns);
     }
 
     /// Hands over the registers of a thread in place of its frames.

@@ -41,7 +41,7 @@ impl Sampled {
             SampleKind::CallReturns | SampleKind::Leaves | SampleKind::NoTable => {}
         }
         let Some(stop) = sample.stop else { return };
-        if stop != Stop::NoUserPart {
+        if !matches!(stop, Stop::NoUserPart | Stop::Busy) {
             Arc::make_mut(&mut self.walks).observe_ns(sample.walk_ns.into());
         }
         if !stop.is_complete() {

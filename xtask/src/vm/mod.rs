@@ -45,7 +45,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     steth: Option<PathBuf>,
     /// Minutes that each machine may run
-    #[arg(long, default_value_t = 45, value_parser = clap::value_parser!(u64).range(1..=240))]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=240))]
     minutes: u64,
     /// Keeps what the machines were given, in target/vm
     #[arg(long)]

@@ -62,7 +62,7 @@ impl Shown {
             ("kernel", release) => release.clone_into(&mut self.release),
             ("doctor", json) => self.probes.extend(probe(json)),
             ("begin", test) => self.under_way = Some((test.to_owned(), Reader::default(), String::new())),
-            ("end", _) => self.end("it said no result: it took longer than a quarter of an hour, or died"),
+            ("end", _) => self.end("it said no result: it took longer than half an hour, or died"),
             ("done", _) => self.done = true,
             _ => {}
         }
@@ -183,17 +183,26 @@ pub fn failures(plan: &[&Feature], outcomes: &[Outcome]) -> Vec<String> {
     lines
 }
 
+/// From here on the page is written by hand, and kept.
+const BY_HAND: &str = "\n## What emulation changes\n";
+
 /// Writes the page.
 ///
 /// # Errors
-/// It cannot be written.
+/// It cannot be read or written.
 pub fn write(plan: &[&Feature], outcomes: &[Outcome]) -> Result<()> {
     let path = workspace::root().join("docs/kernels.md");
-    fs::write(&path, page(plan, outcomes)).with_context(|| format!("cannot write {}", path.display()))
+    let old = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = page(plan, outcomes) + by_hand(&old);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn by_hand(page: &str) -> &str {
+    page.find(BY_HAND).map_or("", |at| &page[at..])
 }
 
 fn page(plan: &[&Feature], outcomes: &[Outcome]) -> String {
-    let mut text = "# Kernels\n\nWritten by `cargo xtask vm-test --write`: Debian's own kernels, booted in QEMU without hardware \
+    let mut text = "# Kernels\n\nWritten by `cargo xtask vm-test --write`, but for its end: Debian's own kernels, booted in QEMU without hardware \
                     acceleration. A row is `ok` if all of its tests passed there; they are those of `tests/tests`, named below.\n\n"
         .to_owned();
     text += &table(plan, outcomes);
@@ -270,6 +279,15 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         ] {
             assert_eq!(shown(&said).shown.of("syscalls", "b"), expected);
         }
+    }
+
+    #[test]
+    fn what_is_written_by_hand_outlives_a_run() {
+        let (plan, outcomes) = ([&LOADED, &FEATURE], [shown(SAID)]);
+        let first = page(&plan, &outcomes) + BY_HAND + "\nA note.\n";
+        let second = page(&plan, &outcomes) + by_hand(&first);
+        assert_eq!(second, first);
+        assert_eq!(by_hand(&page(&plan, &outcomes)), "");
     }
 
     #[test]

@@ -14,7 +14,7 @@ fi
 cd /payload/tests || exit
 while read -r program test; do
     echo "@@ begin $program $test"
-    timeout --kill-after=10 900 "/payload/bin/$program" --exact "$test" --show-output --test-threads=1 < /dev/null 2>&1 | cut -c1-2000
+    timeout --kill-after=10 1800 "/payload/bin/$program" --exact "$test" --show-output --test-threads=1 < /dev/null 2>&1 | cut -c1-2000
     echo "@@ end"
 done < "$plan"
 echo "@@ done"
