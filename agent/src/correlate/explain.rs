@@ -401,7 +401,8 @@ impl<'a> Scene<'a> {
         let track = self.history.track(service, "wall_lock")?;
         let Level { now, usual, .. } =
             level(self.history, track, self.window_at(symptom.since_unix_ms)?, self.history.last()?)?;
-        let (usual, signal) = (usual?, signal_of(track));
+        // Who never waited for a lock has no such series.
+        let (usual, signal) = (usual.unwrap_or_default(), signal_of(track));
         (now >= usual * SIGN && now - usual >= signal.least).then(|| Candidate {
             weight: 0.84,
             cause: Cause { kind: "lock", about: "postgres_lock_wait".into(), service: Some(service.to_owned()) },
