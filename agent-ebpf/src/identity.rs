@@ -82,30 +82,62 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let (pid, tid) = unsafe { (bpf_get_current_pid_tgid() >> 32, bpf_get_current_pid_tgid() as u32) };
     // All threads of a process end by the same signal; its first one tells.
     if is_crash(signal) && pid as u32 == tid {
-        report_signal(task, pid as u32, signal, 1);
+        report_signal(task, Met { pid: pid as u32, signal, ended: 1, out_of_memory: is_victim(task) as u32 });
     }
     0
+}
+
+/// Whether the kernel chose to end a process for lack of memory.
+#[inline(always)]
+fn is_victim(task: Known) -> bool {
+    if offset!(task_signal) == ABSENT || offset!(signal_victim) == ABSENT {
+        return false;
+    }
+    task.follow(offset!(task_signal)).is_some_and(|shared| shared.load::<u64>(offset!(signal_victim)) != 0)
 }
 
 /// The signal in what `wait` tells of a process; above it stands whether memory was dumped.
 const SIGNAL: u32 = 0x7F;
 
-/// A signal reaches a thread.
-#[btf_tracepoint(function = "signal_deliver")]
-pub fn signal_deliver(ctx: BtfTracePointContext) -> i32 {
-    let signal: u64 = ctx.arg(0);
-    if signal as u32 == HANGUP {
-        // The handler stands first; 0 and 1 are to end, and to do nothing.
-        let handler: u64 = Known(ctx.arg::<*const u8>(2)).load(0);
-        if handler > 1 {
-            report_signal(Known::current(), ctx.tgid(), HANGUP, 0);
+/// A signal is sent: seen here and not where it arrives, because who reads signals from a descriptor (signalfd) or waits for them
+/// (sigwait) has none delivered.
+#[btf_tracepoint(function = "signal_generate")]
+pub fn signal_generate(ctx: BtfTracePointContext) -> i32 {
+    let (signal, result): (u64, u64) = (ctx.arg(0), ctx.arg(4));
+    if signal as u32 == HANGUP && result as u32 == DELIVERED {
+        let task = Known(ctx.arg::<*const u8>(2));
+        if takes_hangup(task) {
+            let pid = task.load(offset!(task_tgid));
+            report_signal(task, Met { pid, signal: HANGUP, ended: 0, out_of_memory: 0 });
         }
     }
     0
 }
 
-#[inline(never)]
-fn report_signal(task: Known, pid: u32, signal: u32, ended: u32) -> Option<()> {
+/// `TRACE_SIGNAL_DELIVERED` (Linux, include/trace/events/signal.h): neither ignored nor under way already.
+const DELIVERED: u32 = 0;
+
+/// Whether a process has a function for SIGHUP, or holds it back to ask for it.
+#[inline(always)]
+fn takes_hangup(task: Known) -> bool {
+    // The signal's bit in the kernel's set.
+    if task.load::<u64>(offset!(task_blocked)) & 1 << (HANGUP - 1) != 0 {
+        return true;
+    }
+    // 0 and 1 are to end, and to do nothing.
+    task.follow(offset!(task_handlers)).is_some_and(|all| all.load::<u64>(offset!(handlers_actions)) > 1)
+}
+
+/// A signal, and what it did.
+struct Met {
+    pid: u32,
+    signal: u32,
+    ended: u32,
+    out_of_memory: u32,
+}
+
+#[inline(always)]
+fn report_signal(task: Known, met: Met) -> Option<()> {
     let service = TASKS.get(task).map_or(0, |state| state.service);
     if SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0) {
         return None;
@@ -113,7 +145,8 @@ fn report_signal(task: Known, pid: u32, signal: u32, ended: u32) -> Option<()> {
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     let header = Header { kind: Kind::Signal as u32, text_len: 0, at_ns };
-    let record = Signal { header, pid, service, signal, ended };
+    let Met { pid, signal, ended, out_of_memory } = met;
+    let record = Signal { header, pid, service, signal, ended, out_of_memory, _pad: [0; 4] };
     send((&raw const record).cast(), size_of::<Signal>() as u64);
     None
 }

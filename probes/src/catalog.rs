@@ -81,11 +81,11 @@ pub const PROBES: &[Probe] = &[
         lost: "crashes as events, and what parallel workers of Postgres spent",
     },
     Probe {
-        name: "signal_deliver",
-        tracepoint: "signal_deliver",
+        name: "signal_generate",
+        tracepoint: "signal_generate",
         feature: Feature::Identity,
-        since: "2.6.34",
-        needs: &[Part::Service],
+        since: "3.5",
+        needs: &[Part::Service, Part::Signal],
         lost: "reloads (SIGHUP) as events",
     },
     Probe {

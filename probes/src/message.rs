@@ -297,6 +297,10 @@ record! {
         pub signal: u32,
         /// 1: it ended by it.
         pub ended: u32,
+        /// 1: the kernel ended it for lack of memory.
+        pub out_of_memory: u32,
+        /// Spare.
+        pub _pad: [u8; 4],
     }
 }
 

@@ -35,6 +35,10 @@ pub enum Part {
     Device,
     /// How a process ended.
     Exit,
+    /// Whether the kernel ended it for lack of memory; who reads it does without.
+    Victim,
+    /// What a process does with a signal.
+    Signal,
 }
 
 /// A field of a kernel structure.
@@ -231,6 +235,20 @@ offsets! {
     Exit {
         /// As `wait` tells it.
         task_exit_code: "task_struct"."exit_code",
+    }
+    Victim {
+        /// What the threads of a process share of signals.
+        task_signal: "task_struct"."signal",
+        /// The address space of one that the kernel chose to end.
+        signal_victim: "signal_struct"."oom_mm",
+    }
+    Signal {
+        /// What is done at each signal.
+        task_handlers: "task_struct"."sighand",
+        /// The first signal's is first, and begins with its function.
+        handlers_actions: "sighand_struct"."action",
+        /// Signals that wait until they are asked for.
+        task_blocked: "task_struct"."blocked",
     }
     Drops {
         /// Packets dropped, for a listener connections.

@@ -1,5 +1,6 @@
 // Plays one part of an incident: serves, calls, burns, writes, leaks. Does little until it is told "go" on its standard input;
-// "delay N" and "work N" set how long a server sleeps and computes for each request, in microseconds. ON_CPU=N pins it.
+// "delay N" and "work N" set how long a server sleeps and computes for each request, in microseconds; "take N" takes N MiB.
+// ON_CPU=N pins it; ON_HANGUP=N is the delay from SIGHUP on, at which it reads that anew.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -30,8 +31,17 @@ static void *listen_to_orders(void *unused) {
         if (!strncmp(line, "rest", 4)) going = 0;
         sscanf(line, "delay %ld", &delay_us);
         sscanf(line, "work %ld", &work_us);
+        long mib = 0;
+        if (sscanf(line, "take %ld", &mib) == 1) memset(malloc((size_t)mib << 20), 1, (size_t)mib << 20);
     }
     return NULL;
+}
+
+static long hangup_delay_us;
+
+static void reload(int signal) {
+    (void)signal;
+    delay_us = hangup_delay_us;
 }
 
 static void spin(long us) {
@@ -113,6 +123,18 @@ static void call(const char *address, int port, long pause) {
             while (write(fd, &byte, 1) == 1 && read(fd, &byte, 1) == 1) pause_us(pause);
         close(fd);
         pause_us(50000);
+    }
+}
+
+// The same, on a connection for each question: twice a second, or as often as it is told.
+static void storm(const char *address, int port, long pause) {
+    struct sockaddr_in name = at(address, port);
+    for (;;) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        char byte = 'x';
+        if (connect(fd, (struct sockaddr *)&name, sizeof name) || write(fd, &byte, 1) != 1 || read(fd, &byte, 1) != 1) perror("storm");
+        close(fd);
+        pause_us(going ? pause : 500000);
     }
 }
 
@@ -227,6 +249,12 @@ int main(int count, char **arguments) {
         CPU_SET(atoi(cpu), &set);
         if (sched_setaffinity(0, sizeof set, &set)) return perror("sched_setaffinity"), 1;
     }
+    const char *hangup = getenv("ON_HANGUP");
+    if (hangup) {
+        hangup_delay_us = atol(hangup);
+        struct sigaction action = {.sa_handler = reload, .sa_flags = SA_RESTART};
+        sigaction(SIGHUP, &action, NULL);
+    }
     pthread_t orders;
     pthread_create(&orders, NULL, listen_to_orders, NULL);
 #define IS(name, more) (!strcmp(role, name) && count == 2 + more)
@@ -236,6 +264,7 @@ int main(int count, char **arguments) {
     if (IS("serve", 3)) return work_us = N(4), serve(arguments[2], (int)N(3));
     if (IS("relay", 3)) return part = pass_on, upstream = arguments[4], serve(arguments[2], (int)N(3));
     if (IS("call", 3)) call(arguments[2], (int)N(3), N(4));
+    if (IS("storm", 3)) storm(arguments[2], (int)N(3), N(4));
     if (IS("stream", 3)) all(stream, &far, (int)N(4));
     if (IS("drain", 2)) return part = drain, serve(arguments[2], (int)N(3));
     if (IS("deaf", 1)) return deaf((int)N(2));

@@ -78,8 +78,22 @@ impl Group {
             ("blkio", "blkio.throttle.read_iops_device", format!("{disk} {reads_per_second}")),
             ("", "io.max", format!("{disk} riops={reads_per_second}")),
         ];
+        Self::limited(path, versions)
+    }
+
+    /// Makes a group whose processes have so much memory together, and then are killed.
+    ///
+    /// # Errors
+    /// If this kernel limits nobody.
+    pub fn with_memory(path: &str, bytes: u64) -> Result<Self> {
+        let versions = [("memory", "memory.limit_in_bytes"), ("", "memory.max")];
+        Self::limited(path, versions.map(|(controllers, file)| (controllers, file, bytes.to_string())))
+    }
+
+    /// Makes a group with the first of these limits, each of a hierarchy, that can be set.
+    fn limited(path: &str, limits: [(&str, &str, String); 2]) -> Result<Self> {
         let mut why = Vec::new();
-        for (controllers, file, limit) in versions {
+        for (controllers, file, limit) in limits {
             let limited = Self::make(controllers, path).and_then(|group| {
                 let file = group.folder().join(file);
                 fs::write(&file, limit).with_context(|| format!("cannot write {}", file.display()))?;

@@ -57,6 +57,9 @@ pub const PEERS: &str = include_str!("../programs/peers.c");
 /// Makes data ready on a processor that is interrupted by more of it.
 pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
+/// Takes SIGHUP in one of the ways that there are.
+pub const HANGUP: &str = include_str!("../programs/hangup.c");
+
 /// Spends the time of each of its threads in one known way.
 pub const STATES: &str = include_str!("../programs/states.c");
 /// Plays one part of an incident.

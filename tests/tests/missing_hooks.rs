@@ -52,7 +52,7 @@ const LEFT_OUT: &[&[&str]] = &[
     &["sched_process_exec", "tcp_send_reset"],
     &["sys_exit", "tcp_receive_reset"],
     &["sys_enter", "sched_switch"],
-    &["inet_sock_set_state", "sk_data_ready", "sched_process_exit", "signal_deliver"],
+    &["inet_sock_set_state", "sk_data_ready", "sched_process_exit", "signal_generate"],
 ];
 
 fn without(probes: &[&str]) -> String {

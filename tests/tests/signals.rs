@@ -8,10 +8,12 @@ use std::{
 use serde_json::Value;
 use steth_tests::{
     agent::{Agent, Options},
-    need_bpf, need_postgres,
+    cgroup::Group,
+    need_bpf, need_postgres, need_program,
     postgres::Postgres,
     process::{self, Process},
-    unique_name, wait,
+    programs::{HANGUP, Program},
+    skipped, unique_name, wait,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -75,6 +77,62 @@ fn a_process_that_crashes_or_is_killed_is_an_event_and_one_that_is_asked_to_end_
     }
     // What came before those has been told as well by now.
     assert_eq!(events(&agent, &quiet), []);
+}
+
+#[test]
+fn a_process_that_the_kernel_ends_for_lack_of_memory_is_named_as_that() {
+    need_bpf!();
+    let group = match Group::with_memory(&unique_name("oom"), 32 << 20) {
+        Ok(group) => group,
+        Err(error) => skipped!("no group with little memory: {error:#}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let agent = start();
+    let (service, path) = shell(folder.path(), "hung");
+    // A word that becomes longer than the group's memory is.
+    let script = "sleep 2; a=xxxxxxxxxxxxxxxx; while :; do a=$a$a; done";
+    let status = Process::start("shell", group.command(&path, &["-c", script])).unwrap().wait(SOON).unwrap();
+    assert!(!status.success(), "it had its memory");
+    let told = wait::poll(&format!("the end of {service}"), SOON, || {
+        let found = events(&agent, &service);
+        Ok((!found.is_empty()).then_some(found))
+    });
+    let told = told.unwrap();
+    let [(kind, text)] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(kind, "oom_kill");
+    assert!(text.ends_with(&format!(" of {service} ended by SIGKILL: the kernel had no memory left for it")), "{text}");
+}
+
+/// What waits is not delivered but asked for, and what is handled is sent and delivered: each is told once.
+#[test]
+fn a_hang_up_is_told_once_however_it_is_taken_and_not_where_it_is_ignored() {
+    need_bpf!();
+    need_program!("gcc");
+    let program = Program::build("hang", HANGUP).unwrap();
+    let agent = start();
+    let ready = |process: &Process| {
+        process.wait_for_line("ready", SOON, |line| (line == "ready").then_some(())).unwrap();
+    };
+    let ignoring = program.under_another_name("ignr").unwrap();
+    let ignores = ignoring.start(&["ignore"]).unwrap();
+    ready(&ignores);
+    ignores.signal("HUP").unwrap();
+    for way in ["handler", "signalfd", "sigwait"] {
+        let taking = program.under_another_name("take").unwrap();
+        let takes = taking.start(&[way]).unwrap();
+        ready(&takes);
+        takes.signal("HUP").unwrap();
+        takes.wait_for_line("got", SOON, |line| (line == "got").then_some(())).unwrap();
+        let told = wait::poll(&format!("the reload by {way}"), SOON, || {
+            let found = events(&agent, &taking.name);
+            Ok((!found.is_empty()).then_some(found))
+        });
+        let told = told.unwrap();
+        let [(kind, text)] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!(kind, "reload");
+        assert!(text.starts_with(&format!("process {} of {} got SIGHUP", takes.id(), taking.name)), "{text}");
+    }
+    assert_eq!(events(&agent, &ignoring.name), []);
 }
 
 #[test]

@@ -146,3 +146,49 @@ fn a_request_that_waits_for_the_log_is_in_a_lightweight_lock() {
     assert_top(&queries, "lock");
     assert_event(&queries, &["LWLock:WALWrite", "LWLock:WALBufMapping", "LWLock:WALInsert"]);
 }
+
+/// All insert into one page of an index whose order is asked of a slow function: whoever compares holds the page, as it does while
+/// it waits for a disk, and the others wait for that.
+#[test]
+fn a_request_that_waits_for_a_page_that_others_hold_is_in_a_lightweight_lock() {
+    const SESSIONS: usize = 8;
+    const TURNS: usize = 6;
+    need_postgres!();
+    let postgres = Postgres::start().unwrap();
+    let agent = watch();
+    let database = postgres.create_database().unwrap();
+    let setup = "create function compared(a int, b int) returns int language plpgsql immutable as $$
+                     begin perform pg_sleep(0.01); return btint4cmp(a, b); end $$;
+                 create operator class compared_ops for type int using btree as
+                     operator 1 <, operator 2 <=, operator 3 =, operator 4 >=, operator 5 >, function 1 compared(int, int);
+                 create table hot (n int) with (autovacuum_enabled = off);
+                 insert into hot select generate_series(1, 4);
+                 create index on hot using btree (n compared_ops)";
+    postgres.psql(&database, setup).unwrap();
+    let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&postgres, &database).unwrap()).collect();
+    let mut said = [0, 0];
+    thread::scope(|scope| {
+        let mut running = Vec::new();
+        for (number, mut session) in sessions.into_iter().enumerate() {
+            running.push(scope.spawn(move || {
+                for turn in 0..TURNS {
+                    assert_eq!(session.query(&format!("insert into hot values ({})", number + turn)).unwrap(), None);
+                    // Whoever is woken comes first: who has just held the page does not take it again at once.
+                    thread::sleep(SLOW);
+                }
+            }));
+        }
+        let look = "select concat(count(*) filter (where wait_event = 'BufferContent'), ' ', count(*)) from pg_stat_activity \
+                    where state = 'active' and query like 'insert%'";
+        while !running.iter().all(thread::ScopedJoinHandle::is_finished) {
+            let counts = postgres.psql(&database, look).unwrap();
+            let mut counts = counts.split(' ').map(|count| count.parse::<u32>().unwrap());
+            said.iter_mut().for_each(|sum| *sum += counts.next().unwrap());
+        }
+    });
+    assert!(2 * said[0] > said[1], "the server says that {} of {} looks met such a lock", said[0], said[1]);
+    // All but the first, who found it free.
+    let queries = slow_of(&agent, &format!("database={database}"), "insert", SESSIONS * TURNS * 9 / 10);
+    assert_top(&queries, "lock");
+    assert_event(&queries, &["LWLock:BufferContent"]);
+}

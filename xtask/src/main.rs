@@ -8,6 +8,7 @@ mod deny;
 mod docs;
 mod fmt;
 mod fuzz;
+mod incidents;
 mod layers;
 mod lint;
 mod package;
@@ -45,6 +46,8 @@ enum Command {
     VmTest(vm::Arguments),
     /// Tries what nobody thought of on walker and lexer
     Fuzz(fuzz::Arguments),
+    /// Makes incidents on purpose and prints what is named as the cause of each; a quarter of an hour
+    Incidents(incidents::Arguments),
     /// Measures what steth costs and writes docs/benchmarks.md
     Bench(bench::Arguments),
     /// What `bench` measures, as a process of its own
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::VmTest(arguments) => vm::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Incidents(arguments) => incidents::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchLoop => bench::run_loop(),
         Command::Layers => layers::run(),

@@ -36,6 +36,12 @@ const LEAST_WEIGHT: f64 = 0.2;
 /// How alike a name is that is suggested.
 const ALIKE: f64 = 0.6;
 
+/// What says that somebody waits for a disk or a core, or uses one.
+const WAITS: &[&str] =
+    &["disk_wait", "postgres_disk_wait", "disk_sync", "disk_calls", "run_queue_wait", "postgres_run_queue_wait", "cpu"];
+/// Symptoms of queries that wait.
+const SLOW_QUERIES: &[&str] = &["postgres_active", "postgres_latency", "postgres_latency_p95"];
+
 /// What may be the cause.
 struct Candidate {
     weight: f64,
@@ -206,6 +212,7 @@ impl<'a> Scene<'a> {
         found.extend(self.host_findings(service, symptom));
         found.extend(self.near_events(service, symptom));
         found.extend(self.lock(service, symptom));
+        found.extend(self.lock_waits(service, symptom));
         if depth > 1 {
             found.extend(self.called(service, symptom, depth));
         }
@@ -215,6 +222,7 @@ impl<'a> Scene<'a> {
     }
 
     fn own_findings(&self, service: &str, symptom: Option<&Finding>) -> Vec<Candidate> {
+        let waits = is_of_waiting(symptom);
         let weigh = |finding: &Finding| {
             let near = self.near(finding.since_unix_ms, symptom);
             match (finding.kind, finding.about) {
@@ -224,9 +232,13 @@ impl<'a> Scene<'a> {
                 // What says by itself what is waited for.
                 (_, "postgres_lock_wait") => 0.9 * near,
                 (_, "tcp_retransmits" | "tcp_connect_failed") => 0.85 * near,
+                (_, about) if !waits && WAITS.contains(&about) => 0.25,
                 (_, "disk_wait" | "postgres_disk_wait" | "disk_sync" | "disk_calls") => 0.6 * near,
+                // Explains the waits for a core, and may be what callers make of other waits.
+                (_, "tcp_accepts") => 0.58 * near,
                 (_, "run_queue_wait" | "postgres_run_queue_wait") => 0.55 * near,
-                (_, "cpu") => 0.5 * near,
+                // Who computes more waits more for a core, and not the other way round.
+                (_, "cpu") => 0.57 * near,
                 (_, "postgres_errors") => 0.35 * near,
                 _ => 0.25,
             }
@@ -241,11 +253,7 @@ impl<'a> Scene<'a> {
     }
 
     fn host_findings(&self, service: &str, symptom: Option<&Finding>) -> Vec<Candidate> {
-        // Errors and losses do not come of waiting.
-        let waits = !symptom.is_some_and(|symptom| {
-            ["postgres_errors", "tcp_connect_failed", "tcp_retransmits", "tcp_listen_overflows"]
-                .contains(&symptom.about)
-        });
+        let waits = is_of_waiting(symptom);
         // A symptom of somebody else, who calls this service, says nothing of what this one suffers from.
         let has_symptom = symptom.is_some_and(|symptom| symptom.service.as_deref() == Some(service));
         let candidate = |finding: &'a Finding| {
@@ -298,10 +306,8 @@ impl<'a> Scene<'a> {
             "memory" => "memory",
             _ => return None,
         };
-        let last = self.history.last()?;
-        let ended = |window: &u64| self.history.ended_unix_ms(*window);
-        let since = (self.history.oldest()..=last).find(|window| ended(window) >= symptom.since_unix_ms)?;
-        Some(contenders(self.history, taken, "", since, last).into_iter().next()?.service)
+        let since = self.window_at(symptom.since_unix_ms)?;
+        Some(contenders(self.history, taken, "", since, self.history.last()?).into_iter().next()?.service)
     }
 
     /// What shows that a service waits for what the host lacks: while it lacks it, one of these figures is at least twice what it
@@ -316,11 +322,10 @@ impl<'a> Scene<'a> {
         };
         let until = finding.until_unix_ms.unwrap_or(u64::MAX);
         let ended = |window: &u64| self.history.ended_unix_ms(*window);
-        let mut windows = self.history.oldest()..=self.history.last()?;
         // What was short long before the symptom hurts since then, if at all.
         let since_ms = finding.since_unix_ms.max(symptom.map_or(0, |symptom| symptom.since_unix_ms));
-        let since = windows.clone().find(|window| ended(window) >= since_ms)?;
-        let end = windows.rfind(|window| ended(window) <= until)?;
+        let since = self.window_at(since_ms)?;
+        let end = (self.history.oldest()..=self.history.last()?).rfind(|window| ended(window) <= until)?;
         signs.iter().flat_map(|name| self.history.parts(service, name)).find_map(|track| {
             let Level { now, usual, .. } = level(self.history, track, since, end)?;
             let (usual, signal) = (usual?, signal_of(track));
@@ -341,7 +346,9 @@ impl<'a> Scene<'a> {
                 EventKind::Reload if own => 0.8,
                 EventKind::Crash if own => 0.68,
                 EventKind::Restart if own => 0.65,
-                EventKind::OomKill => 0.7,
+                EventKind::OomKill if own => 0.75,
+                // Whom it hit is not known.
+                EventKind::OomKill if event.service.is_none() => 0.45,
                 EventKind::Posted if event.service.is_none() => 0.6,
                 _ => 0.0,
             };
@@ -370,8 +377,7 @@ impl<'a> Scene<'a> {
     /// locks, but that is where to look.
     fn lock(&self, service: &str, symptom: Option<&Finding>) -> Option<Candidate> {
         const LONG_SECONDS: f64 = 2.0;
-        let symptom =
-            symptom.filter(|it| ["postgres_active", "postgres_latency", "postgres_latency_p95"].contains(&it.about))?;
+        let symptom = symptom.filter(|it| SLOW_QUERIES.contains(&it.about))?;
         let computes_more = self.own(service).any(|finding| finding.about == "cpu");
         let last = self.history.last()?;
         let oldest = self.history.parts(service, "postgres_oldest_wait").find(|track| *track.part == *symptom.part)?;
@@ -388,11 +394,40 @@ impl<'a> Scene<'a> {
         })
     }
 
+    /// Queries of a server that wait for locks and have not ended, so that what they waited for is not told of them yet, but of the
+    /// server's processes.
+    fn lock_waits(&self, service: &str, symptom: Option<&Finding>) -> Option<Candidate> {
+        let symptom = symptom.filter(|it| SLOW_QUERIES.contains(&it.about) && it.part == "server")?;
+        let track = self.history.track(service, "wall_lock")?;
+        let Level { now, usual, .. } =
+            level(self.history, track, self.window_at(symptom.since_unix_ms)?, self.history.last()?)?;
+        // Who never waited for a lock has no such series.
+        let (usual, signal) = (usual.unwrap_or_default(), signal_of(track));
+        (now >= usual * SIGN && now - usual >= signal.least).then(|| Candidate {
+            weight: 0.84,
+            cause: Cause { kind: "lock", about: "postgres_lock_wait".into(), service: Some(service.to_owned()) },
+            says: format!(
+                "meanwhile {} {}, usually {}: see /api/v1/postgres/connections",
+                signal.said,
+                figure(now, signal.unit),
+                figure(usual, signal.unit)
+            ),
+            finding: None,
+        })
+    }
+
+    /// The first window that ended then or later.
+    fn window_at(&self, unix_ms: u64) -> Option<u64> {
+        (self.history.oldest()..=self.history.last()?).find(|window| self.history.ended_unix_ms(*window) >= unix_ms)
+    }
+
     /// Those it calls: their cause is its own, if they have one that began no later.
     fn called(&self, service: &str, symptom: Option<&Finding>, depth: usize) -> Vec<Candidate> {
         let Some(symptom) = symptom else { return Vec::new() };
-        let waits = ["socket_read", "postgres_latency", "postgres_latency_p95", "tcp_connect", "postgres_active"];
-        let share = if waits.contains(&symptom.about) { 0.92 } else { 0.6 };
+        // On the same host there is no network between: an acknowledgement that is late came with its answer.
+        let read = ["socket_read", "tcp_round_trip"];
+        let waits = ["postgres_latency", "postgres_latency_p95", "tcp_connect", "postgres_active"];
+        let share = if read.contains(&symptom.about) || waits.contains(&symptom.about) { 0.92 } else { 0.6 };
         let edges = callees(self.history, service);
         let mut found = Vec::new();
         for edge in edges.iter().filter(|edge| edge.is_local) {
@@ -410,7 +445,9 @@ impl<'a> Scene<'a> {
             });
         }
         // Nothing is known of the only one that it calls, but that it waits for it.
-        if let ([only], "socket_read") = (edges.as_slice(), symptom.about) {
+        if let [only] = edges.as_slice()
+            && (symptom.about == "socket_read" || only.is_local && read.contains(&symptom.about))
+        {
             found.push(Candidate {
                 weight: 0.5,
                 cause: Cause { kind: "dependency", about: "slow_answer".into(), service: Some(only.callee.clone()) },
@@ -420,6 +457,12 @@ impl<'a> Scene<'a> {
         }
         found
     }
+}
+
+/// Whether a symptom may come of waiting; errors and losses do not.
+fn is_of_waiting(symptom: Option<&Finding>) -> bool {
+    let errors = ["postgres_errors", "tcp_connect_failed", "tcp_retransmits", "tcp_listen_overflows"];
+    !symptom.is_some_and(|symptom| errors.contains(&symptom.about))
 }
 
 fn signal_place(finding: &Finding) -> Option<usize> {

@@ -2,7 +2,7 @@
 //! what is concluded from them.
 //!
 //! Bounded: at most [`MOST_SERVICES`] services and [`MOST_TRACKS`] tracks, each with four bytes a window and under 2 KiB
-//! besides. With 360 windows that is 6 MB when all are in use; a host with 50 services uses some 2 MB. Who has a place keeps it
+//! besides. With 360 windows that is at most 14 MB when all are in use. Who has a place keeps it
 //! while it is seen, but for a service that does next to nothing, which gives way to one that uses a core.
 
 use std::{

@@ -153,6 +153,16 @@ pub static SIGNALS: &[Signal] = &[
         ..BASE
     },
     Signal {
+        name: "tcp_accepts",
+        said: "connections to it came at",
+        metrics: &["steth_tcp_accept_queue_duration_seconds"],
+        reading: Reading::Count,
+        task: Task::Use,
+        unit: "/s",
+        least: 5.0,
+        ..BASE
+    },
+    Signal {
         name: "tcp_listen_overflows",
         said: "connections to it were dropped at",
         metrics: &["steth_tcp_listen_overflows_total"],

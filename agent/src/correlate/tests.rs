@@ -12,7 +12,7 @@ use std::{
 use super::*;
 use crate::model::{
     catalog::{host, kernel},
-    finding::Cause,
+    finding::{Cause, EventKind},
     metric::Metric,
     snapshot::Value,
 };

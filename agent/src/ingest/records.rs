@@ -128,8 +128,9 @@ fn decode(bytes: &[u8], pieces: &mut Pieces) -> Decoded {
             Kind::Repeated => Decoded::Record(Record::Repeated(repeated(bytes)?)),
             Kind::Query => Decoded::Record(Record::Query(Box::new(query(bytes)?))),
             Kind::Signal => {
-                let Signal { pid, service, signal, ended, .. } = read(bytes)?;
-                Decoded::Record(Record::Signal(SignalSeen { pid, service, signal, ended: ended != 0 }))
+                let Signal { pid, service, signal, ended, out_of_memory, .. } = read(bytes)?;
+                let (ended, out_of_memory) = (ended != 0, out_of_memory != 0);
+                Decoded::Record(Record::Signal(SignalSeen { pid, service, signal, ended, out_of_memory }))
             }
             Kind::Worker => Decoded::Record(Record::Worker(Box::new(worker(bytes)?))),
             Kind::Call | Kind::Tcp | Kind::Execution => return None,

@@ -371,6 +371,8 @@ pub struct SignalSeen {
     pub signal: u32,
     /// Whether it ended by it.
     pub ended: bool,
+    /// Whether the kernel ended it for lack of memory.
+    pub out_of_memory: bool,
 }
 
 /// One decoded record.

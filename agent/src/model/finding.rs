@@ -97,7 +97,7 @@ pub struct Contender {
 }
 
 /// What kind of event it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A service runs another build of its program than before.

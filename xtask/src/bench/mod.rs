@@ -5,6 +5,7 @@ mod agent;
 mod bpf;
 mod bpftrace;
 mod central;
+mod correlate;
 mod exposition;
 mod idle;
 mod interrupt;
@@ -62,6 +63,7 @@ const BENCHES: &[Bench] = &[
         rounds: 3,
         run: profile::binaries::run,
     },
+    Bench { name: "correlate", title: "Findings", what: correlate::WHAT, rounds: 3, run: correlate::run },
     Bench { name: "viewer", title: "A large page", what: viewer::WHAT, rounds: 10, run: viewer::run },
     Bench { name: "central", title: "Sending", what: central::WHAT, rounds: 2, run: central::sending },
     Bench { name: "alerts", title: "Telling", what: central::TELLING, rounds: 1, run: central::telling },

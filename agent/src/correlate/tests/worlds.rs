@@ -240,6 +240,94 @@ fn a_slow_callee_is_the_cause_of_its_callers_waits() {
 }
 
 #[test]
+fn an_answer_that_comes_late_on_the_same_host_is_no_network() {
+    let mut world = World::new();
+    let step = |world: &mut World, peer: &str, wait: f64| {
+        let wait = wait * world.about();
+        // The acknowledgement rides on the answer.
+        world.observe(&kernel::TCP_RTT, &["caller", peer], 40, wait);
+        world.add(&kernel::TCP_BYTES, &["caller", peer, "sent"], 1e5);
+        world.set(&host::PROCESS_COUNT, &["callee"], 1.0);
+        world.tick();
+    };
+    (0..90).for_each(|_| step(&mut world, "callee", 0.001));
+    (0..10).for_each(|_| step(&mut world, "callee", 0.05));
+    assert_eq!(world.explain("caller").cause, cause("dependency", "slow_answer", Some("callee")), "{:?}", world.made());
+    // Of another host nobody knows.
+    let mut world = World::new();
+    (0..90).for_each(|_| step(&mut world, "10.0.0.1:80", 0.001));
+    (0..10).for_each(|_| step(&mut world, "10.0.0.1:80", 0.05));
+    assert_eq!(world.explain("caller").cause, cause("change", "tcp_round_trip", Some("caller")), "{:?}", world.made());
+}
+
+#[test]
+fn queries_that_have_not_ended_and_wait_for_a_lock_are_told_by_what_their_processes_wait_for() {
+    let mut world = World::new();
+    let step = |world: &mut World, active: f64, waited: f64| {
+        world.set(&kernel::POSTGRES_CONNECTIONS, &[DATABASE, "server", "shop", "active"], active);
+        if waited > 0.0 {
+            world.add(&kernel::SERVICE_WALL, &[DATABASE, "lock"], waited * 10.0);
+        }
+        world.tick();
+    };
+    (0..90).for_each(|_| step(&mut world, 1.0, 0.0));
+    (0..10).for_each(|_| step(&mut world, 12.0, 11.0));
+    let answer = world.explain(DATABASE);
+    assert_eq!(answer.cause, cause("lock", "postgres_lock_wait", Some(DATABASE)), "{:?}", world.made());
+    assert!(
+        answer.conclusion.contains("meanwhile its threads waited for locks 11 s a second"),
+        "{}",
+        answer.conclusion
+    );
+    // Without it they may wait for anything.
+    let mut world = World::new();
+    (0..90).for_each(|_| step(&mut world, 1.0, 0.01));
+    (0..10).for_each(|_| step(&mut world, 12.0, 0.01));
+    assert_eq!(world.explain(DATABASE).cause, cause("change", "postgres_active", Some(DATABASE)));
+}
+
+#[test]
+fn a_kill_for_lack_of_memory_is_the_cause_for_whom_it_hit_and_for_nobody_else() {
+    for (service, expected) in [(SHOP, "event"), ("noisy", "change")] {
+        let mut world = quiet();
+        let (kind, service, text) = (EventKind::OomKill, Some(service.to_owned()), "killed".to_owned());
+        world.correlator.tell(Event { kind, at_unix_ms: world.at_unix_ms, service, text });
+        (0..10).for_each(|_| window(&mut world, Figures { query_seconds: 0.05, ..QUIET }));
+        assert_eq!(world.explain(SHOP).cause.unwrap().kind, expected);
+    }
+}
+
+#[test]
+fn errors_do_not_come_of_waiting_for_a_core() {
+    let mut world = World::new();
+    let step = |world: &mut World, errors: f64, waited: f64| {
+        let (errors, waited) = (errors * world.about(), waited * world.about());
+        world.add(&kernel::POSTGRES_ERRORS, &[DATABASE, "server", "shop", "22012"], errors * 10.0);
+        world.add(&kernel::SERVICE_WALL, &[DATABASE, "run_queue"], waited * 10.0);
+        world.tick();
+    };
+    (0..90).for_each(|_| step(&mut world, 0.0, 0.01));
+    (0..10).for_each(|_| step(&mut world, 30.0, 0.5));
+    let made = world.made();
+    assert!(made.iter().any(|made| made.starts_with("change run_queue_wait")), "{made:?}");
+    assert_eq!(world.explain(DATABASE).cause, cause("change", "postgres_errors", Some(DATABASE)), "{made:?}");
+}
+
+#[test]
+fn more_who_connect_are_the_cause_before_the_cores_that_they_take() {
+    let mut world = World::new();
+    let step = |world: &mut World, count: usize, cores: f64| {
+        let (count, cores) = ((count as f64 * world.about()) as usize, cores * world.about());
+        world.observe(&kernel::TCP_ACCEPT_QUEUE, &[SHOP, "80"], count, 0.000_1);
+        world.add(&host::PROCESS_CPU_SECONDS, &[SHOP, "user"], cores * 10.0);
+        world.tick();
+    };
+    (0..90).for_each(|_| step(&mut world, 20, 0.1));
+    (0..10).for_each(|_| step(&mut world, 2_000, 0.8));
+    assert_eq!(world.explain(SHOP).cause, cause("change", "tcp_accepts", Some(SHOP)), "{:?}", world.made());
+}
+
+#[test]
 fn events_that_are_posted_stand_in_the_answer() {
     let mut world = quiet();
     let posted = PostedEvent { service: Some(SHOP.into()), text: "deploy 1.2".into(), at_unix_ms: None };

@@ -1,85 +1,24 @@
-//! Incidents that are made on purpose, each with the cause that an answer must name first. A table: a name, how its quiet time and
-//! the incident are made, and what is expected. Knows how things go wrong, not how that is found.
+//! The incidents of every day: what weights and thresholds were chosen with. Knows what is expected of each.
 
-use std::{
-    any::Any,
-    fs,
-    path::Path,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::JoinHandle,
-    time::Duration,
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+
+use super::{
+    Made, Parts, Row, SOON, Stage, cluster_of, nothing,
+    parts::{Networks, Sessions, is_on_disk, pair, pile, session, sh},
+    quiet,
 };
-
-use anyhow::{Context, Result};
-use serde_json::Value;
-
 use crate::{
-    postgres::{Postgres, USER},
+    cgroup::Group,
+    postgres::Postgres,
     process::{self, Process},
-    programs::{ACTOR, Program, said_number},
+    programs::{ACTOR, Program},
     unique_name,
 };
 
-/// A row of the table.
-pub struct Row {
-    /// What it is called.
-    pub name: &'static str,
-    /// Incidents of one wave happen at the same time; those that would be each other's cause do not.
-    pub wave: usize,
-    /// Makes the quiet time before it.
-    pub make: fn(&Stage) -> Result<Made>,
-}
-
-/// What incidents share.
-pub struct Stage {
-    /// The program that plays all parts.
-    pub actor: Program,
-    /// A database server.
-    pub postgres: Option<Postgres>,
-    /// The service of that server.
-    pub cluster: String,
-    /// A folder on a disk.
-    pub folder: tempfile::TempDir,
-}
-
-/// What became of a row.
-pub enum Made {
-    /// It cannot be made on this machine.
-    Skipped(String),
-    /// It goes quietly so far.
-    Quiet(Incident),
-}
-
-/// What the parts do, given where the agent listens.
-type Act = Box<dyn FnMut(&mut Parts, &str) -> Result<()>>;
-
-/// An incident that has not happened yet.
-pub struct Incident {
-    /// The service that is asked about.
-    pub asks: String,
-    /// What the answer may name first: kind, about, and whose services.
-    pub expected: Vec<(&'static str, &'static str, String)>,
-    parts: Parts,
-    strike: Act,
-    calm: Act,
-}
-
-/// Who plays in an incident. Processes end with it, programs stay as long.
-#[derive(Default)]
-pub struct Parts {
-    processes: Vec<Process>,
-    programs: Vec<Program>,
-    kept: Vec<Box<dyn Any>>,
-}
-
-const SOON: Duration = Duration::from_secs(20);
-
-/// The incidents of every day.
-pub const TABLE: &[Row] = &[
+/// The table.
+pub const EVERYDAY: &[Row] = &[
     Row { name: "open files leak", wave: 0, make: file_leak },
     Row { name: "memory leaks", wave: 0, make: memory_leak },
     Row { name: "a dependency becomes slow", wave: 0, make: slow_dependency },
@@ -96,83 +35,15 @@ pub const TABLE: &[Row] = &[
     Row { name: "a noisy neighbour on the core", wave: 1, make: noisy_neighbour },
     Row { name: "statements fail", wave: 2, make: failing_statements },
     Row { name: "a neighbour fills the disk's queue", wave: 2, make: disk_hog },
+    Row { name: "a configuration that was read again makes it slower", wave: 0, make: reload },
+    Row {
+        name: "the kernel kills it for lack of memory, and it begins anew with nothing cached",
+        wave: 0,
+        make: out_of_memory,
+    },
+    Row { name: "a server has no connections left", wave: 0, make: connections },
+    Row { name: "many come at once", wave: 0, make: storm },
 ];
-
-impl Incident {
-    /// It happens, before an agent that listens there.
-    ///
-    /// # Errors
-    /// If a part cannot be played.
-    pub fn strike(&mut self, agent: &str) -> Result<()> {
-        (self.strike)(&mut self.parts, agent)
-    }
-
-    /// It is over.
-    ///
-    /// # Errors
-    /// If a part cannot be played.
-    pub fn calm(&mut self, agent: &str) -> Result<()> {
-        (self.calm)(&mut self.parts, agent)
-    }
-
-    /// Whether an answer names the right cause first.
-    pub fn is_named(&self, answer: &Value) -> bool {
-        let cause = &answer["cause"];
-        self.expected.iter().any(|(kind, about, service)| {
-            cause["kind"] == *kind && cause["about"] == *about && cause["service"] == service.as_str()
-        })
-    }
-}
-
-impl Parts {
-    /// Starts a part under a name of its own, which is returned.
-    fn add(&mut self, stage: &Stage, stem: &str, arguments: &[&str]) -> Result<String> {
-        self.add_on(stage, stem, arguments, None)
-    }
-
-    fn add_on(&mut self, stage: &Stage, stem: &str, arguments: &[&str], cpu: Option<usize>) -> Result<String> {
-        let program = stage.actor.under_another_name(stem)?;
-        let name = program.name.clone();
-        self.start(&program, arguments, cpu)?;
-        self.programs.push(program);
-        Ok(name)
-    }
-
-    fn start(&mut self, program: &Program, arguments: &[&str], cpu: Option<usize>) -> Result<()> {
-        let mut command = program.command(arguments);
-        if let Some(cpu) = cpu {
-            command.env("ON_CPU", cpu.to_string());
-        }
-        self.processes.push(Process::start(&program.name, command)?);
-        Ok(())
-    }
-
-    /// The port on which the part that was started last listens.
-    fn port(&self) -> Result<String> {
-        let last = self.processes.last().context("nobody plays yet")?;
-        let line = last.wait_for_line("port=", SOON, |line| line.starts_with("port=").then(|| line.to_owned()))?;
-        Ok(said_number(&line, "port")?.to_string())
-    }
-
-    fn say(&mut self, part: usize, order: &str) -> Result<()> {
-        self.processes.get_mut(part).context("nobody plays that part")?.say(order)
-    }
-}
-
-fn quiet(
-    asks: &str,
-    expected: Vec<(&'static str, &'static str, &str)>,
-    parts: Parts,
-    strike: impl FnMut(&mut Parts, &str) -> Result<()> + 'static,
-    calm: impl FnMut(&mut Parts, &str) -> Result<()> + 'static,
-) -> Made {
-    let expected = expected.into_iter().map(|(kind, about, service)| (kind, about, service.to_owned())).collect();
-    Made::Quiet(Incident { asks: asks.to_owned(), expected, parts, strike: Box::new(strike), calm: Box::new(calm) })
-}
-
-fn nothing(_: &mut Parts, _: &str) -> Result<()> {
-    Ok(())
-}
 
 fn file_leak(stage: &Stage) -> Result<Made> {
     let mut parts = Parts::default();
@@ -186,14 +57,6 @@ fn memory_leak(stage: &Stage) -> Result<Made> {
     let name = parts.add(stage, "mmlk", &["leak-memory", "2097152", "250000"])?;
     let calm = |parts: &mut Parts, _: &str| parts.processes.iter().try_for_each(|process| process.signal("KILL"));
     Ok(quiet(&name, vec![("leak", "memory", &name)], parts, nothing, calm))
-}
-
-/// A server and a client: names of both.
-fn pair(parts: &mut Parts, stage: &Stage, server_stem: &str, client_stem: &str) -> Result<(String, String)> {
-    let server = parts.add(stage, server_stem, &["serve", "127.0.0.1", "0", "100"])?;
-    let port = parts.port()?;
-    let client = parts.add(stage, client_stem, &["call", "127.0.0.1", &port, "20000"])?;
-    Ok((server, client))
 }
 
 fn slow_dependency(stage: &Stage) -> Result<Made> {
@@ -289,112 +152,27 @@ fn busy_dependency(stage: &Stage) -> Result<Made> {
     Ok(quiet(&client, expected, parts, |parts, _| parts.say(0, "work 80000"), |parts, _| parts.say(0, "work 100")))
 }
 
-/// Two network namespaces behind each other; removed when dropped.
-struct Networks {
-    names: [String; 2],
-}
-
-impl Drop for Networks {
-    fn drop(&mut self) {
-        for name in &self.names {
-            // A name that was never made is no loss.
-            let _ = Command::new("ip").args(["netns", "del", name]).output();
-        }
-    }
-}
-
-fn sh(line: &str) -> Result<()> {
-    let output = Command::new("sh").args(["-ec", line]).output()?;
-    anyhow::ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 fn lossy_network(stage: &Stage) -> Result<Made> {
-    for program in ["ip", "tc"] {
-        if let Some(why) = crate::program_missing(program) {
-            return Ok(Made::Skipped(why));
-        }
-    }
-    let [router, far] = [unique_name("rt"), unique_name("fr")];
-    let networks = Networks { names: [router.clone(), far.clone()] };
-    let [a, b] = [unique_name("va"), unique_name("vb")];
-    // Of a range for tests (RFC 2544), a part of it by the process' number.
-    let net = format!("198.18.{}", std::process::id() % 250);
-    let made = sh(&format!(
-        "ip netns add {router}; ip netns add {far}; ip link add {a} type veth peer name inner netns {router}; \
-         ip -n {router} link add {b} type veth peer name outer netns {far}; \
-         ip addr add {net}.1/30 dev {a}; ip link set {a} up; \
-         ip -n {router} addr add {net}.2/30 dev inner; ip -n {router} link set inner up; \
-         ip -n {router} addr add {net}.5/30 dev {b}; ip -n {router} link set {b} up; \
-         ip netns exec {router} sysctl -qw net.ipv4.ip_forward=1; \
-         ip -n {far} addr add {net}.6/30 dev outer; ip -n {far} link set outer up; ip -n {far} route add default via {net}.5; \
-         ip route add {net}.4/30 via {net}.2"
-    ));
-    if let Err(error) = made {
-        return Ok(Made::Skipped(format!("network namespaces: {error:#}")));
-    }
-    let mut parts = Parts::default();
-    let drain = stage.actor.under_another_name("drai")?;
-    let mut command = process::command("ip", None);
-    command.args(["netns", "exec", &far]).arg(&drain.path).args(["drain", &format!("{net}.6"), "7777"]);
-    parts.processes.push(Process::start("drain", command)?);
-    parts.programs.push(drain);
-    parts.port()?;
-    let name = parts.add(stage, "strm", &["stream", &format!("{net}.6"), "7777", "12"])?;
-    parts.kept.push(Box::new(networks));
-    // Where the kernel cannot lose at random, a narrow queue on the way loses what does not fit.
-    let strike = move |_: &mut Parts, _: &str| {
-        sh(&format!(
-            "tc -n {router} qdisc add dev {b} root netem loss 15% 2>/dev/null || \
-             tc -n {router} qdisc add dev {b} root tbf rate 400kbit burst 3k limit 6k"
-        ))
+    let networks = match Networks::make() {
+        Ok(networks) => networks,
+        Err(error) => return Ok(Made::Skipped(format!("{error:#}"))),
     };
+    let mut parts = Parts::default();
+    let name = networks.stream(&mut parts, stage, "strm", "12")?;
+    // Where the kernel cannot lose at random, a narrow queue on the way loses what does not fit.
+    let (loses, narrow) = (networks.queue("netem loss 15%"), networks.queue("tbf rate 400kbit burst 3k limit 6k"));
+    parts.kept.push(Box::new(networks));
+    let strike = move |_: &mut Parts, _: &str| sh(&format!("{loses} 2>/dev/null || {narrow}"));
     Ok(quiet(&name, vec![("change", "tcp_retransmits", &name)], parts, strike, nothing))
-}
-
-/// Sessions of psql that are told a statement again and again; they end with it.
-struct Sessions {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Sessions {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn session(postgres: &Postgres, name: &str) -> Result<Process> {
-    let mut psql = postgres.program("psql");
-    psql.args(["-X", "-q", "-A", "-t", "-U", USER, "-p", &postgres.port.to_string(), "-h"]);
-    psql.arg(postgres.folder()).args(["-d", "postgres"]);
-    Process::start(name, psql)
 }
 
 fn lock_pile_up(stage: &Stage) -> Result<Made> {
     let Some(postgres) = &stage.postgres else { return Ok(Made::Skipped(Postgres::missing().unwrap_or_default())) };
-    postgres.psql("postgres", "create table if not exists pile (id int primary key, n int)")?;
-    postgres.psql("postgres", "insert into pile values (1, 0) on conflict do nothing")?;
+    pile(postgres)?;
     let mut parts = Parts::default();
     parts.processes.push(session(postgres, "holder")?);
-    let mut clients = (0..10).map(|_| session(postgres, "client")).collect::<Result<Vec<_>>>()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let thread = std::thread::spawn(move || {
-        while !stopped.load(Ordering::Relaxed) {
-            for client in &mut clients {
-                // Ten times a second, whether it has answered or not: what it is told waits in its pipe.
-                if client.say("update pile set n = n + 1 where id = 1;").is_err() {
-                    return;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    });
-    parts.kept.push(Box::new(Sessions { stop, thread: Some(thread) }));
+    let clients = Sessions::start(postgres, 10, Duration::from_millis(100), "update pile set n = n + 1 where id = 1;")?;
+    parts.kept.push(Box::new(clients));
     let cluster = stage.cluster.as_str();
     let expected = vec![("lock", "idle_in_transaction", cluster), ("change", "postgres_lock_wait", cluster)];
     let strike = |parts: &mut Parts, _: &str| parts.say(0, "begin; update pile set n = 0 where id = 1;");
@@ -442,11 +220,68 @@ fn disk_hog(stage: &Stage) -> Result<Made> {
     Ok(quiet(&victim, expected, parts, |parts, _| parts.say(1, "go"), |parts, _| parts.say(1, "rest")))
 }
 
-/// Whether a folder lies on a disk whose use the kernel counts.
-fn is_on_disk(folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    folder.metadata().is_ok_and(|metadata| {
-        let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-        Path::new(&format!("/sys/dev/block/{major}:{minor}")).exists()
-    })
+fn reload(stage: &Stage) -> Result<Made> {
+    let mut parts = Parts::default();
+    let program = stage.actor.under_another_name("rlsv")?;
+    let mut command = program.command(&["serve", "127.0.0.1", "0", "100"]);
+    command.env("ON_HANGUP", "30000");
+    parts.run(&program.name, command)?;
+    let (port, name) = (parts.port()?, program.name.clone());
+    parts.programs.push(program);
+    let client = parts.add(stage, "rlcl", &["call", "127.0.0.1", &port, "20000"])?;
+    let strike = |parts: &mut Parts, _: &str| parts.processes[0].signal("HUP");
+    Ok(quiet(&client, vec![("event", "reload", &name)], parts, strike, |parts, _| parts.say(0, "delay 0")))
+}
+
+fn out_of_memory(stage: &Stage) -> Result<Made> {
+    let group = match Group::with_memory(&unique_name("oom"), 64 << 20) {
+        Ok(group) => group,
+        Err(error) => return Ok(Made::Skipped(format!("no group with little memory: {error:#}"))),
+    };
+    let mut parts = Parts::default();
+    let program = stage.actor.under_another_name("oosv")?;
+    let port = crate::network::free_port()?.to_string();
+    let serve = ["serve", "127.0.0.1", port.as_str(), "100"];
+    parts.run(&program.name, group.command(&program.path, &serve))?;
+    parts.port()?;
+    let (name, path, port_again) = (program.name.clone(), program.path.clone(), port.clone());
+    parts.programs.push(program);
+    let client = parts.add(stage, "oocl", &["call", "127.0.0.1", &port, "20000"])?;
+    let own = name.clone();
+    let strike = move |parts: &mut Parts, _: &str| {
+        parts.say(0, "take 200")?;
+        let status = parts.processes.remove(0).wait(SOON)?;
+        anyhow::ensure!(!status.success(), "it has more memory than it may");
+        // Whoever looks after it starts it again.
+        let serve = ["serve", "127.0.0.1", &port_again, "15000"];
+        parts.run(&own, group.command(&path, &serve))?;
+        parts.port().map(drop)
+    };
+    Ok(quiet(&client, vec![("event", "oom_kill", &name)], parts, strike, nothing))
+}
+
+fn connections(_: &Stage) -> Result<Made> {
+    if let Some(why) = Postgres::missing() {
+        return Ok(Made::Skipped(why));
+    }
+    let postgres = Postgres::start_set(&["max_connections=20"])?;
+    let mut parts = Parts::default();
+    parts.processes.push(session(&postgres, "always")?);
+    let cluster = cluster_of(&postgres);
+    let strike = move |parts: &mut Parts, _: &str| {
+        // A pool somewhere opens one after the other and closes none.
+        parts.processes.extend((0..18).map(|_| session(&postgres, "pooled")).collect::<Result<Vec<_>>>()?);
+        parts.processes.iter_mut().try_for_each(|session| session.say("select 1;"))
+    };
+    Ok(quiet(&cluster, vec![("saturation", "connections", &cluster)], parts, strike, nothing))
+}
+
+fn storm(stage: &Stage) -> Result<Made> {
+    let mut parts = Parts::default();
+    // Each new connection costs as much as a login does.
+    let name = parts.add(stage, "lgsv", &["serve", "127.0.0.1", "0", "1500"])?;
+    let port = parts.port()?;
+    parts.add(stage, "lgcl", &["storm", "127.0.0.1", &port, "4000"])?;
+    let expected = vec![("change", "tcp_accepts", name.as_str())];
+    Ok(quiet(&name, expected, parts, |parts, _| parts.say(1, "go"), |parts, _| parts.say(1, "rest")))
 }
