@@ -120,8 +120,10 @@ const DELIVERED: u32 = 0;
 /// Whether a process has a function for SIGHUP, or holds it back to ask for it.
 #[inline(always)]
 fn takes_hangup(task: Known) -> bool {
+    // While a thread waits for signals that it holds back, they are let through (Linux, kernel/signal.c, `do_sigtimedwait`).
+    let blocked = task.load::<u64>(offset!(task_blocked)) | task.load::<u64>(offset!(task_really_blocked));
     // The signal's bit in the kernel's set.
-    if task.load::<u64>(offset!(task_blocked)) & 1 << (HANGUP - 1) != 0 {
+    if blocked & 1 << (HANGUP - 1) != 0 {
         return true;
     }
     // 0 and 1 are to end, and to do nothing.

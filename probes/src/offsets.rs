@@ -249,6 +249,8 @@ offsets! {
         handlers_actions: "sighand_struct"."action",
         /// Signals that wait until they are asked for.
         task_blocked: "task_struct"."blocked",
+        /// Those that it held back before it waits for some of them.
+        task_really_blocked: "task_struct"."real_blocked",
     }
     Drops {
         /// Packets dropped, for a listener connections.

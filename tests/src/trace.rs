@@ -114,11 +114,24 @@ impl Trace {
         let kind = format!(r#""kind":"{kind}""#);
         let count = |log: &str| log.lines().filter(|line| line.contains(&kind)).count();
         wait::poll(noun, SOON, || Ok((count(&self.process.log()) >= least).then_some(())))?;
-        let lines = self.text()?;
-        let lines: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let (totals, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line["kind"] == "total");
-        let total = totals.into_iter().next().context("no total")?;
-        ensure!(total[noun] == lines.len() as u64, "{total} for {} {noun}", lines.len());
-        Ok((lines, total))
+        lines(&self.text()?, noun)
     }
+
+    /// Waits until it ends by itself, and gives its lines with the total that it says last.
+    ///
+    /// # Errors
+    /// If it does not end, or not well, or the total is another than that of the lines.
+    pub fn outlast(mut self) -> Result<(Vec<Value>, Value)> {
+        let status = self.process.wait(SOON)?;
+        ensure!(status.success(), "{status}: {}", self.process.log());
+        lines(&self.process.log(), self.subject.words()[2])
+    }
+}
+
+fn lines(log: &str, noun: &str) -> Result<(Vec<Value>, Value)> {
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let (totals, lines): (Vec<_>, Vec<_>) = lines.into_iter().partition(|line| line["kind"] == "total");
+    let total = totals.into_iter().next().context("no total")?;
+    ensure!(total[noun] == lines.len() as u64, "{total} for {} {noun}", lines.len());
+    Ok((lines, total))
 }

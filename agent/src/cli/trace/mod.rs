@@ -243,7 +243,8 @@ async fn show(wanted: Wanted, how: How, config: Config) -> Outcome {
             },
         }
     };
-    // What happened before the end is shown.
+    // What happened before the end is shown, and no more: what is shown may itself be traced.
+    told.close();
     while let Ok(piece) = told.try_recv() {
         printer.take(&piece)?;
     }
