@@ -61,8 +61,14 @@ pub fn next_number(what: Numbers, first: u32, limit: u32) -> Option<u32> {
 /// Counts something that was not counted.
 #[inline(always)]
 pub fn lost(loss: Loss) {
+    lost_several(loss, 1);
+}
+
+/// Counts what was not counted, several times.
+#[inline(always)]
+pub fn lost_several(loss: Loss, count: u64) {
     if let Some(counter) = LOSSES_BY_REASON.get_ptr_mut(loss as u32) {
-        add(counter, 1);
+        add(counter, count);
     }
 }
 

@@ -302,7 +302,7 @@ pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpRetransmit, 0, service, peer, 0, 1);
-        tell(ctx.arg(0), TcpEvent::Retransmitted);
+        tell(ctx.arg(0), TcpEvent::Retransmitted, service, peer);
     }
     0
 }
@@ -319,7 +319,7 @@ pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends.unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpReset, Direction::Sent as u8, service, peer, 0, 1);
-        tell(sock, TcpEvent::ResetSent);
+        tell(sock, TcpEvent::ResetSent, service, peer);
     }
     0
 }
@@ -330,16 +330,17 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let (service, peer) = ends(ctx.arg::<*const u8>(0)).unwrap_or((0, 0));
     if !is_left_out(service) {
         count(CounterKind::TcpReset, Direction::Received as u8, service, peer, 0, 1);
-        tell(ctx.arg(0), TcpEvent::ResetReceived);
+        tell(ctx.arg(0), TcpEvent::ResetReceived, service, peer);
     }
     0
 }
 
-/// Tells whoever traces of a connection that is followed.
+/// Tells whoever traces; of a connection that is not followed, or not any more, what is known of its ends.
 #[inline(always)]
-fn tell(sock: *const u8, event: TcpEvent) {
-    if let Some(connection) = socket::known(Address(sock as u64)) {
-        trace::tcp(event, connection, 0);
+fn tell(sock: *const u8, event: TcpEvent, service: u32, peer: u32) {
+    match socket::known(Address(sock as u64)) {
+        Some(connection) => trace::tcp(event, connection, 0),
+        None => trace::tcp_of_ends(event, service, peer),
     }
 }
 

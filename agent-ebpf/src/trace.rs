@@ -66,6 +66,28 @@ pub fn tcp(event: TcpEvent, connection: &Connection, ns: u64) {
     }
 }
 
+/// Something happened to a connection of which no more is known than this.
+#[inline(always)]
+pub fn tcp_of_ends(event: TcpEvent, service: u32, peer: u32) {
+    if WATCH.get(0).is_some_and(|watch| watch.tcp != 0) {
+        tell_tcp_of_ends(event as u8, service, peer);
+    }
+}
+
+#[inline(never)]
+fn tell_tcp_of_ends(event: u8, service: u32, peer: u32) {
+    let record = Tcp {
+        // SAFETY: a helper without arguments.
+        header: Header { kind: Kind::Tcp as u32, text_len: 0, at_ns: unsafe { bpf_ktime_get_ns() } },
+        service,
+        peer,
+        event,
+        family: u8::MAX,
+        ..Tcp::zeroed()
+    };
+    trace((&raw const record).cast(), size_of::<Tcp>() as u64);
+}
+
 #[inline(never)]
 fn tell_tcp(event: u8, connection: &Connection, ns: u64) {
     let record = Tcp {

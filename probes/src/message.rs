@@ -108,7 +108,7 @@ record! {
         pub port: u16,
         /// A [`TcpEvent`].
         pub event: u8,
-        /// A [`crate::cell::Family`].
+        /// A [`crate::cell::Family`]; 255 if unknown.
         pub family: u8,
     }
 }

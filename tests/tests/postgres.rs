@@ -109,7 +109,10 @@ fn median_p99_and_mean_of_the_client_are_those_of_pgbench() {
         let what = format!("{mode:?} {endpoint:?}");
         assert_near(&format!("{what} mean"), ours.mean().unwrap(), run.mean());
         for quantile in [0.5, 0.99] {
-            assert_near(&format!("{what} {quantile}"), ours.quantile(quantile).unwrap(), run.quantile(quantile));
+            let (ours, truth) = (ours.quantile(quantile).unwrap(), run.quantile(quantile));
+            // Within its bucket, an eighth wide, a quantile is a guess: where a busy machine makes it long, that counts for more.
+            let tolerance = (0.02 * truth + 20e-6).max(truth / 8.0);
+            assert_within(&format!("{what} {quantile}"), ours, truth, tolerance);
         }
     }
 }
@@ -142,7 +145,10 @@ fn the_mean_of_slow_queries_is_that_of_pgbench() {
 }
 
 fn assert_near(what: &str, ours: f64, truth: f64) {
-    let tolerance = 0.02 * truth + 20e-6;
+    assert_within(what, ours, truth, 0.02 * truth + 20e-6);
+}
+
+fn assert_within(what: &str, ours: f64, truth: f64, tolerance: f64) {
     assert!((ours - truth).abs() <= tolerance, "{what}: {:.1} µs, pgbench says {:.1} µs", ours * 1e6, truth * 1e6);
 }
 

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use steth_tests::{
     agent::{Agent, Options, steth},
-    http,
+    http, need_bpf,
     process::{self, Process},
     trace::{Subject, Trace},
 };
@@ -35,6 +35,7 @@ fn lost_nothing(total: &Value) {
 
 #[test]
 fn calls_are_told_with_their_duration_and_result() {
+    need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
     for trace in both_ways(&agent, Subject::Syscalls, &["-p", &me(), "--syscall", "clock_nanosleep,statx"]) {
         let (begun, tid) = thread::Builder::new()
@@ -68,6 +69,7 @@ fn calls_are_told_with_their_duration_and_result() {
 
 #[test]
 fn the_kernel_tells_only_of_calls_that_last_and_are_of_the_process() {
+    need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
     let arguments = ["--agent", agent.address(), "--json", "-p", &me(), "--min-duration", "20ms"];
     let trace = Trace::of(Subject::Syscalls, &arguments).unwrap();
@@ -76,7 +78,8 @@ fn the_kernel_tells_only_of_calls_that_last_and_are_of_the_process() {
         thread::sleep(Duration::from_millis(ms));
     }
     other.wait().unwrap();
-    let (calls, _) = trace.end(1).unwrap();
+    let (calls, total) = trace.end(1).unwrap();
+    lost_nothing(&total);
     let short = calls.iter().find(|call| call["duration_seconds"].as_f64().unwrap() < 0.020);
     assert_eq!(short, None);
     let others = calls.iter().find(|call| call["pid"] != std::process::id());
@@ -86,6 +89,7 @@ fn the_kernel_tells_only_of_calls_that_last_and_are_of_the_process() {
 
 #[test]
 fn connections_are_told_from_connect_to_close_at_both_ends() {
+    need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
     for trace in both_ways(&agent, Subject::Tcp, &["-p", &me()]) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -129,8 +133,36 @@ fn connections_are_told_from_connect_to_close_at_both_ends() {
     }
 }
 
+/// A connection that is closed with something unread: the kernel says that it is closed before it says that it was reset.
+#[test]
+fn resets_are_told_at_both_ends() {
+    need_bpf!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    for trace in both_ways(&agent, Subject::Tcp, &["--errors"]) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        client.write_all(b"unread").unwrap();
+        server.peek(&mut [0]).unwrap();
+        drop(server);
+        client.read(&mut [0]).unwrap_err();
+        for event in ["reset_sent", "reset_received"] {
+            trace.wait_for(&format!(r#""event":"{event}""#)).unwrap();
+        }
+        let (events, _) = trace.end(2).unwrap();
+        for event in ["reset_sent", "reset_received"] {
+            let is_ours = |one: &&Value| one["service"].as_str().is_some_and(|name| name.starts_with("trace_more"));
+            let told = events.iter().filter(|one| one["event"] == event).find(is_ours);
+            let told = told.unwrap_or_else(|| panic!("no {event} of ours in {events:#?}"));
+            assert_eq!(told["duration_seconds"], Value::Null, "{told}");
+            assert!(told["peer"].as_str().is_some_and(|peer| !peer.is_empty()), "{told}");
+        }
+    }
+}
+
 #[test]
 fn executions_are_told_with_their_arguments() {
+    need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
     for trace in both_ways(&agent, Subject::Exec, &[]) {
         let mark = format!("mark-{}", std::process::id());
@@ -158,24 +190,26 @@ fn executions_are_told_with_their_arguments() {
 }
 
 #[test]
-fn a_flood_of_calls_is_skipped_and_counted_and_holds_nobody_up() {
+fn of_a_flood_of_calls_each_is_told_or_counted_as_skipped() {
+    need_bpf!();
     let agent = Agent::start(&Options::default()).unwrap();
     let mut shell = process::command("sh", None);
-    shell.args(["-c", "read go; exec dd if=/dev/zero of=/dev/null bs=1 count=150000"]);
+    shell.args(["-c", "read go; exec dd if=/dev/zero of=/dev/null bs=1 count=50000"]);
     let mut copies = Process::start("dd", shell).unwrap();
     let id = copies.id().to_string();
-    let trace = Trace::of(Subject::Syscalls, &["--agent", agent.address(), "--json", "-p", &id, "-d", "15s"]).unwrap();
+    let trace = Trace::of(Subject::Syscalls, &["--agent", agent.address(), "--json", "-p", &id, "-d", "20s"]).unwrap();
     copies.say("go").unwrap();
     assert!(copies.wait(SOON).unwrap().success(), "{}", copies.log());
     let (calls, total) = trace.outlast().unwrap();
     let calls =
         calls.iter().filter(|call| ["read", "write"].map(Value::from).contains(&call["syscall"])).count() as u64;
     let skipped = [&total["skipped_in_kernel"], &total["skipped_in_agent"]].map(|it| it.as_u64().unwrap());
-    assert!(calls + skipped[0] + skipped[1] >= 300_000, "{calls} calls and {skipped:?}");
+    assert!(calls + skipped[0] + skipped[1] >= 100_000, "{calls} calls and {skipped:?}");
 }
 
 #[test]
 fn what_cannot_be_traced_is_said() {
+    need_bpf!();
     let refused = |arguments: &[&str]| {
         let (status, _, said) = steth(&[&["trace"], arguments].concat()).unwrap();
         (status, said)

@@ -26,7 +26,7 @@ pub struct Arguments {
 enum Table {
     /// Those that weights and thresholds were chosen with
     Everyday,
-    /// Those that nothing was chosen with
+    /// Those that were held out when weights were chosen
     HeldOut,
 }
 

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     cells::{
-        ANY, Numbers, count, lost, next_number, observe_slot, observe_slot_shared, ring_has_room, send, slot_of,
-        tally_slot, tally_slot_shared,
+        ANY, Numbers, count, lost, lost_several, next_number, observe_slot, observe_slot_shared, ring_has_room, send,
+        slot_of, tally_slot, tally_slot_shared,
     },
     kernel::{opaque, setting},
     maps::{CYCLES_PUT_OFF, DATABASES, PREPARED, STATEMENTS, WATCH},
@@ -364,8 +364,8 @@ impl Effects for Sink {
     }
 
     #[inline(always)]
-    fn lost(&mut self, loss: Loss) {
-        lost(loss);
+    fn lost_several(&mut self, loss: Loss, count: u32) {
+        lost_several(loss, count as u64);
     }
 }
 

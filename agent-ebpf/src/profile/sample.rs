@@ -185,7 +185,7 @@ impl Taking {
         // SAFETY: a map value of this CPU, of which programs of one kind have one of their own.
         let paid_until_ns = unsafe { &mut (*self.space).paid_until_ns };
         let now_ns = self.head().header.at_ns;
-        if is_overdrawn(now_ns, *paid_until_ns) {
+        if is_overdrawn(now_ns, *paid_until_ns) && task.follow(offset!(task_mm)).is_some() {
             self.head().stop = Stop::Busy as u8;
             return;
         }

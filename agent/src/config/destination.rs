@@ -125,8 +125,9 @@ fn default_longest_pause() -> Duration {
     Duration::from_secs(30)
 }
 
+/// An hour of three thousand series by remote write, a window each ten seconds, takes 166 MB (docs/benchmarks.md).
 fn default_spool() -> u64 {
-    64 << 20
+    256 << 20
 }
 
 fn every<'de, D: Deserializer<'de>>(typed: D) -> Result<Duration, D::Error> {
@@ -187,7 +188,7 @@ mod tests {
             protocol: Protocol::RemoteWrite,
             endpoint: Endpoint::at("http://127.0.0.1:9090/api/v1/write"),
             every: Duration::from_secs(10),
-            spool: 64 << 20,
+            spool: 256 << 20,
             longest_pause: Duration::from_secs(30),
             labels: BTreeMap::new(),
         };

@@ -84,7 +84,8 @@ impl Events {
         let killed = value(HOST, "oom_kills").unwrap_or_default() * history.interval().as_secs_f64();
         // Whom, is told at their end, as a rule.
         let since = last.checked_sub(2).map_or(0, |one| history.ended_unix_ms(one));
-        let told = self.kept.iter().any(|event| event.kind == EventKind::OomKill && event.at_unix_ms >= since);
+        let is_named = |event: &Event| event.kind == EventKind::OomKill && event.service.is_some();
+        let told = self.kept.iter().any(|event| is_named(event) && event.at_unix_ms >= since);
         if killed >= 0.5 && !told {
             let text = format!("the kernel killed {killed:.0} processes for lack of memory");
             self.add(Event { kind: EventKind::OomKill, at_unix_ms, service: None, text });

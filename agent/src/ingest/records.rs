@@ -178,7 +178,7 @@ fn tcp(bytes: &[u8]) -> Option<TcpSeen> {
         peer: tcp.peer,
         pid: tcp.pid,
         port: tcp.port,
-        family: Family::from_u8(tcp.family)?,
+        family: Family::from_u8(tcp.family),
     })
 }
 

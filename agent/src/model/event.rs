@@ -257,8 +257,8 @@ pub struct TcpSeen {
     pub pid: u32,
     /// Local port; 0 if unknown.
     pub port: u16,
-    /// Address family.
-    pub family: Family,
+    /// Address family, if known.
+    pub family: Option<Family>,
 }
 
 /// A process that began to run an executable.

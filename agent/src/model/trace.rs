@@ -1,10 +1,7 @@
 //! What happens on this host, one thing at a time, for whoever traces it: a line of each, and who wants which. Knows neither
 //! where they come from nor how they are shown.
 
-use std::{
-    borrow::Cow,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -55,8 +52,8 @@ pub struct CallRecord<'a> {
     /// Its name.
     #[serde(borrow)]
     pub syscall: Cow<'a, str>,
-    /// What it returned; an error is negative.
-    pub result: i64,
+    /// What it returned; an error is negative. `None` of calls that return addresses, which are nobody else's business.
+    pub result: Option<i64>,
     /// The error, such as `ENOENT`, if any.
     #[serde(borrow)]
     pub errno: Option<Cow<'a, str>>,
@@ -83,9 +80,9 @@ pub struct TcpRecord<'a> {
     pub peer: Cow<'a, str>,
     /// Local port, if known.
     pub port: Option<u16>,
-    /// `inet` or `inet6`.
+    /// `inet` or `inet6`, if known.
     #[serde(borrow)]
-    pub family: Cow<'a, str>,
+    pub family: Option<Cow<'a, str>>,
     /// Bytes that the process has received so far, as far as they were seen.
     pub received_bytes: u64,
     /// Bytes that it has sent so far, as far as they were seen.
@@ -228,8 +225,8 @@ impl Of {
 pub struct TraceRequest {
     /// Of which.
     pub wanted: Wanted,
-    /// Until when.
-    pub until: Instant,
+    /// For how long, once it has begun.
+    pub length: Duration,
     /// Lines of JSON, several at a time. What finds no room is skipped and counted; when it is closed, the trace ends.
     pub lines: mpsc::Sender<Vec<u8>>,
     /// Whether it begins.
@@ -271,7 +268,7 @@ mod tests {
             tid: 8,
             thread: "worker".into(),
             syscall: "read".into(),
-            result: -2,
+            result: Some(-2),
             errno: Some("ENOENT".into()),
         })
     }
@@ -285,7 +282,7 @@ mod tests {
             pid: None,
             peer: "10.0.0.1:5432".into(),
             port: Some(40_000),
-            family: "inet".into(),
+            family: Some("inet".into()),
             received_bytes: 0,
             sent_bytes: 0,
         })

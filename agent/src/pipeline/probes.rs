@@ -215,21 +215,22 @@ impl Probes {
 
     /// Why nothing of what is wanted would be seen, if so.
     fn refused(&self, wanted: &Wanted) -> Option<TraceRefused> {
-        let (what, probe) = match wanted {
-            Wanted::Queries(_) => ("Postgres queries", "sys_exit"),
-            Wanted::Calls(_) => ("system calls", "sys_exit"),
-            Wanted::Tcp(_) => ("TCP connections", "inet_sock_set_state"),
-            Wanted::Executions(_) => ("executions", "sched_process_exec"),
+        let (what, probes): (_, &[&str]) = match wanted {
+            Wanted::Queries(_) => ("Postgres queries", &["sys_enter", "sys_exit"]),
+            Wanted::Calls(_) => ("system calls", &["sys_enter", "sys_exit"]),
+            Wanted::Tcp(_) => ("TCP connections", &["inet_sock_set_state"]),
+            Wanted::Executions(_) => ("executions", &["sched_process_exec"]),
         };
         let statuses = self.statuses();
-        let why = match statuses.iter().find(|status| status.name == probe).map(|status| &status.state) {
-            Some(ProbeState::Unavailable { reason }) => reason.clone(),
-            Some(ProbeState::Off) | None => format!("probe {probe} is off"),
-            _ if matches!(wanted, Wanted::Queries(_)) && !self.kernel.sees_postgres() => {
-                "probes.postgres is off".into()
+        let missing = probes.iter().find_map(|probe| {
+            match statuses.iter().find(|status| status.name == *probe).map(|status| &status.state) {
+                Some(ProbeState::Unavailable { reason }) => Some(reason.clone()),
+                Some(ProbeState::Off) | None => Some(format!("probe {probe} is off")),
+                Some(ProbeState::Attached | ProbeState::Ready | ProbeState::Partial { .. }) => None,
             }
-            _ => return None,
-        };
+        });
+        let is_blind = matches!(wanted, Wanted::Queries(_)) && !self.kernel.sees_postgres();
+        let why = missing.or_else(|| is_blind.then(|| "probes.postgres is off".into()))?;
         Some(TraceRefused::NotSeen { what, why })
     }
 
@@ -248,7 +249,7 @@ impl Probes {
         let traced = self.traces.drain();
         // Names and texts were sent before what bears their numbers.
         self.drain();
-        if traced.iter().any(|one| !self.names.has_service(one.service())) {
+        if traced.iter().any(|one| one.service() != 0 && !self.names.has_service(one.service())) {
             self.name_new_services();
         }
         if traced.iter().any(|one| !self.told.knows_peer(&self.names, one.peer())) {

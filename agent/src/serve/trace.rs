@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
@@ -102,8 +102,8 @@ impl Typed {
 pub async fn begin(content: &Content, wanted: Wanted, length: Option<Duration>) -> Result<Response, Problem> {
     wanted.check().map_err(wrong)?;
     let (lines, told) = mpsc::channel(WAITING);
-    let until = Instant::now() + length.unwrap_or(LENGTH).min(MAX_LENGTH);
-    content.desk.ask(|answer| Question::Trace(TraceRequest { wanted, until, lines, answer })).await??;
+    let length = length.unwrap_or(LENGTH).min(MAX_LENGTH);
+    content.desk.ask(|answer| Question::Trace(TraceRequest { wanted, length, lines, answer })).await??;
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Told(told))).into_response())
 }
 

@@ -80,13 +80,7 @@ fn put_off<E: Effects>(wire: &mut Wire, fx: &mut E) -> bool {
 #[inline(never)]
 fn take_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
     let Some(mut cycle) = fx.take_up(wire.put_off_first) else {
-        // What the ring holds cannot be told from what is missing any more.
-        fx.lost(Loss::PipelineTooDeep);
-        wire.cycles_untracked = wire.put_off.saturating_add(wire.cycle_count as u32);
-        wire.put_off = 0;
-        wire.cycle_count = 0;
-        wire.queue_count = 0;
-        wire.parse_count = 0;
+        give_up(wire, fx);
         return;
     };
     if wire.doubted == u32::MAX || cycle.statement == wire.doubted {
@@ -101,6 +95,30 @@ fn take_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
     wire.cycles[(newest + 1) % CYCLES] = wire.cycles[newest];
     wire.cycles[newest] = cycle;
     wire.cycle_count += 1;
+}
+
+/// What the ring holds cannot be told from what is missing any more: all that is under way is left to its end.
+#[inline(never)]
+fn give_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
+    let cycles = wire.put_off.saturating_add(wire.cycle_count as u32);
+    fx.lost_several(Loss::PipelineTooDeep, cycles);
+    wire.cycles_untracked = cycles;
+    wire.put_off = 0;
+    wire.doubted = STATEMENT_UNKNOWN;
+    wire.cycle_count = 0;
+    wire.queue_count = 0;
+    // Whether the server obeys these will not be seen.
+    for nth in 0..PARSES {
+        if nth >= wire.parse_count as usize {
+            break;
+        }
+        let name = wire.parses[(wire.parse_first as usize + nth) % PARSES];
+        if name != 0 {
+            fx.forget(name);
+        }
+    }
+    wire.parse_count = 0;
+    wire.unnamed = STATEMENT_UNKNOWN;
 }
 
 /// The start-up packet is complete. Its answer ends with ReadyForQuery, as that to a request.

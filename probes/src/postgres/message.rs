@@ -42,7 +42,11 @@ pub trait Effects {
     /// A transaction ended.
     fn transaction(&mut self, wire: &Wire, outcome: TransactionOutcome, duration_ns: u64);
     /// Something was not counted.
-    fn lost(&mut self, loss: Loss);
+    fn lost(&mut self, loss: Loss) {
+        self.lost_several(loss, 1);
+    }
+    /// So many were not counted.
+    fn lost_several(&mut self, loss: Loss, count: u32);
 }
 
 /// How a step ended.

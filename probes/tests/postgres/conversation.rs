@@ -421,7 +421,7 @@ impl Effects for Maps {
         self.findings.transactions.push((outcome, duration_ns));
     }
 
-    fn lost(&mut self, loss: Loss) {
-        self.findings.lost.push(loss);
+    fn lost_several(&mut self, loss: Loss, count: u32) {
+        self.findings.lost.extend((0..count).map(|_| loss));
     }
 }

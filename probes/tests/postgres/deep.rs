@@ -122,7 +122,8 @@ fn requests_whose_room_others_needed_are_counted_as_lost_until_the_connection_is
         conversation.gets(&reply("SELECT 1"));
     }
     assert_eq!(conversation.statements(), ["select a"]);
-    assert_eq!(conversation.findings().lost, [Loss::PipelineTooDeep]);
+    assert_eq!(conversation.findings().lost, [Loss::PipelineTooDeep; 19]);
+    assert_eq!(conversation.wire.unwrap().doubted, 0);
     is_right_again(&mut conversation);
 }
 

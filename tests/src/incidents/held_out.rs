@@ -1,5 +1,6 @@
-//! Incidents that nothing was chosen with: other services, loads and magnitudes than those of every day, to tell how far what is
-//! right there holds elsewhere. Whoever changes a weight because of one of these moves it to the others and makes a new one.
+//! Incidents that nothing was chosen with when they were first played: other services, loads and magnitudes than those of every day,
+//! to tell how far what is right there holds elsewhere. docs/incidents.md says which of them something was changed because of
+//! since, and what came out before that.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub const HELD_OUT: &[Row] = &[
     Row { name: "a slow dependency while another service is deployed", wave: 0, make: other_deployment },
     Row { name: "few open files leak slowly", wave: 0, make: slow_file_leak },
     Row { name: "memory leaks in large steps", wave: 0, make: stepwise_memory_leak },
-    Row { name: "a transaction that computes holds a lock", wave: 0, make: busy_lock_holder },
+    Row { name: "a transaction that sleeps holds a lock", wave: 0, make: idle_lock_holder },
     Row { name: "a narrow network that loses nothing", wave: 0, make: narrow_network },
     Row { name: "two neighbours on a core that is busy already", wave: 1, make: small_neighbour },
     Row { name: "a service in Python computes more", wave: 2, make: busy_python },
@@ -116,7 +117,7 @@ fn stepwise_memory_leak(stage: &Stage) -> Result<Made> {
     Ok(quiet(&name, vec![("leak", "memory", &name)], parts, nothing, calm))
 }
 
-fn busy_lock_holder(stage: &Stage) -> Result<Made> {
+fn idle_lock_holder(stage: &Stage) -> Result<Made> {
     let Some(postgres) = &stage.postgres else { return Ok(Made::Skipped(Postgres::missing().unwrap_or_default())) };
     pile(postgres)?;
     let mut parts = Parts::default();
@@ -151,7 +152,6 @@ fn small_neighbour(stage: &Stage) -> Result<Made> {
         return Ok(Made::Skipped("needs two cores".into()));
     }
     let mut parts = Parts::default();
-    // The first core, where the others of this table are at home.
     parts.add_on(stage, "smvi", &["serve", "127.0.0.1", "0", "20000"], Some(0))?;
     let port = parts.port()?;
     let client = parts.add(stage, "smcl", &["call", "127.0.0.1", &port, "40000"])?;

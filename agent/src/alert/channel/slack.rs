@@ -5,7 +5,7 @@ use std::{fs, io, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{Failed, Sender, annotations, post};
+use super::{Failed, Sender, annotations, began, moment, post};
 use crate::{
     alert::notice::Notice,
     config::Endpoint,
@@ -62,7 +62,8 @@ fn one(alert: &Alert) -> String {
     let state = if alert.state == AlertState::Resolved { "resolved" } else { alert.severity.name() };
     let mut text = format!("*{state}*: {}", escaped(&alert.summary));
     let annotations = annotations(alert);
-    for name in ["impact", "findings", "step"] {
+    text.push_str(&format!("\n_since_: {}", moment(began(alert))));
+    for name in ["value", "usual", "impact", "findings", "step"] {
         if let Some(value) = annotations.get(name) {
             text.push_str(&format!("\n_{name}_: {}", escaped(value)));
         }

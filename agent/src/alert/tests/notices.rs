@@ -196,6 +196,9 @@ fn each_receiver_gets_the_form_that_it_knows() {
     assert_eq!(webhook["alerts"][0]["endsAt"], "0001-01-01T00:00:00Z");
     assert_eq!(webhook["alerts"][0]["fingerprint"].as_str().unwrap().len(), 16);
     let text = slack.to_string();
+    for name in ["since", "value"] {
+        assert!(text.contains(&format!("_{name}_: ")), "{text}");
+    }
     assert!(
         text.contains("fd on h: 1 firing") && text.contains("a&lt;b&gt; at 90 %") && !text.contains("<b>"),
         "{text}"

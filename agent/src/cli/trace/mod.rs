@@ -3,11 +3,7 @@
 mod print;
 mod rows;
 
-use std::{
-    path::PathBuf,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, pin::pin, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use print::Printer;
@@ -319,8 +315,7 @@ impl How {
             ))),
             None => {
                 let (answer, answered) = oneshot::channel();
-                let until = Instant::now() + length;
-                let request = TraceRequest { wanted, until, lines, answer };
+                let request = TraceRequest { wanted, length, lines, answer };
                 let trace = async { pipeline::trace(config, request).await.map_err(Failure::missing) };
                 let mut trace = tokio::spawn(trace);
                 match answered.await {

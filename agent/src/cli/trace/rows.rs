@@ -21,20 +21,30 @@ pub const EXECUTIONS: &str = "TIME (UTC)       SERVICE               PID      PA
 
 /// Puts a line into words.
 pub fn row(out: &mut String, line: &TraceLine) {
+    let mut row = String::new();
     // Writing to a string cannot fail.
     let _ = match line {
-        TraceLine::Query(query) => row_of_query(out, query),
-        TraceLine::Call(call) => row_of_call(out, call),
-        TraceLine::Tcp(tcp) => row_of_tcp(out, tcp),
-        TraceLine::Exec(exec) => row_of_execution(out, exec),
+        TraceLine::Query(query) => row_of_query(&mut row, query),
+        TraceLine::Call(call) => row_of_call(&mut row, call),
+        TraceLine::Tcp(tcp) => row_of_tcp(&mut row, tcp),
+        TraceLine::Exec(exec) => row_of_execution(&mut row, exec),
         TraceLine::Skipped { .. } => Ok(()),
     };
+    // Threads, services and databases bear names that others gave them: a terminal must take them for nothing but text.
+    out.extend(row.chars().flat_map(|character| {
+        let escaped = character.is_control().then(|| character.escape_default());
+        escaped.into_iter().flatten().chain((!character.is_control()).then_some(character))
+    }));
 }
 
 fn row_of_call(out: &mut String, call: &CallRecord) -> fmt::Result {
     let CallRecord { service, pid, tid, thread, syscall, .. } = call;
     let (time, duration) = (time(call.begun_unix_us), length(call.duration_seconds));
-    let result = call.errno.as_ref().map_or_else(|| call.result.to_string(), |errno| errno.to_string());
+    let result = match (&call.errno, call.result) {
+        (Some(errno), _) => errno.to_string(),
+        (None, Some(result)) => result.to_string(),
+        (None, None) => "(address)".into(),
+    };
     write!(out, "{time}  {service:<20}  {pid:<7}  {tid:<7}  {thread:<15}  {syscall:<18}  {duration:>9}  {result}")
 }
 
@@ -54,8 +64,7 @@ fn row_of_tcp(out: &mut String, tcp: &TcpRecord) -> fmt::Result {
 fn row_of_execution(out: &mut String, exec: &ExecRecord) -> fmt::Result {
     let ExecRecord { service, pid, parent, uid, command, is_cut, .. } = exec;
     let time = time(exec.at_unix_us);
-    let words: Vec<String> = command.iter().map(|word| word.escape_debug().to_string()).collect();
-    let command = if words.is_empty() { "(unknown)".to_owned() } else { words.join(" ") };
+    let command = if command.is_empty() { "(unknown)".to_owned() } else { command.join(" ") };
     let cut = if *is_cut { " …" } else { "" };
     write!(out, "{time}  {service:<20}  {pid:<7}  {parent:<7}  {uid:<5}  {command}{cut}")
 }
@@ -166,14 +175,14 @@ TIME (UTC)       ROLE    SERVICE               PID      PEER                   D
 
     #[test]
     fn rows_of_calls_events_and_executions_stand_below_their_heads() {
-        let call = |result, errno: Option<&'static str>| {
+        let call = |thread: &'static str, result, errno: Option<&'static str>| {
             TraceLine::Call(CallRecord {
                 begun_unix_us: 1_700_000_000_123_456,
                 duration_seconds: 0.012_345,
                 service: "shop.service".into(),
                 pid: 4711,
                 tid: 4712,
-                thread: "worker".into(),
+                thread: thread.into(),
                 syscall: "pread64".into(),
                 result,
                 errno: errno.map(Into::into),
@@ -188,7 +197,7 @@ TIME (UTC)       ROLE    SERVICE               PID      PEER                   D
                 pid,
                 peer: "10.0.0.1:5432".into(),
                 port,
-                family: "inet".into(),
+                family: Some("inet".into()),
                 received_bytes: 12,
                 sent_bytes: 345,
             })
@@ -203,7 +212,10 @@ TIME (UTC)       ROLE    SERVICE               PID      PEER                   D
             is_cut: true,
         });
         let mut text = CALLS.to_owned();
-        for line in [call(4096, None), call(-2, Some("ENOENT"))] {
+        let hostile = "a\u{1b}[31m\nb";
+        for line in
+            [call("worker", Some(4096), None), call("worker", Some(-2), Some("ENOENT")), call(hostile, None, None)]
+        {
             row(&mut text, &line);
             text.push('\n');
         }
@@ -218,6 +230,7 @@ TIME (UTC)       ROLE    SERVICE               PID      PEER                   D
 TIME (UTC)       SERVICE               PID      TID      THREAD           SYSCALL              DURATION  RESULT
 22:13:20.123456  shop.service          4711     4712     worker           pread64               12.35ms  4096
 22:13:20.123456  shop.service          4711     4712     worker           pread64               12.35ms  ENOENT
+22:13:20.123456  shop.service          4711     4712     a\\u{1b}[31m\\nb         pread64               12.35ms  (address)
 TIME (UTC)       EVENT           SERVICE               PID      PEER                    PORT  DURATION    RECEIVED        SENT
 22:13:20.123456  retransmitted   shop.service          4711     10.0.0.1:5432          40000    1.500s          12         345
 22:13:20.123456  retransmitted   shop.service          -        10.0.0.1:5432              -         -          12         345

@@ -39,14 +39,14 @@ impl Listeners {
     }
 
     pub fn add(&mut self, request: TraceRequest, skipped: u64) -> Option<Answer> {
-        let TraceRequest { wanted, until, lines, answer } = request;
+        let TraceRequest { wanted, length, lines, answer } = request;
         if self.0.len() >= MOST {
             let _ = answer.send(Err(TraceRefused::TooMany { most: MOST }));
             return None;
         }
         self.0.push(Listener {
             wanted,
-            until,
+            until: Instant::now() + length,
             lines,
             piece: Vec::new(),
             in_piece: 0,
@@ -65,8 +65,7 @@ impl Listeners {
         self.0.retain_mut(|listener| {
             let stays = listener.until > now && !listener.lines.is_closed();
             if !stays {
-                listener.say_skipped();
-                listener.hand_over();
+                listener.end();
             }
             stays
         });
@@ -158,11 +157,20 @@ impl Listener {
         if self.piece.is_empty() {
             return;
         }
-        let told = std::mem::take(&mut self.in_piece);
-        if self.lines.try_send(std::mem::take(&mut self.piece)).is_err() {
+        let (told, piece) = (std::mem::take(&mut self.in_piece), std::mem::take(&mut self.piece));
+        // The last place is kept for what is said at the end.
+        if self.lines.capacity() <= 1 || self.lines.try_send(piece).is_err() {
             self.in_agent += told;
             // What it said of skipped ones went with it.
             self.said = (u64::MAX, u64::MAX);
         }
+    }
+
+    /// Says at the end how many were skipped, also to who is slow.
+    fn end(&mut self) {
+        self.hand_over();
+        self.write(&TraceLine::Skipped { in_kernel: self.in_kernel, in_agent: self.in_agent });
+        // Who has hung up does not want to know.
+        let _ = self.lines.try_send(std::mem::take(&mut self.piece));
     }
 }

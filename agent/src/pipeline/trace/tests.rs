@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use steth_probes::cell::Role;
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,8 +15,8 @@ fn traced(pid: u32, duration_ns: u64) -> Traced {
 fn listen(told: &mut Told, filter: Filter, room: usize) -> mpsc::Receiver<Vec<u8>> {
     let (lines, heard) = mpsc::channel(room);
     let (answer, mut answered) = oneshot::channel();
-    let until = Instant::now() + Duration::from_secs(60);
-    let waits = told.listen(TraceRequest { wanted: Wanted::Queries(filter), until, lines, answer }, 5);
+    let length = Duration::from_secs(60);
+    let waits = told.listen(TraceRequest { wanted: Wanted::Queries(filter), length, lines, answer }, 5);
     assert!(waits.is_some() && answered.try_recv().is_err(), "it has not begun yet");
     heard
 }
@@ -45,7 +43,7 @@ fn everybody_hears_what_they_asked_for() {
 #[test]
 fn what_whoever_listens_does_not_take_is_counted_and_said() {
     let mut told = Told::new(&Config::default());
-    let mut heard = listen(&mut told, Filter::default(), 1);
+    let mut heard = listen(&mut told, Filter::default(), 2);
     for _ in 0..3 {
         told.tell(&Names::default(), &[traced(1, 10), traced(1, 10)], 5);
     }
@@ -54,6 +52,22 @@ fn what_whoever_listens_does_not_take_is_counted_and_said() {
     assert_eq!(text(&mut heard), "{\"kind\":\"skipped\",\"in_kernel\":3,\"in_agent\":4}\n");
     told.tell(&Names::default(), &[], 8);
     assert_eq!(text(&mut heard), "", "said once");
+}
+
+#[test]
+fn who_is_slow_is_told_at_the_end_how_many_were_skipped() {
+    let mut told = Told::new(&Config::default());
+    let (lines, mut heard) = mpsc::channel(2);
+    let (answer, _answered) = oneshot::channel();
+    let wanted = Wanted::Queries(Filter::default());
+    assert!(told.listen(TraceRequest { wanted, length: Duration::ZERO, lines, answer }, 0).is_some());
+    for _ in 0..3 {
+        told.tell(&Names::default(), &[traced(1, 10)], 0);
+    }
+    assert!(told.part() && !told.is_heard());
+    let heard = text(&mut heard);
+    assert!(heard.ends_with("{\"kind\":\"skipped\",\"in_kernel\":0,\"in_agent\":2}\n"), "{heard}");
+    assert_eq!(heard.lines().count(), 2, "{heard}");
 }
 
 #[test]
@@ -84,8 +98,8 @@ fn the_kernel_tells_of_calls_events_and_executions_only_who_wants_them() {
     let mut add = |wanted| {
         let (lines, heard) = mpsc::channel(1);
         let (answer, _answered) = oneshot::channel();
-        let until = Instant::now() + Duration::from_secs(60);
-        assert!(told.listen(TraceRequest { wanted, until, lines, answer }, 0).is_some());
+        let length = Duration::from_secs(60);
+        assert!(told.listen(TraceRequest { wanted, length, lines, answer }, 0).is_some());
         (heard, told.watch(base))
     };
     let none = (base.calls_ns, base.tcp, base.executions, base.traced_ns);
@@ -162,6 +176,6 @@ fn there_is_a_bound_on_traces() {
     let (lines, _) = mpsc::channel(1);
     let (answer, mut answered) = oneshot::channel();
     let wanted = Wanted::Queries(Filter::default());
-    assert!(told.listen(TraceRequest { wanted, until: Instant::now(), lines, answer }, 0).is_none());
+    assert!(told.listen(TraceRequest { wanted, length: Duration::ZERO, lines, answer }, 0).is_none());
     assert_eq!(answered.try_recv().unwrap(), Err(TraceRefused::TooMany { most: MOST }));
 }

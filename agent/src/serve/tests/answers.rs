@@ -33,7 +33,7 @@ fn traced(wanted: &Wanted) -> TraceLine<'static> {
             tid: 8,
             thread: "worker".into(),
             syscall: "read".into(),
-            result: -11,
+            result: Some(-11),
             errno: Some("EAGAIN".into()),
         }),
         Wanted::Tcp(_) => TraceLine::Tcp(TcpRecord {
@@ -44,7 +44,7 @@ fn traced(wanted: &Wanted) -> TraceLine<'static> {
             pid: Some(7),
             peer: "127.0.0.1:5432".into(),
             port: Some(40_000),
-            family: "inet".into(),
+            family: Some("inet".into()),
             received_bytes: 1,
             sent_bytes: 2,
         }),
