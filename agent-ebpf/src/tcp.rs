@@ -338,6 +338,9 @@ pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
 /// Tells whoever traces; of a connection that is not followed, or not any more, what is known of its ends.
 #[inline(always)]
 fn tell(sock: *const u8, event: TcpEvent, service: u32, peer: u32) {
+    if !trace::tells_tcp() {
+        return;
+    }
     match socket::known(Address(sock as u64)) {
         Some(connection) => trace::tcp(event, connection, 0),
         None => trace::tcp_of_ends(event, service, peer),

@@ -20,7 +20,7 @@ use steth_probes::{
 use crate::{
     cells::{lost, trace},
     kernel::{Known, offset, opaque},
-    maps::{SERVICE_WATCHES, TRACE, WATCH},
+    maps::{SERVICE_ROWS, SERVICE_WATCHES, TRACE, WATCH},
 };
 
 /// A system call has ended.
@@ -58,30 +58,29 @@ fn tell_call(state: &TaskState, ns: u64, now_ns: u64, result: i64) -> Option<()>
     None
 }
 
+/// Whether anybody traces TCP.
+#[inline(always)]
+pub fn tells_tcp() -> bool {
+    WATCH.get(0).is_some_and(|watch| watch.tcp != 0)
+}
+
 /// Something happened to a connection.
 #[inline(always)]
 pub fn tcp(event: TcpEvent, connection: &Connection, ns: u64) {
-    if WATCH.get(0).is_some_and(|watch| watch.tcp != 0) {
+    if tells_tcp() {
         tell_tcp(event as u8, connection, ns);
     }
 }
 
 /// Something happened to a connection of which no more is known than this.
-#[inline(always)]
-pub fn tcp_of_ends(event: TcpEvent, service: u32, peer: u32) {
-    if WATCH.get(0).is_some_and(|watch| watch.tcp != 0) {
-        tell_tcp_of_ends(event as u8, service, peer);
-    }
-}
-
 #[inline(never)]
-fn tell_tcp_of_ends(event: u8, service: u32, peer: u32) {
+pub fn tcp_of_ends(event: TcpEvent, service: u32, peer: u32) {
     let record = Tcp {
         // SAFETY: a helper without arguments.
         header: Header { kind: Kind::Tcp as u32, text_len: 0, at_ns: unsafe { bpf_ktime_get_ns() } },
         service,
         peer,
-        event,
+        event: event as u8,
         family: u8::MAX,
         ..Tcp::zeroed()
     };
@@ -116,6 +115,9 @@ pub fn execution(task: Known, service: u32) {
 
 #[inline(never)]
 fn tell_execution(task: Known, service: u32) -> Option<()> {
+    if SERVICE_ROWS.get(service).is_some_and(|row| row.excluded != 0) {
+        return None;
+    }
     let (mm, leader) = (task.follow(offset!(task_mm))?, task.follow(offset!(task_group_leader))?);
     let parent = leader.follow(offset!(task_real_parent))?.load(offset!(task_tgid));
     let start: u64 = mm.load(offset!(mm_arg_start));

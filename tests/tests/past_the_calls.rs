@@ -14,6 +14,7 @@ use steth_tests::{
     need_postgres,
     pgwire::Session,
     postgres::Postgres,
+    skipped,
 };
 
 const STATEMENTS: &str = "steth_postgres_statements_total";
@@ -90,6 +91,6 @@ fn what_io_uring_sends_is_no_other_query() {
     need_postgres!();
     match IoUring::new(4) {
         Ok(mut ring) => check("io_uring", |session| by_ring(&mut ring, session)),
-        Err(error) => eprintln!("skipped: this kernel or user has no io_uring: {error}"),
+        Err(error) => skipped!("this kernel or user has no io_uring: {error}"),
     }
 }

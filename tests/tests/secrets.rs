@@ -107,13 +107,18 @@ fn no_literal_is_seen_in_metrics_logs_traces_or_answers() {
     agent.settled().unwrap();
     let mut outputs = vec![("the metrics".to_owned(), agent.scrape_raw().unwrap())];
     for path in [
-        "queries?limit=1000",
-        "queries?window=5m&limit=1000",
-        "slow?limit=1000",
-        "n_plus_one?limit=1000",
-        "connections",
+        "postgres/queries?limit=1000",
+        "postgres/queries?window=5m&limit=1000",
+        "postgres/slow?limit=1000",
+        "postgres/n_plus_one?limit=1000",
+        "postgres/connections",
+        "findings",
+        "events",
+        "alerts",
+        "services",
+        "probes",
     ] {
-        let answer = http::get(&format!("http://{}/api/v1/postgres/{path}", agent.address())).unwrap();
+        let answer = http::get(&format!("http://{}/api/v1/{path}", agent.address())).unwrap();
         assert_eq!(answer.status, 200);
         outputs.push((path.to_owned(), answer.body));
     }

@@ -98,6 +98,22 @@ fn the_parallel_workers_of_a_request_are_told_with_it() {
     assert!(computed > told, "{computed}, of which {told} was told");
 }
 
+/// How many of those who insert the server itself says to wait so, of how many, looked at until all have ended.
+fn looked(postgres: &Postgres, database: &str, how: &str, running: &[thread::ScopedJoinHandle<()>]) -> (u32, u32) {
+    let look = format!(
+        "select concat(count(*) filter (where {how}), ' ', count(*)) from pg_stat_activity \
+         where state = 'active' and query like 'insert%'"
+    );
+    let (mut waiting, mut all) = (0, 0);
+    while !running.iter().all(thread::ScopedJoinHandle::is_finished) {
+        let counts = postgres.psql(database, &look).unwrap();
+        let (some, any) = counts.split_once(' ').unwrap();
+        waiting += some.parse::<u32>().unwrap();
+        all += any.parse::<u32>().unwrap();
+    }
+    (waiting, all)
+}
+
 /// Many write so much at a time that all of them stand before the few pages of the log that are kept in memory: whoever writes
 /// one out has the others wait.
 #[test]
@@ -120,9 +136,7 @@ fn a_request_that_waits_for_the_log_is_in_a_lightweight_lock() {
         postgres.psql(&database, &create).unwrap();
     }
     let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&postgres, &database).unwrap()).collect();
-    // What the server itself says meanwhile.
-    let mut said = [0, 0];
-    thread::scope(|scope| {
+    let said = thread::scope(|scope| {
         let mut running = Vec::new();
         for (table, mut session) in sessions.into_iter().enumerate() {
             running.push(scope.spawn(move || {
@@ -133,15 +147,9 @@ fn a_request_that_waits_for_the_log_is_in_a_lightweight_lock() {
                 }
             }));
         }
-        let look = "select concat(count(*) filter (where wait_event_type = 'LWLock'), ' ', count(*)) from pg_stat_activity \
-                    where state = 'active' and query like 'insert%'";
-        while !running.iter().all(thread::ScopedJoinHandle::is_finished) {
-            let counts = postgres.psql(&database, look).unwrap();
-            let mut counts = counts.split(' ').map(|count| count.parse::<u32>().unwrap());
-            said.iter_mut().for_each(|sum| *sum += counts.next().unwrap());
-        }
+        looked(&postgres, &database, "wait_event_type = 'LWLock'", &running)
     });
-    assert!(2 * said[0] > said[1], "the server says that {} of {} looks met such a lock", said[0], said[1]);
+    assert!(2 * said.0 > said.1, "the server says that {} of {} looks met such a lock", said.0, said.1);
     let queries = slow_of(&agent, &format!("database={database}"), "insert", SESSIONS * TURNS * 9 / 10);
     assert_top(&queries, "lock");
     assert_event(&queries, &["LWLock:WALWrite", "LWLock:WALBufMapping", "LWLock:WALInsert"]);
@@ -166,8 +174,7 @@ fn a_request_that_waits_for_a_page_that_others_hold_is_in_a_lightweight_lock() {
                  create index on hot using btree (n compared_ops)";
     postgres.psql(&database, setup).unwrap();
     let sessions: Vec<Session> = (0..SESSIONS).map(|_| Session::open(&postgres, &database).unwrap()).collect();
-    let mut said = [0, 0];
-    thread::scope(|scope| {
+    let said = thread::scope(|scope| {
         let mut running = Vec::new();
         for (number, mut session) in sessions.into_iter().enumerate() {
             running.push(scope.spawn(move || {
@@ -178,15 +185,9 @@ fn a_request_that_waits_for_a_page_that_others_hold_is_in_a_lightweight_lock() {
                 }
             }));
         }
-        let look = "select concat(count(*) filter (where wait_event = 'BufferContent'), ' ', count(*)) from pg_stat_activity \
-                    where state = 'active' and query like 'insert%'";
-        while !running.iter().all(thread::ScopedJoinHandle::is_finished) {
-            let counts = postgres.psql(&database, look).unwrap();
-            let mut counts = counts.split(' ').map(|count| count.parse::<u32>().unwrap());
-            said.iter_mut().for_each(|sum| *sum += counts.next().unwrap());
-        }
+        looked(&postgres, &database, "wait_event = 'BufferContent'", &running)
     });
-    assert!(2 * said[0] > said[1], "the server says that {} of {} looks met such a lock", said[0], said[1]);
+    assert!(2 * said.0 > said.1, "the server says that {} of {} looks met such a lock", said.0, said.1);
     let mut queries = slow_of(&agent, &format!("database={database}"), "insert", SESSIONS * TURNS * 9 / 10);
     // Before all of them wait, and once the first are through, some find it free.
     queries.sort_by_key(|query| query["begun_unix_us"].as_u64());

@@ -19,6 +19,10 @@ const FALSE_SHARE: f64 = 0.01;
 /// How far a series has left its usual to have moved, in units of its scatter, or of what matters.
 const MOVED: f64 = 3.0;
 
+/// Tracks that are compared with a change, those that moved farthest: where hundreds moved, each change would cost milliseconds
+/// more, and nobody reads that far.
+const MOST_MOVED: usize = 50;
+
 /// A track that moved lately.
 pub struct Moved {
     /// Whose.
@@ -52,17 +56,20 @@ impl std::fmt::Debug for Track {
     }
 }
 
-/// All tracks that moved lately: once a window, however many changes are found in it.
+/// The tracks that moved farthest lately: once a window, however many changes are found in it.
 pub fn moved(history: &History) -> Vec<Moved> {
     let Some(last) = history.last() else { return Vec::new() };
     let since = (last + 1).saturating_sub(CONFIRMED as u64);
     let moved = |(service, track): (&Arc<str>, &Track)| {
         let level = level(history, track, since, last)?;
         let difference = (level.now - level.usual?).abs();
-        let far = difference >= (MOVED * level.spread).max(signal_of(track).least);
-        far.then(|| Moved { service: Arc::clone(service), signal: track.signal, part: Arc::clone(&track.part), level })
+        let far = difference / (MOVED * level.spread).max(signal_of(track).least);
+        let track = Moved { service: Arc::clone(service), signal: track.signal, part: Arc::clone(&track.part), level };
+        (far >= 1.0).then_some((far, track))
     };
-    history.tracks().filter_map(moved).collect()
+    let mut found: Vec<(f64, Moved)> = history.tracks().filter_map(moved).collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.into_iter().take(MOST_MOVED).map(|(_, track)| track).collect()
 }
 
 /// Those of the moved that went with a track, the closest first.

@@ -26,7 +26,7 @@ use thiserror::Error;
 use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
-    report::{memory_of, reason, refusal},
+    report::{memory_of, reason},
     sampling::Running,
     sizes::{self, Ends, Sizes, Wanted},
     tables::Table,
@@ -242,7 +242,7 @@ impl Kernel {
         let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
         let lost = lost.collect();
         let library_probes =
-            LIBRARY_PROBES.iter().map(|probe| (probe, load_library_probe(&mut ebpf, probe, &lacks, options)));
+            LIBRARY_PROBES.iter().map(|probe| (probe, Library::load(&mut ebpf, probe, &lacks, &options.features)));
         let library_probes = library_probes.collect();
         let library = Library::default();
         let mut kernel = Self {
@@ -423,20 +423,6 @@ pub(super) fn run(program: &mut Iter) -> Result<(), ProgramError> {
     // The program writes nothing; reading runs it.
     io::copy(&mut file, &mut io::sink())?;
     Ok(())
-}
-
-/// Loads a probe of OpenSSL; where it is attached is found out later.
-fn load_library_probe(ebpf: &mut Ebpf, probe: &LibraryProbe, lacks: &Lacks, options: &Options) -> ProbeState {
-    if !options.features.contains(&Feature::Tls) {
-        return ProbeState::Off;
-    }
-    if let Some(reason) = lacks.refuse(Feature::Tls) {
-        return ProbeState::Unavailable { reason };
-    }
-    match Library::load(ebpf, probe) {
-        Ok(()) => ProbeState::Attached,
-        Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
-    }
 }
 
 fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {

@@ -11,11 +11,15 @@ use aya::{
     },
 };
 use steth_probes::{
-    catalog::{LIBRARY_PROBES, LibraryProbe},
+    catalog::{Feature, LIBRARY_PROBES, LibraryProbe},
     tls::{TlsCallKind, cookie},
 };
 
-use super::functions::{CodeError, Site, Wanted, sites};
+use super::{
+    functions::{CodeError, Site, Wanted, sites},
+    lacks::Lacks,
+    report::refusal,
+};
 use crate::model::probe::ProbeState;
 
 /// Files that are attached to at most. Each takes up to a dozen of the agent's descriptors.
@@ -65,12 +69,18 @@ pub struct Library {
 }
 
 impl Library {
-    /// Loads the programs. They run nowhere yet.
-    ///
-    /// # Errors
-    /// If the kernel refuses one.
-    pub fn load(ebpf: &mut Ebpf, probe: &LibraryProbe) -> Result<(), ProgramError> {
-        program(ebpf, probe.name)?.load()
+    /// Loads a program if it is wanted. It runs nowhere yet.
+    pub fn load(ebpf: &mut Ebpf, probe: &LibraryProbe, lacks: &Lacks, features: &[Feature]) -> ProbeState {
+        if !features.contains(&Feature::Tls) {
+            return ProbeState::Off;
+        }
+        if let Some(reason) = lacks.refuse(Feature::Tls) {
+            return ProbeState::Unavailable { reason };
+        }
+        match program(ebpf, probe.name).and_then(UProbe::load) {
+            Ok(()) => ProbeState::Attached,
+            Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
+        }
     }
 
     /// How the probes do that could be loaded.

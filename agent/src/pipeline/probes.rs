@@ -2,6 +2,7 @@
 
 mod loading;
 mod naming;
+mod telling;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -34,13 +35,12 @@ use crate::{
     kernel::{Kernel, LoadError},
     model::{
         catalog::kernel as catalog,
-        event::{ConnectionSeen, Record, Traced},
+        event::{ConnectionSeen, Record},
         finding::Event,
         probe::{ProbeState, ProbeStatus},
         query::{Connections, Filter, Repeats, Selection, SlowQueries, Statements},
         sample::{PastRequest, ProfileRefused, ProfileRequest},
         snapshot::{Exemplar, Series},
-        trace::{TraceRefused, TraceRequest, Wanted},
     },
     postgres,
 };
@@ -196,79 +196,9 @@ impl Probes {
         connections::grouped(&found, &self.names, &holders, &bounds, selection.limit)
     }
 
-    /// Someone wants to be told of what happens.
-    pub fn trace(&mut self, request: TraceRequest) {
-        if let Some(refused) = self.refused(&request.wanted) {
-            let _ = request.answer.send(Err(refused));
-            return;
-        }
-        // What an earlier trace left in the ring is not for this one.
-        if !self.told.is_heard() {
-            self.traces.drain();
-        }
-        let skipped = self.lost(Loss::TraceFull);
-        let answer = self.told.listen(request, skipped);
-        self.set_watch();
-        // Only now, so that nothing is missed that happens from then on. Who has gone meanwhile is let go at the next turn.
-        answer.map(|answer| answer.send(Ok(())));
-    }
-
-    /// Why nothing of what is wanted would be seen, if so.
-    fn refused(&self, wanted: &Wanted) -> Option<TraceRefused> {
-        let (what, probes): (_, &[&str]) = match wanted {
-            Wanted::Queries(_) => ("Postgres queries", &["sys_enter", "sys_exit"]),
-            Wanted::Calls(_) => ("system calls", &["sys_enter", "sys_exit"]),
-            Wanted::Tcp(_) => ("TCP connections", &["inet_sock_set_state"]),
-            Wanted::Executions(_) => ("executions", &["sched_process_exec"]),
-        };
-        let statuses = self.statuses();
-        let missing = probes.iter().find_map(|probe| {
-            match statuses.iter().find(|status| status.name == *probe).map(|status| &status.state) {
-                Some(ProbeState::Unavailable { reason }) => Some(reason.clone()),
-                Some(ProbeState::Off) | None => Some(format!("probe {probe} is off")),
-                Some(ProbeState::Attached | ProbeState::Ready | ProbeState::Partial { .. }) => None,
-            }
-        });
-        let is_blind = matches!(wanted, Wanted::Queries(_)) && !self.kernel.sees_postgres();
-        let why = missing.or_else(|| is_blind.then(|| "probes.postgres is off".into()))?;
-        Some(TraceRefused::NotSeen { what, why })
-    }
-
-    /// Whether anybody traces.
-    pub fn is_traced(&self) -> bool {
-        self.told.is_heard()
-    }
-
     /// Whether somebody is told of something just now.
     pub fn is_busy(&self) -> bool {
         self.is_traced() || self.is_profiled()
-    }
-
-    /// Tells those who trace what has happened since the last time.
-    pub fn tell(&mut self) {
-        let traced = self.traces.drain();
-        // Names and texts were sent before what bears their numbers.
-        self.drain();
-        if traced.iter().any(|one| one.service() != 0 && !self.names.has_service(one.service())) {
-            self.name_new_services();
-        }
-        if traced.iter().any(|one| !self.told.knows_peer(&self.names, one.peer())) {
-            match self.cells.peers() {
-                Ok(peers) => self.told.learn_peers(&peers),
-                Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
-            }
-        }
-        if let Ok(profiles) = &mut self.profiles {
-            for query in traced.iter().filter_map(|one| if let Traced::Query(query) = one { Some(query) } else { None })
-            {
-                profiles.ended(query.connection, query.begun_ns, Duration::from_nanos(query.duration_ns));
-            }
-        }
-        let skipped = self.lost(Loss::TraceFull);
-        self.told.tell(&self.names, &traced, skipped);
-        if self.told.part() {
-            self.set_watch();
-        }
     }
 
     /// Someone wants a profile.
@@ -323,26 +253,6 @@ impl Probes {
         let slow = self.profiles.as_ref().ok().and_then(Profiles::slow);
         if self.told.sample(slow) {
             self.set_watch();
-        }
-    }
-
-    /// Lets all go who trace.
-    pub fn end_traces(&mut self) {
-        self.told.end();
-    }
-
-    fn set_watch(&self) {
-        for (service, name) in self.names.services() {
-            self.mark(service, name);
-        }
-        if let Err(error) = self.cells.watch(&self.told.watch(self.watch)) {
-            tracing::warn!("cannot tell the kernel which queries to report: {error}");
-        }
-    }
-
-    fn mark(&self, service: u32, name: &str) {
-        if let Err(error) = self.cells.mark(service, self.told.wants(name)) {
-            tracing::warn!("cannot mark service {name} for tracing: {error}");
         }
     }
 

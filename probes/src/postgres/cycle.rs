@@ -1,7 +1,7 @@
 //! What is under way on a connection: cycles from their first byte to ReadyForQuery, and the statements in them,
 //! matched with their replies in order.
 
-use super::{CYCLES, Cycle, Effects, FNV_OFFSET, PARSES, PUT_OFF, STATEMENT_UNKNOWN, STATEMENTS, Wire, transaction};
+use super::{CYCLES, Cycle, Effects, FNV_OFFSET, PARSES, STATEMENT_UNKNOWN, STATEMENTS, Wire, deep, transaction};
 use crate::{
     cell::{Loss, Role},
     record::clear,
@@ -38,7 +38,7 @@ pub(super) fn oldest(wire: &Wire) -> Option<usize> {
 
 /// Index of the newest cycle, if there is one and it found room.
 #[inline(always)]
-fn newest(wire: &Wire) -> Option<usize> {
+pub(super) fn newest(wire: &Wire) -> Option<usize> {
     if wire.cycle_count == 0 || wire.cycles_untracked > 0 {
         return None;
     }
@@ -51,7 +51,7 @@ pub(super) fn begin<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64) {
     wire.open = OPEN;
     wire.binds = 0;
     wire.bound = 0;
-    if (wire.cycle_count as usize >= CYCLES || wire.cycles_untracked > 0) && !put_off(wire, fx) {
+    if (wire.cycle_count as usize >= CYCLES || wire.cycles_untracked > 0) && !deep::put_off(wire, fx) {
         wire.cycles_untracked = wire.cycles_untracked.saturating_add(1);
         fx.lost(Loss::PipelineTooDeep);
         return;
@@ -60,65 +60,6 @@ pub(super) fn begin<E: Effects>(wire: &mut Wire, fx: &mut E, begun_ns: u64) {
     clear(&mut wire.cycles[at]);
     wire.cycles[at].begun_ns = begun_ns;
     wire.cycle_count += 1;
-}
-
-/// Makes room in the ring: its newest cycle, which is complete, is kept elsewhere until those before it have ended. False if
-/// there is no room there.
-#[inline(never)]
-fn put_off<E: Effects>(wire: &mut Wire, fx: &mut E) -> bool {
-    let Some(at) = newest(wire) else { return false };
-    let number = wire.put_off_first.wrapping_add(wire.put_off);
-    if wire.put_off >= PUT_OFF || !fx.put_off(number, &wire.cycles[at]) {
-        return false;
-    }
-    wire.put_off += 1;
-    wire.cycle_count -= 1;
-    true
-}
-
-/// A cycle of the ring has ended: the oldest of those that were put off gets its place, before the newest.
-#[inline(never)]
-fn take_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
-    let Some(mut cycle) = fx.take_up(wire.put_off_first) else {
-        give_up(wire, fx);
-        return;
-    };
-    if wire.doubted == u32::MAX || cycle.statement == wire.doubted {
-        cycle.statement = STATEMENT_UNKNOWN;
-    }
-    wire.put_off_first = wire.put_off_first.wrapping_add(1);
-    wire.put_off -= 1;
-    if wire.put_off == 0 {
-        wire.doubted = STATEMENT_UNKNOWN;
-    }
-    let newest = (wire.cycle_first as usize + wire.cycle_count as usize + CYCLES - 1) % CYCLES;
-    wire.cycles[(newest + 1) % CYCLES] = wire.cycles[newest];
-    wire.cycles[newest] = cycle;
-    wire.cycle_count += 1;
-}
-
-/// What the ring holds cannot be told from what is missing any more: all that is under way is left to its end.
-#[inline(never)]
-fn give_up<E: Effects>(wire: &mut Wire, fx: &mut E) {
-    let cycles = wire.put_off.saturating_add(wire.cycle_count as u32);
-    fx.lost_several(Loss::PipelineTooDeep, cycles);
-    wire.cycles_untracked = cycles;
-    wire.put_off = 0;
-    wire.doubted = STATEMENT_UNKNOWN;
-    wire.cycle_count = 0;
-    wire.queue_count = 0;
-    // Whether the server obeys these will not be seen.
-    for nth in 0..PARSES {
-        if nth >= wire.parse_count as usize {
-            break;
-        }
-        let name = wire.parses[(wire.parse_first as usize + nth) % PARSES];
-        if name != 0 {
-            fx.forget(name);
-        }
-    }
-    wire.parse_count = 0;
-    wire.unnamed = STATEMENT_UNKNOWN;
 }
 
 /// The start-up packet is complete. Its answer ends with ReadyForQuery, as that to a request.
@@ -426,9 +367,7 @@ fn refuse<E: Effects>(wire: &mut Wire, fx: &mut E) {
             cycle.statement = STATEMENT_UNKNOWN;
         }
     }
-    if wire.put_off > 0 && wire.doubted != statement {
-        wire.doubted = if wire.doubted == STATEMENT_UNKNOWN { statement } else { u32::MAX };
-    }
+    deep::doubt(wire, statement);
 }
 
 /// The first ReadyForQuery of a session: the database has let its client in.
@@ -480,7 +419,7 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             fx.refused(wire, statement, now_ns.saturating_sub(begun_ns));
         }
         if wire.put_off > 0 {
-            take_up(wire, fx);
+            deep::take_up(wire, fx);
         }
     } else if wire.cycles_untracked > 0 {
         wire.cycles_untracked -= 1;

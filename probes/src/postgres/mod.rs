@@ -5,6 +5,7 @@
 //! [`Effects`], so that the same code runs in the kernel and in tests.
 
 mod cycle;
+mod deep;
 mod frame;
 mod message;
 mod opening;
