@@ -127,23 +127,18 @@ impl Driver {
 
     /// Whether it can use this way to the server.
     pub fn can(self, transport: Transport) -> bool {
-        match self {
-            // It needs a library of its own for each of its two ways to do TLS.
-            Self::TokioPostgres => transport != Transport::Tls,
-            // Java's sockets are not of the unix family, unless by a factory that is in no Debian package.
-            Self::Jdbc => transport != Transport::Unix,
-            _ => true,
-        }
+        // Java's sockets are not of the unix family, unless by a factory that is in no Debian package.
+        self != Self::Jdbc || transport != Transport::Unix
     }
 
-    /// Why its end of the connection cannot be read, as the agent names it: not where TLS is the language's own, or
-    /// OpenSSL encrypts into memory and something else sends it.
+    /// Why its end of the connection cannot be read, as the agent names it: not where TLS is the language's own or
+    /// rustls, or OpenSSL encrypts into memory and something else sends it.
     pub fn unseen(self, transport: Transport) -> Option<&'static str> {
         match self {
             _ if transport != Transport::Tls => None,
             Self::Asyncpg | Self::NodePostgres | Self::PostgresJs => Some("memory_bio"),
-            Self::Jdbc => Some("no_openssl"),
-            Self::Psql | Self::Pgbench | Self::Psycopg2 | Self::Psycopg3 | Self::TokioPostgres => None,
+            Self::Jdbc | Self::TokioPostgres => Some("no_openssl"),
+            Self::Psql | Self::Pgbench | Self::Psycopg2 | Self::Psycopg3 => None,
         }
     }
 

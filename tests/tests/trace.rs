@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use steth_tests::{
     agent::{Agent, Options, steth},
-    http, need_postgres,
+    http, need_postgres, need_program,
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
     postgres::{Postgres, USER},
@@ -14,6 +14,8 @@ use steth_tests::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
+/// Some hundred microseconds. What is answered before pgbench has looked at its clock again takes no time in its log.
+const SHORT: &str = "select count(*) from generate_series(1, 2000);\n";
 
 fn field<'a>(queries: &'a [Value], name: &str) -> Vec<&'a str> {
     queries.iter().map(|query| query[name].as_str().unwrap()).collect()
@@ -126,6 +128,31 @@ fn a_trace_under_load_tells_every_query_or_says_how_many_it_skipped() {
     let skipped = total["skipped_in_kernel"].as_u64().unwrap() + total["skipped_in_agent"].as_u64().unwrap();
     let traced = queries.len() as u64;
     assert!(traced <= run.transactions + 1 && traced + skipped > run.transactions, "{traced} told, {skipped} skipped");
+}
+
+/// Of queries so short that microseconds count; the matrix of drivers has long ones, of which a hundredth is more. pgbench's
+/// clock stands around one query here, in C, so next to nothing of its own is in it.
+#[test]
+fn medians_of_short_queries_are_those_of_pgbench() {
+    need_postgres!();
+    need_program!("openssl");
+    let postgres = Postgres::start().unwrap();
+    postgres.encrypt().unwrap();
+    let agent = Agent::start(&Options::default()).unwrap();
+    for endpoint in [Endpoint::Unix, Endpoint::Tcp, Endpoint::Tls] {
+        let database = postgres.create_database().unwrap();
+        let trace = Trace::begin(&["--agent", agent.address(), "--database", &database, "--role", "client"]).unwrap();
+        let bench = Pgbench { mode: Mode::Extended, endpoint, script: SHORT, clients: 1, transactions: 2_001 };
+        let run = bench.run(&postgres, &database).unwrap();
+        let (queries, total) = trace.end(2_001).unwrap();
+        assert_eq!(total["skipped_in_kernel"], 0, "{endpoint:?}");
+        let mut ours: Vec<f64> =
+            queries.iter().map(|query| query["duration_seconds"].as_f64().unwrap() * 1e6).collect();
+        ours.sort_by(f64::total_cmp);
+        let (ours, truth) = (ours[1_000], run.quantile(0.5) * 1e6);
+        println!("{endpoint:?}: at the median {ours:.1} µs, pgbench says {truth:.1} µs");
+        assert!((ours - truth).abs() <= f64::max(20.0, 0.01 * truth), "{endpoint:?}: {ours:.1} µs of {truth:.1} µs");
+    }
 }
 
 #[test]
