@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     helpers::generated::bpf_task_storage_get,
     macros::btf_map,
@@ -126,15 +126,17 @@ pub static TARGETS: HashMap<Target, u32, { limits::TARGETS as usize }> = HashMap
 /// Processes that run Python.
 #[btf_map]
 pub static PYTHONS: HashMap<u32, python::Process, { limits::PYTHONS as usize }> = HashMap::new();
+/// The agent writes into it as into memory of its own, many entries at once.
+const WRITTEN_AT_ONCE: usize = BPF_F_MMAPABLE as usize;
 /// Files of code with their unwind tables.
 #[btf_map]
 pub static UNWIND_FILES: HashMap<CodeFile, UnwindFile, { limits::UNWIND_FILES as usize }> = HashMap::new();
 /// The rows of all tables.
 #[btf_map]
-pub static UNWIND_ROWS: Array<u64, { limits::UNWIND_ROWS as usize }> = Array::new();
+pub static UNWIND_ROWS: Array<u64, { limits::UNWIND_ROWS as usize }, WRITTEN_AT_ONCE> = Array::new();
 /// The pages of all tables.
 #[btf_map]
-pub static UNWIND_PAGES: Array<u32, { limits::UNWIND_ROWS as usize }> = Array::new();
+pub static UNWIND_PAGES: Array<u32, { limits::UNWIND_ROWS as usize }, WRITTEN_AT_ONCE> = Array::new();
 /// Where samples are put together.
 #[btf_map]
 pub static PROFILE_SPACES: PerCpuArray<Space, { SPACES as usize }> = PerCpuArray::new();

@@ -22,9 +22,9 @@ use steth_probes::{
 };
 
 use super::{
-    load::{Kernel, LoadError, run, table},
+    load::{Kernel, LoadError, map_data, run, table},
     report::refusal,
-    tables::Table,
+    tables::{Table, Written},
 };
 use crate::model::{probe::ProbeState, profile::Kind};
 
@@ -91,8 +91,8 @@ pub struct Sampler {
     pythons: Table,
     files: Table,
     numbers: Table,
-    rows: Table,
-    pages: Table,
+    rows: Written,
+    pages: Written,
     told: Vec<Target>,
 }
 
@@ -103,14 +103,18 @@ impl Kernel {
     /// If a map is missing, or the ring cannot be mapped.
     pub fn sampler(&mut self) -> Result<(Sampler, RingBuf<MapData>), LoadError> {
         let table = |name| table(&self.ebpf, name, 1);
+        let written = |name| -> Result<Written, LoadError> {
+            let map = self.ebpf.map(name).and_then(map_data).ok_or(LoadError::NoMap(name))?;
+            Ok(Written::new(map)?)
+        };
         let sampler = Sampler {
             sampling: table("SAMPLING")?,
             targets: table("TARGETS")?,
             pythons: table("PYTHONS")?,
             files: table("UNWIND_FILES")?,
             numbers: table("NUMBERS")?,
-            rows: table("UNWIND_ROWS")?,
-            pages: table("UNWIND_PAGES")?,
+            rows: written("UNWIND_ROWS")?,
+            pages: written("UNWIND_PAGES")?,
             told: Vec::new(),
         };
         Ok((sampler, self.ring("SAMPLES")?))
@@ -341,7 +345,7 @@ impl Sampler {
     /// # Errors
     /// If the kernel refuses.
     pub fn write_rows(&self, first: u32, rows: &[u64]) -> io::Result<()> {
-        self.rows.put_range(first, rows)
+        self.rows.put(first, rows)
     }
 
     /// Writes the pages of one.
@@ -349,7 +353,7 @@ impl Sampler {
     /// # Errors
     /// If the kernel refuses.
     pub fn write_pages(&self, first: u32, pages: &[u32]) -> io::Result<()> {
-        self.pages.put_range(first, pages)
+        self.pages.put(first, pages)
     }
 
     /// When each file was last used, in clock ticks of the walker; for deciding which one has to go.

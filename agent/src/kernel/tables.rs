@@ -7,15 +7,17 @@ use std::{
 };
 
 use aya::maps::MapData;
+use memmap2::MmapOptions;
 use steth_probes::record::{Plain, bytes_of};
 
+/// Where entries of an array begin (`array_map_alloc`), if they have no more bytes than this.
+const ENTRY_ALIGN: usize = 8;
 /// Entries fetched with one call.
 const BATCH: u32 = 1024;
 /// Commands of bpf(2): `enum bpf_cmd` in `linux/bpf.h`.
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
-const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// A kernel map whose entries are read as bytes.
 #[derive(Debug)]
@@ -25,6 +27,14 @@ pub struct Table {
     value_size: usize,
     keys: Vec<u8>,
     values: Vec<u8>,
+}
+
+/// An array that is written as memory: a call of bpf(2) takes some 200 ns for each entry, and tables have hundreds of thousands.
+#[derive(Debug)]
+pub struct Written {
+    fd: OwnedFd,
+    value_size: usize,
+    entries: u32,
 }
 
 /// `union bpf_attr` for the batch commands.
@@ -144,31 +154,6 @@ impl Table {
         bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
     }
 
-    /// Writes entries of an array that follow each other, from a number on.
-    ///
-    /// # Errors
-    /// If the kernel refuses, for example because the array is shorter.
-    pub fn put_range<V: Plain>(&self, first: u32, values: &[V]) -> io::Result<()> {
-        // In an array each value begins at a multiple of eight bytes, but is written with its own length.
-        debug_assert!(size_of::<u32>() == self.key_size && size_of::<V>() == self.value_size);
-        let mut keys = Vec::new();
-        let mut first = first;
-        for values in values.chunks(BATCH as usize) {
-            keys.clear();
-            keys.extend(first..first + values.len() as u32);
-            let mut attr = BatchAttr {
-                keys: keys.as_ptr() as u64,
-                values: values.as_ptr() as u64,
-                count: values.len() as u32,
-                map_fd: self.fd.as_raw_fd() as u32,
-                ..Default::default()
-            };
-            bpf(BPF_MAP_UPDATE_BATCH, &mut attr)?;
-            first += values.len() as u32;
-        }
-        Ok(())
-    }
-
     /// Takes one entry away; false if it was gone already.
     ///
     /// # Errors
@@ -182,6 +167,44 @@ impl Table {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Written {
+    /// Takes an array that can be mapped (`BPF_F_MMAPABLE`, Linux 5.5).
+    ///
+    /// # Errors
+    /// If the kernel does not describe the map.
+    pub fn new(map: &MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let fd = map.fd().as_fd().try_clone_to_owned()?;
+        Ok(Self { fd, value_size: info.value_size() as usize, entries: info.max_entries() })
+    }
+
+    /// Writes entries that follow each other, from a number on. They are mapped for no longer than that, so that they are not
+    /// counted as the agent's memory and as the kernel's.
+    ///
+    /// # Errors
+    /// If the array is shorter, or cannot be mapped.
+    pub fn put<V: Plain>(&self, first: u32, values: &[V]) -> io::Result<()> {
+        debug_assert!(size_of::<V>() == self.value_size);
+        if first as usize + values.len() > self.entries as usize {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        let at = first as usize * ENTRY_ALIGN;
+        let mut options = MmapOptions::new();
+        options.offset(at as u64).len(values.len() * ENTRY_ALIGN);
+        // SAFETY: a map of the agent's own; what reads it meanwhile is the kernel, which expects what is half written.
+        let mut mapped = unsafe { options.map_mut(&self.fd) }?;
+        for (entry, value) in mapped.chunks_exact_mut(ENTRY_ALIGN).zip(values) {
+            if let Some(entry) = entry.get_mut(..self.value_size) {
+                entry.copy_from_slice(bytes_of(value));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ mod sampled;
 mod session;
 mod settings;
 mod signals;
+mod slow;
 mod sources;
 mod tls;
 mod trace;
@@ -254,19 +255,21 @@ impl Pipeline {
                     self.sources.probes().into_iter().for_each(Probes::tell);
                 }
                 _ = profile.tick(), if self.sources.probes().is_some_and(|probes| probes.is_profiled()) => {
-                    self.sources.probes().into_iter().for_each(Probes::sample);
+                    slow::step("taking samples", || self.sources.probes().into_iter().for_each(Probes::sample));
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
                 _ = kept.tick() => {
                     let snapshot = self.end_of_window();
                     let elapsed = self.observed.map_or(self.config.window.kept, |observed| self.taken - observed);
                     self.observed = Some(self.taken);
-                    self.correlate(&snapshot, elapsed);
-                    self.alert(&snapshot, elapsed);
-                    self.tell(snapshot.at_unix_ms);
-                    self.sources.probes().into_iter().for_each(Probes::close_window);
+                    slow::step("comparing with the past", || self.correlate(&snapshot, elapsed));
+                    slow::step("evaluating alerts", || self.alert(&snapshot, elapsed));
+                    slow::step("telling receivers", || self.tell(snapshot.at_unix_ms));
+                    slow::step("closing the window", || {
+                        self.sources.probes().into_iter().for_each(Probes::close_window);
+                    });
                 }
-                () = tokio::time::sleep_until(self.governing.due().into()) => self.govern(),
+                () = tokio::time::sleep_until(self.governing.due().into()) => slow::step("keeping the budget", || self.govern()),
                 outcome = alerts::outcome(self.alerter.as_mut()) => {
                     if let Some(alerter) = &mut self.alerter {
                         alerter.take(outcome, unix_ms());

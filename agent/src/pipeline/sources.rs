@@ -9,6 +9,7 @@ use super::{
     Examination,
     past::{Keeper, OnPiece},
     probes::{self, Probes},
+    slow,
 };
 use crate::{
     config::Config,
@@ -141,9 +142,9 @@ impl Sources {
     pub fn drain(&mut self) {
         self.take_over();
         if let Some(probes) = &mut self.probes {
-            probes.drain();
-            probes.gather();
-            probes.forget_ended_sockets();
+            slow::step("taking records", || probes.drain());
+            slow::step("gathering names", || probes.gather());
+            slow::step("forgetting sockets", || probes.forget_ended_sockets());
         }
     }
 
@@ -155,9 +156,9 @@ impl Sources {
         let Self { probes, reader, processes, .. } = self;
         // Most of the time goes into system calls; two cores halve it.
         let (host, problems) = thread::scope(|scope| {
-            let host = scope.spawn(|| read_host(reader.as_mut(), processes.as_mut()));
+            let host = scope.spawn(|| slow::step("reading /proc", || read_host(reader.as_mut(), processes.as_mut())));
             if let Some(probes) = probes {
-                series.extend(probes.read());
+                series.extend(slow::step("reading kernel maps", || probes.read()));
                 services = probes.services();
                 exemplars = probes.exemplars();
                 statuses = probes.statuses();
