@@ -101,6 +101,19 @@ impl Session {
         self.until_ready()
     }
 
+    /// Begins `copy … from stdin`, sends this data and then that the client gives up; returns the SQLSTATE of the error that
+    /// follows.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn copy_and_fail(&mut self, statement: &str, data: &[&str]) -> Result<Option<String>> {
+        let mut messages = vec![(b'Q', strings(&[statement]))];
+        messages.extend(data.iter().map(|line| (b'd', line.as_bytes().to_vec())));
+        messages.push((b'f', strings(&["the client gives up"])));
+        self.request(&messages)?;
+        self.until_ready()
+    }
+
     /// Reads to the next ReadyForQuery; returns the SQLSTATE of an error on the way.
     ///
     /// # Errors

@@ -1,0 +1,126 @@
+//! What is no question and answer: streams of replication, copies that the client gives up, requests that are cancelled.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use steth_tests::{
+    agent::{Agent, Options},
+    exposition::Exposition,
+    need_postgres,
+    pgbench::{Endpoint, Mode, Pgbench},
+    pgwire::Session,
+    postgres::Postgres,
+    process::Process,
+};
+
+const STATEMENTS: &str = "steth_postgres_statements_total";
+const CYCLES: &str = "steth_postgres_query_duration_seconds_count";
+const ERRORS: &str = "steth_postgres_errors_total";
+const ROLES: [&str; 2] = ["server", "client"];
+const SOON: Duration = Duration::from_secs(60);
+
+/// Conversations that went out of step, or in which more was under way than is followed.
+fn lost(metrics: &Exposition) -> BTreeMap<String, f64> {
+    let mut lost = metrics.sums_by("steth_records_lost_total", &[("map", "wires")], "reason");
+    lost.retain(|_, count| *count > 0.0);
+    lost
+}
+
+/// A base backup is taken over two connections: one asks and gets all files as COPY data, the other becomes a stream in both
+/// directions. PostgreSQL logs each command that it takes on them.
+#[test]
+fn commands_of_replication_are_counted_and_their_streams_disturb_nobody() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start_set(&[
+        "wal_level=replica",
+        "max_wal_senders=4",
+        "log_replication_commands=on",
+        "log_min_messages=log",
+    ])
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut runs = 0.0;
+    for (number, host) in ["127.0.0.1", postgres.folder().to_str().unwrap()].into_iter().enumerate() {
+        let database = postgres.create_database().unwrap();
+        let mut backup = postgres.program("pg_basebackup");
+        backup.args(["-h", host, "-p", &postgres.port.to_string(), "-U", "postgres"]);
+        backup.args(["-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(folder.path().join(number.to_string()));
+        let backup = Process::start("pg_basebackup", backup).unwrap();
+        let script = "select 1;\n";
+        let beside = Pgbench { mode: Mode::Prepared, endpoint: Endpoint::Tcp, script, clients: 1, transactions: 500 };
+        runs += beside.run(&postgres, &database).unwrap().transactions as f64;
+        backup.finish(SOON).unwrap();
+    }
+    let metrics = agent.settled().unwrap();
+    let log = postgres.log().unwrap();
+    let taken = log.lines().filter(|line| line.contains("received replication command:")).count() as f64;
+    assert!(taken >= 8.0, "two backups take more commands: {log}");
+    let asked = |role| metrics.sum(CYCLES, &[("role", role), ("service", "pg_basebackup")]);
+    let texts = metrics.sums_by(STATEMENTS, &[("service", "pg_basebackup")], "query");
+    assert_eq!(asked("client"), taken, "{texts:?} of\n{log}");
+    assert_eq!(lost(&metrics), BTreeMap::new());
+    for role in ROLES {
+        let of_bench = metrics.sum(CYCLES, &[("role", role), ("operation", "SELECT")]);
+        assert!(of_bench >= runs, "{role}: {of_bench} of {runs}");
+    }
+}
+
+#[test]
+fn a_copy_that_the_client_gives_up_is_its_error_and_the_next_request_is_itself() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    session.query("create table t (n int)").unwrap();
+    for data in [&[][..], &["1\n"], &["1\n", "2\n3\n"]] {
+        // query_canceled (PostgreSQL manual, appendix A).
+        assert_eq!(session.copy_and_fail("copy t from stdin", data).unwrap().as_deref(), Some("57014"));
+        assert_eq!(session.query("select count(*) from t").unwrap(), None);
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let of =
+            |name, operation| metrics.sum(name, &[("role", role), ("database", &database), ("operation", operation)]);
+        let errors = metrics.sums_by(ERRORS, &[("role", role), ("database", &database)], "sqlstate");
+        assert_eq!(errors.get("57014"), Some(&3.0), "{role}: {errors:?}");
+        assert_eq!((of(CYCLES, "COPY"), of(STATEMENTS, "COPY")), (3.0, 0.0), "{role}");
+        assert_eq!((of(CYCLES, "SELECT"), of(STATEMENTS, "SELECT")), (3.0, 3.0), "{role}");
+    }
+    assert_eq!(lost(&metrics), BTreeMap::new());
+}
+
+/// psql sends a CancelRequest over a connection of its own; this is neither a login nor a question.
+#[test]
+fn a_request_that_is_cancelled_is_an_error_and_the_cancelling_nothing() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    for host in ["127.0.0.1", postgres.folder().to_str().unwrap()] {
+        let mut psql = postgres.program("psql");
+        psql.args(["-X", "-h", host, "-p", &postgres.port.to_string(), "-U", "postgres", "-d", &database]);
+        psql.args(["-c", "select pg_sleep(60)"]);
+        let mut psql = Process::start("psql", psql).unwrap();
+        let mut watcher = Session::open(&postgres, "postgres").unwrap();
+        let sleeps = "do $$ begin while not exists (select from pg_stat_activity where wait_event = 'PgSleep') \
+                      loop perform pg_stat_clear_snapshot(); end loop; end $$";
+        assert_eq!(watcher.query(sleeps).unwrap(), None);
+        psql.signal("INT").unwrap();
+        psql.wait(SOON).unwrap();
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let errors = metrics.sums_by(ERRORS, &labels, "sqlstate");
+        assert_eq!(errors, BTreeMap::from([("57014".to_owned(), 2.0)]), "{role}");
+        assert_eq!(metrics.sum(CYCLES, &labels), 2.0, "{role}");
+    }
+    let server = format!("postgres:{}/cluster", postgres.folder().file_name().unwrap().to_str().unwrap());
+    let logins = |database: &str| {
+        let labels = [("service", server.as_str()), ("database", database)];
+        metrics.histogram("steth_postgres_connection_setup_seconds", &labels).count
+    };
+    assert_eq!((logins(&database), logins("unknown")), (2.0, 0.0));
+    assert_eq!(lost(&metrics), BTreeMap::new());
+}
