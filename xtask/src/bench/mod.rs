@@ -21,6 +21,7 @@ mod scrape;
 mod start;
 mod switch;
 mod syscall;
+mod trace;
 mod viewer;
 mod walk;
 
@@ -53,6 +54,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "switch", title: "One switch", what: switch::WHAT, rounds: 7, run: switch::run },
     Bench { name: "walk", title: "The longest walk", what: walk::WHAT, rounds: 7, run: walk::run },
     Bench { name: "pgbench", title: "A database under full load", what: pgbench::WHAT, rounds: 8, run: pgbench::run },
+    Bench { name: "trace", title: "A trace of every query", what: trace::WHAT, rounds: 1, run: trace::run },
     Bench { name: "idle", title: "An idle host", what: idle::WHAT, rounds: 1, run: idle::run },
     Bench { name: "scrape", title: "One scrape", what: scrape::WHAT, rounds: 50, run: scrape::run },
     Bench { name: "profile", title: "Profiles", what: profile::cost::WHAT, rounds: 2, run: profile::cost::run },

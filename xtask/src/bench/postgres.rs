@@ -123,9 +123,20 @@ impl Postgres {
     /// # Errors
     /// It fails, or says something unknown.
     pub fn run(&self, load: Load) -> Result<Outcome> {
+        self.run_at(load, None)
+    }
+
+    /// The same, with at most so many transactions a second.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_at(&self, load: Load, per_second: Option<u32>) -> Result<Outcome> {
         let Load { mode, way, clients, seconds } = load;
         let mut pgbench = self.client("pgbench", way);
         pgbench.args(["-n", "-S", "-M", mode, "-j", "1", "-c", &clients.to_string(), "-T", &seconds.to_string()]);
+        if let Some(rate) = per_second {
+            pgbench.args(["-R", &rate.to_string()]);
+        }
         let report = process::output(pgbench.arg("postgres"), Duration::from_secs(u64::from(seconds) + 20))?;
         let after = |key: &str| report.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
         let per_second = after("tps = ").and_then(|number| number.parse().ok());
