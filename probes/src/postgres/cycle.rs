@@ -417,6 +417,9 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             greeted(wire, fx, begun_ns, now_ns);
         } else if wire.failed != 0 {
             fx.refused(wire, statement, now_ns.saturating_sub(begun_ns));
+        } else if wire.open == OPEN && wire.cycle_count == 0 {
+            // The write that ends this request began before, but has not returned yet.
+            fx.lost(Loss::PostgresOutOfStep);
         }
         if wire.put_off > 0 {
             deep::take_up(wire, fx);
@@ -429,7 +432,7 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
         if status == b'I' {
             wire.transaction_ns = 0;
         }
-    } else if wire.transaction != 0 {
+    } else {
         wire.early = 1;
     }
     wire.transaction = status;

@@ -190,6 +190,49 @@ fn an_opening_cut_in_two_is_found_late_but_nothing_is_invented() {
     }
 }
 
+/// Two threads share a socket, and the one that reads is done before the other's call, which began earlier, returns. The one
+/// query whose reply was seen first is lost and counted as that; all others keep their replies.
+#[test]
+fn a_reply_that_is_seen_before_its_request_costs_that_one_query_only() {
+    let mut costly = 0;
+    for name in everything() {
+        for captured in capture::read(name) {
+            let expected = whole(&captured);
+            let Some(opening) = opening_move(&captured) else { continue };
+            for nth in opening + 2..captured.moves.len() {
+                let [(true, request), (false, reply)] = &captured.moves[nth - 1..=nth] else { continue };
+                let mut swapped = Conversation::new(Role::Client);
+                for (at, (up, bytes)) in captured.moves.iter().enumerate() {
+                    let at_ns = 1_000_000 * (at as u64 + 1);
+                    match nth.checked_sub(at) {
+                        Some(1) => {}
+                        Some(0) => {
+                            swapped.moves_at(false, reply, at_ns, at_ns + 10);
+                            swapped.moves_at(true, request, at_ns - 1_000_000, at_ns + 20);
+                        }
+                        _ => swapped.moves_at(*up, bytes, at_ns, at_ns + 10),
+                    }
+                }
+                let what = format!("{name}, reply {nth} first");
+                // Where a reply ends no cycle, its first byte is not that of an answer to anything.
+                let [found, all] = [&swapped, &expected].map(|conversation| {
+                    let queries = conversation.findings().queries.iter();
+                    queries.map(|query| (query.statement.clone(), query.duration_ns)).collect::<Vec<_>>()
+                });
+                if found.len() == all.len() {
+                    assert_eq!(found, all, "{what}");
+                    continue;
+                }
+                costly += 1;
+                let same = found.iter().zip(&all).take_while(|(one, other)| one == other).count();
+                assert_eq!(&found[same..], &all[same + 1..], "{what}");
+                assert_eq!(swapped.findings().lost[..], [Loss::PostgresOutOfStep], "{what}");
+            }
+        }
+    }
+    assert!(costly > 50, "{costly} replies are those of queries");
+}
+
 #[test]
 fn attached_in_mid_stream_every_execute_is_counted_and_no_statement_is_guessed() {
     let connections = capture::read("deepflow-pgsql-all.pcap");
