@@ -40,7 +40,10 @@ impl World {
         let surroundings = |service: Option<&str>| {
             *looks.borrow_mut() += 1;
             let conclusion = format!("found at {}", service.unwrap_or("the host"));
-            Surroundings { findings: vec![Noted { id: 7, conclusion }], callers: vec!["web".into()] }
+            Surroundings {
+                findings: vec![Noted { id: 7, conclusion, evidence: vec!["used 0.9: up".into()] }],
+                callers: vec!["web".into()],
+            }
         };
         let (now_unix_ms, elapsed, host) = (self.now(), WINDOW, "h");
         let evaluation = Evaluation { figures, now_unix_ms, elapsed, host, surroundings: &surroundings };
