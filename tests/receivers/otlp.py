@@ -1,10 +1,11 @@
 """Takes OTLP over HTTP, read by OpenTelemetry's own package: says each data point of /v1/metrics as a line of JSON with its
 "name", each record of /v1/logs as one with its "event".
 
-otlp.py [--tls CERTIFICATE KEY CLIENTS_AUTHORITY] [--token TOKEN] [--first-answers STATUS,…]
+otlp.py [--tls CERTIFICATE KEY CLIENTS_AUTHORITY] [--token TOKEN] [--first-answers STATUS,…] [--port PORT] [--only NAME,…]
 
 With --tls only clients with a certificate are let in; with --token only those that bear it. The first requests get these
-answers, and are not said.
+answers, and are not said. With --only nothing but data points of these names is said, and of each request the number of all that
+it holds, as its "request".
 """
 
 import argparse
@@ -21,7 +22,10 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--tls", nargs=3)
 parser.add_argument("--token")
 parser.add_argument("--first-answers", default="")
+parser.add_argument("--port", type=int, default=0)
+parser.add_argument("--only", default="")
 options = parser.parse_args()
+only = set(filter(None, options.only.split(",")))
 answers = [int(status) for status in options.first_answers.split(",") if status]
 
 
@@ -63,6 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/v1/logs":
             return self.tell_logs(logs.ExportLogsServiceRequest.FromString(gzip.decompress(body)))
         request = service.ExportMetricsServiceRequest.FromString(gzip.decompress(body))
+        count = 0
         for resource in request.resource_metrics:
             of = attributes(resource.resource.attributes)
             for scope in resource.scope_metrics:
@@ -70,6 +75,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 for metric in scope.metrics:
                     kind = metric.WhichOneof("data")
                     data = getattr(metric, kind)
+                    count += len(data.data_points)
+                    if only and metric.name not in only:
+                        continue
                     for point in data.data_points:
                         told = dict(name=metric.name, unit=metric.unit, kind=kind, resource=of,
                                     attributes=attributes(point.attributes), time=point.time_unix_nano)
@@ -79,6 +87,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                             say(**told, value=point.sum, count=point.count)
                         else:
                             say(**told, value=point.as_double if point.HasField("as_double") else None)
+        if only:
+            say(request=count)
         sys.stdout.flush()
 
     def tell_logs(self, request):
@@ -96,7 +106,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
 if options.tls:
     certificate, key, authority = options.tls
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -37,6 +37,8 @@ pub struct Options {
     pub alerts: Option<PathBuf>,
     /// Another folder for the audit log than one of its own.
     pub audit: Option<PathBuf>,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running agent; killed when dropped.
@@ -273,6 +275,7 @@ fn spawn(options: &Options) -> Result<(Process, TempDir, PathBuf)> {
     if !options.sections.contains("own =") {
         command.env("STETH_PROBES_OWN", "true");
     }
+    command.envs(options.environment.iter().cloned());
     command.arg("run").arg("--config").arg(&config);
     command.args(["--listen", options.listen.as_deref().unwrap_or("127.0.0.1:0")]);
     Ok((Process::start("steth", command)?, folder, lock))

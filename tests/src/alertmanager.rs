@@ -30,35 +30,39 @@ impl Alertmanager {
     /// # Errors
     /// If it is not installed or does not start within a minute.
     pub fn start(webhook: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("steth-alertmanager-").tempdir()?;
         // Somebody may take the port between the choice and its use.
-        let mut attempts = 5;
-        loop {
-            let port = free_port()?;
-            let config = folder.path().join("alertmanager.yml");
-            std::fs::write(
-                &config,
-                format!(
-                    "route: {{receiver: sink, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\
-                     receivers:\n\
-                     - {{name: sink, webhook_configs: [{{url: '{webhook}', send_resolved: true}}]}}\n"
-                ),
-            )?;
-            let mut command = process::command("prometheus-alertmanager", None);
-            command.arg(format!("--config.file={}", config.display()));
-            command.arg(format!("--storage.path={}", folder.path().join("data").display()));
-            command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--cluster.listen-address=");
-            let server = Process::start("alertmanager", command)?;
-            let ready = server.wait_for_line("that it listens", START, |line| {
-                line.to_lowercase().contains("listening").then_some(())
-            });
-            attempts -= 1;
-            match ready {
-                Ok(()) => return Ok(Self { server, port, _folder: folder }),
-                Err(_) if attempts > 0 && server.log().contains("address already in use") => {}
-                Err(error) => return Err(error),
+        for _ in 0..4 {
+            match Self::start_at(webhook, free_port()?) {
+                Err(error) if error.to_string().contains("address already in use") => {}
+                started => return started,
             }
         }
+        Self::start_at(webhook, free_port()?)
+    }
+
+    /// The same on this port.
+    ///
+    /// # Errors
+    /// As there, or if somebody else has the port.
+    pub fn start_at(webhook: &str, port: u16) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("steth-alertmanager-").tempdir()?;
+        let config = folder.path().join("alertmanager.yml");
+        std::fs::write(
+            &config,
+            format!(
+                "route: {{receiver: sink, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\
+                 receivers:\n\
+                 - {{name: sink, webhook_configs: [{{url: '{webhook}', send_resolved: true}}]}}\n"
+            ),
+        )?;
+        let mut command = process::command("prometheus-alertmanager", None);
+        command.arg(format!("--config.file={}", config.display()));
+        command.arg(format!("--storage.path={}", folder.path().join("data").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}")).arg("--cluster.listen-address=");
+        let server = Process::start("alertmanager", command)?;
+        server
+            .wait_for_line("that it listens", START, |line| line.to_lowercase().contains("listening").then_some(()))?;
+        Ok(Self { server, port, _folder: folder })
     }
 
     /// The alerts that it holds.

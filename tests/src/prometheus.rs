@@ -51,6 +51,22 @@ impl Prometheus {
         })
     }
 
+    /// Starts a server that scrapes `http://target/metrics` as job `steth` and evaluates a file of rules, both each second.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_rules(target: &str, rules: &Path) -> Result<Self> {
+        Self::with(|_| {
+            format!(
+                "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+                 rule_files: ['{}']\n\
+                 scrape_configs:\n\
+                 - {{job_name: steth, static_configs: [{{targets: ['{target}']}}]}}\n",
+                rules.display()
+            )
+        })
+    }
+
     /// Starts a server that scrapes nothing and takes what is written to [`write_url`](Self::write_url).
     ///
     /// # Errors
@@ -93,6 +109,15 @@ impl Prometheus {
         }
     }
 
+    /// The answer to a path of its API.
+    ///
+    /// # Errors
+    /// If the server does not answer, or not in JSON.
+    pub fn get(&self, path: &str) -> Result<serde_json::Value> {
+        let answer = http::get(&format!("http://127.0.0.1:{}{path}", self.port))?;
+        serde_json::from_str(&answer.body).with_context(|| format!("{path}: not JSON"))
+    }
+
     /// The value of an instant query with one series as result; `None` while there is none, or not a number.
     ///
     /// # Errors
@@ -110,10 +135,8 @@ impl Prometheus {
     /// # Errors
     /// If the server does not answer, or refuses the query.
     pub fn samples(&self, promql: &str) -> Result<Vec<Sample>> {
-        let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(promql));
-        let answer = http::get(&url)?;
-        let body: serde_json::Value = serde_json::from_str(&answer.body).context("not JSON")?;
-        let Some(result) = body["data"]["result"].as_array() else { bail!("{promql}: {}", answer.body) };
+        let body = self.get(&format!("/api/v1/query?query={}", http::percent_encoded(promql)))?;
+        let Some(result) = body["data"]["result"].as_array() else { bail!("{promql}: {body}") };
         result.iter().map(|one| sample(one).with_context(|| format!("{promql}: {one}"))).collect()
     }
 
@@ -122,8 +145,7 @@ impl Prometheus {
     /// # Errors
     /// If the server does not answer, or refuses the query.
     pub fn history(&self, selector: &str) -> Result<Vec<(Sample, History)>> {
-        let url = format!("http://127.0.0.1:{}/api/v1/query?query={}", self.port, http::percent_encoded(selector));
-        let body: serde_json::Value = serde_json::from_str(&http::get(&url)?.body).context("not JSON")?;
+        let body = self.get(&format!("/api/v1/query?query={}", http::percent_encoded(selector)))?;
         let Some(result) = body["data"]["result"].as_array() else { bail!("{selector}: {body}") };
         let history = |one: &serde_json::Value| -> Result<(Sample, History)> {
             let mut labels: BTreeMap<String, String> = serde_json::from_value(one["metric"].clone())?;
@@ -145,11 +167,10 @@ impl Prometheus {
     /// If the server does not answer, or refuses the query.
     pub fn exemplars(&self, selector: &str) -> Result<Vec<(serde_json::Value, serde_json::Value)>> {
         let now = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
-        let (selector, port) = (http::percent_encoded(selector), self.port);
-        let path = format!("query_exemplars?query={selector}&start={}&end={}", now - 600, now + 60);
-        let answer = http::get(&format!("http://127.0.0.1:{port}/api/v1/{path}"))?;
-        let body: serde_json::Value = serde_json::from_str(&answer.body).context("not JSON")?;
-        let Some(result) = body["data"].as_array() else { bail!("{path}: {}", answer.body) };
+        let selector = http::percent_encoded(selector);
+        let path = format!("/api/v1/query_exemplars?query={selector}&start={}&end={}", now - 600, now + 60);
+        let body = self.get(&path)?;
+        let Some(result) = body["data"].as_array() else { bail!("{path}: {body}") };
         let of = |one: &serde_json::Value| one["exemplars"].as_array().cloned().unwrap_or_default();
         Ok(result.iter().flat_map(|one| of(one).into_iter().map(|each| (one["seriesLabels"].clone(), each))).collect())
     }

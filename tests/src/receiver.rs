@@ -77,6 +77,14 @@ impl Receiver {
         self.lines("name")
     }
 
+    /// How many data points there were in all requests so far; of one that says but some of them.
+    ///
+    /// # Errors
+    /// If it said something else.
+    pub fn point_count(&self) -> Result<u64> {
+        Ok(self.lines("request")?.iter().filter_map(|line| line["request"].as_u64()).sum())
+    }
+
     /// All records of logs so far.
     ///
     /// # Errors

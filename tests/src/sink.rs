@@ -3,7 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,6 +23,7 @@ type Posts = Arc<Mutex<Vec<(Instant, Value)>>>;
 pub struct Sink {
     address: SocketAddr,
     posts: Posts,
+    is_away: Arc<AtomicBool>,
 }
 
 impl Sink {
@@ -28,17 +32,39 @@ impl Sink {
     /// # Errors
     /// If there is no port.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::start_at(0)
+    }
+
+    /// One on this port of 127.0.0.1.
+    ///
+    /// # Errors
+    /// If somebody else has it.
+    pub fn start_at(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
         let address = listener.local_addr()?;
-        let posts = Posts::default();
-        let kept = Arc::clone(&posts);
+        let (posts, is_away) = (Posts::default(), Arc::new(AtomicBool::new(false)));
+        let (kept, away) = (Arc::clone(&posts), Arc::clone(&is_away));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let posts = Arc::clone(&kept);
-                std::thread::spawn(move || serve(stream, &posts));
+                if away.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (posts, away) = (Arc::clone(&kept), Arc::clone(&away));
+                std::thread::spawn(move || serve(stream, &posts, &away));
             }
         });
-        Ok(Self { address, posts })
+        Ok(Self { address, posts, is_away })
+    }
+
+    /// Goes away: nobody listens there any more, and who is connected gets no answer. Returns what came.
+    pub fn leave(self) -> Vec<(Instant, Value)> {
+        self.is_away.store(true, Ordering::SeqCst);
+        // Wakes who listens.
+        drop(TcpStream::connect(self.address));
+        while TcpStream::connect(self.address).is_ok() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.posts()
     }
 
     /// Where to post.
@@ -63,7 +89,7 @@ impl Sink {
 }
 
 /// Answers one request after the other until the other side hangs up, or has said that it is the last.
-fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
+fn serve(stream: TcpStream, posts: &Posts, is_away: &AtomicBool) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -84,6 +110,9 @@ fn serve(stream: TcpStream, posts: &Posts) -> Option<()> {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
+        if is_away.load(Ordering::SeqCst) {
+            return None;
+        }
         let post = serde_json::from_slice(&body).unwrap_or(Value::Null);
         posts.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), post));
         writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").ok()?;
@@ -103,5 +132,9 @@ mod tests {
         assert_eq!(crate::http::post_json(&sink.url(), "{\"a\":1}").unwrap().status, 200);
         let found = sink.wait_for("a post", Duration::from_secs(5), |post| post["a"].as_u64());
         assert_eq!((found.unwrap(), sink.posts().len()), (1, 1));
+        let (url, port) = (sink.url(), sink.address.port());
+        assert_eq!(sink.leave().len(), 1);
+        assert!(crate::http::post_json(&url, "{}").is_err());
+        assert!(Sink::start_at(port).unwrap().posts().is_empty());
     }
 }

@@ -1,5 +1,6 @@
-//! Shipped rules, each fired by its real cause on this host and over with it: memory, CPU, connections, a disk that fills, records
-//! that are lost. The times of rules are short; of memory the threshold is where this host is now, and a little more.
+//! Shipped rules, each fired by its real cause on this host and over with it: memory, CPU, connections, a pool, open files, a disk
+//! that fills, records that are lost, cells without room. The times of rules are short; of memory and of the host's open files the
+//! threshold is where this host is now, and a little more.
 
 use std::{
     fmt::Write as _,
@@ -17,38 +18,94 @@ use steth_tests::{
     agent::{Agent, Options},
     need_bpf, need_postgres, need_program,
     pgwire::Session,
-    postgres::Postgres,
+    postgres::{Postgres, USER},
     process::{Process, command},
-    programs::{HOLD_RESOURCES, Program},
+    programs::{HOLD_RESOURCES, PEERS, Program},
     skipped,
     stage::{Stage, TOLD},
+    unique_name, wait,
 };
 
 const LONG: Duration = Duration::from_secs(120);
+
+/// All memory of this host in bytes, and the share of it that is used, as the rules see it.
+fn memory() -> (f64, f64) {
+    let metrics = Agent::start(&Options::default()).unwrap().scrape().unwrap();
+    let total = metrics.sum("node_memory_MemTotal_bytes", &[]);
+    (total, 1.0 - metrics.sum("node_memory_MemAvailable_bytes", &[]) / total)
+}
+
+/// Takes a twelfth of all memory; others on this host may take or give back a fiftieth meanwhile.
+fn take_memory(program: &Program, total: f64) -> Process {
+    let holder = program.start(&["1", &format!("{}", (total as u64 / 12) >> 20)]).unwrap();
+    holder.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
+    holder
+}
+
+/// Thresholds of a rule.
+fn bounds(above: f64, clear: f64) -> String {
+    format!("above = {above}\nclear = {clear}")
+}
 
 #[test]
 fn memory_that_is_taken_is_told_and_over_when_it_is_given_back() {
     need_bpf!();
     need_program!("gcc");
-    let metrics = Agent::start(&Options::default()).unwrap().scrape().unwrap();
-    let total = metrics.sum("node_memory_MemTotal_bytes", &[]);
-    let used = 1.0 - metrics.sum("node_memory_MemAvailable_bytes", &[]) / total;
+    let (total, used) = memory();
     if used > 0.8 {
         skipped!("{:.0} % of the memory are used already", used * 100.0);
     }
-    // A twelfth of all memory is taken; others on this host may take or give back a fiftieth meanwhile.
-    let high = format!("above = {:.3}\nclear = {:.3}", used + 0.05, used + 0.03);
+    let high = bounds(used + 0.05, used + 0.03);
     let stage = Stage::with("", &[("above = 0.8\nclear = 0.75", high.as_str()), ("for = \"20s\"", "for = \"3s\"")]);
     let agent = stage.agent();
     let program = Program::build("hold", HOLD_RESOURCES).unwrap();
-    let mut holder = program.start(&["1", &format!("{}", (total as u64 / 12) >> 20)]).unwrap();
-    holder.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
+    let mut holder = take_memory(&program, total);
     let alert = stage.told_of("memory_high", None, "firing", TOLD);
     assert!(alert["annotations"]["summary"].as_str().unwrap().starts_with("memory of "), "{alert:#}");
     assert!(alert["annotations"]["step"].as_str().unwrap().contains("steth explain"), "{alert:#}");
     holder.signal("KILL").unwrap();
     drop(holder.wait(TOLD));
     stage.told_of("memory_high", None, "resolved", TOLD);
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn memory_that_is_nearly_gone_is_told_at_once_and_inhibits_the_warning() {
+    need_bpf!();
+    need_program!("gcc");
+    let (total, used) = memory();
+    if used > 0.8 {
+        skipped!("{:.0} % of the memory are used already", used * 100.0);
+    }
+    let (critical, high) = (bounds(used + 0.05, used + 0.03), bounds(used + 0.04, used + 0.03));
+    let stage = Stage::with(
+        "",
+        &[
+            ("above = 0.9\nclear = 0.85", critical.as_str()),
+            ("above = 0.8\nclear = 0.75", high.as_str()),
+            ("for = \"20s\"", "for = \"3s\""),
+        ],
+    );
+    let agent = stage.agent();
+    let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+    let mut holder = take_memory(&program, total);
+    let alert = stage.told_of("memory_critical", None, "firing", TOLD);
+    assert_eq!(alert["labels"]["severity"], "critical", "{alert:#}");
+    assert!(alert["annotations"]["summary"].as_str().unwrap().starts_with("memory of "), "{alert:#}");
+    assert!(alert["annotations"]["impact"].as_str().unwrap().contains("kill processes"), "{alert:#}");
+    wait::poll("the warning, which nobody is told of", TOLD, || {
+        let listed = agent.get_json("/api/v1/alerts")?;
+        let is_it = |alert: &serde_json::Value| {
+            alert["rule"] == "memory_high" && alert["state"] == "firing" && alert["suppressed"] == "inhibition"
+        };
+        Ok(listed["alerts"].as_array().unwrap().iter().any(is_it).then_some(()))
+    })
+    .unwrap();
+    let of_warning = |post: &serde_json::Value| post["groupLabels"]["alertname"] == "memory_high";
+    assert!(!stage.sink.posts().iter().any(|(_, post)| of_warning(post)), "{:#?}", stage.sink.posts());
+    holder.signal("KILL").unwrap();
+    drop(holder.wait(TOLD));
+    stage.told_of("memory_critical", None, "resolved", TOLD);
     assert!(agent.stop().unwrap().success());
 }
 
@@ -97,6 +154,100 @@ fn connections_near_the_servers_limit_are_told_and_over_when_they_are_closed() {
     assert!(summary.ends_with("95 % of the connections that it allows"), "{alert:#}");
     drop(sessions);
     stage.told("postgres_connections_high", &service, "resolved");
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn a_pool_that_is_nearly_used_up_is_told_and_over_when_connections_are_given_back() {
+    need_bpf!();
+    need_postgres!();
+    let stage = Stage::new("");
+    let postgres = Postgres::start().unwrap();
+    // A service of its own: other tests are clients, too.
+    let (folder, client) = (tempfile::tempdir().unwrap(), unique_name("pool"));
+    let program = folder.path().join(&client);
+    std::fs::copy(postgres.programs.join("psql"), &program).unwrap();
+    let agent = stage.agent_with(&format!("[postgres]\npools = {{ \"{client}\" = 10 }}\n"));
+    let open = || {
+        let mut session = command(&program, None);
+        session.args(["-X", "-q", "-A", "-t", "-U", USER, "-p", &postgres.port.to_string(), "-h"]);
+        session.arg(postgres.folder()).args(["-d", "postgres"]);
+        let mut session = Process::start(&client, session).unwrap();
+        session.say("select 1;").unwrap();
+        session.wait_for_line("an answer", TOLD, |line| (line == "1").then_some(())).unwrap();
+        session
+    };
+    let sessions: Vec<Process> = (0..10).map(|_| open()).collect();
+    let alert = stage.told("postgres_pool_high", &client, "firing");
+    let summary = alert["annotations"]["summary"].as_str().unwrap();
+    assert_eq!(summary, format!("{client} has 100 % of the connections that its pool holds"), "{alert:#}");
+    drop(sessions);
+    stage.told("postgres_pool_high", &client, "resolved");
+    assert!(agent.stop().unwrap().success());
+}
+
+/// Descriptors that the host has open, and how many it allows (proc(5), /proc/sys/fs/file-nr).
+fn open_files_of_host() -> (f64, f64) {
+    let text = std::fs::read_to_string("/proc/sys/fs/file-nr").unwrap();
+    let figures: Vec<f64> = text.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+    (figures[0], figures[2])
+}
+
+#[test]
+fn open_files_of_the_host_are_told_and_over_when_they_are_closed() {
+    need_bpf!();
+    need_program!("gcc");
+    let (open, most) = open_files_of_host();
+    if open + 100_000.0 > most {
+        skipped!("{open} of {most} open files are used already");
+    }
+    // Of what the host allows few are taken; others on this host may open or close a few thousand meanwhile.
+    let bounds = bounds((open + 10_000.0) / most, (open + 6_000.0) / most) + "\nseverity = \"critical\"";
+    let stage = Stage::with("", &[("above = 0.8\nclear = 0.7\nseverity = \"critical\"", bounds.as_str())]);
+    let agent = stage.agent();
+    let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+    let mut shell = command("sh", None);
+    shell.args(["-c", "ulimit -n 20000 && exec \"$0\" 18000 1"]).arg(&program.path);
+    let mut holder = Process::start("hold", shell).unwrap();
+    holder.wait_for_line("ready", TOLD, |line| (line == "ready").then_some(())).unwrap();
+    let alert = stage.told_of("open_files_of_host_high", None, "firing", TOLD);
+    assert_eq!(alert["labels"]["severity"], "critical", "{alert:#}");
+    let summary = alert["annotations"]["summary"].as_str().unwrap();
+    assert!(summary.ends_with(" of the open files that it allows"), "{alert:#}");
+    holder.signal("KILL").unwrap();
+    drop(holder.wait(TOLD));
+    stage.told_of("open_files_of_host_high", None, "resolved", TOLD);
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn cells_without_room_are_told_and_over_when_nobody_asks_for_more() {
+    need_bpf!();
+    need_program!("gcc");
+    let stage = Stage::new("");
+    let processors = std::fs::read_to_string("/sys/devices/system/cpu/possible").unwrap();
+    let last: usize = processors.trim().rsplit([',', '-']).next().unwrap().parse().unwrap();
+    // As little as there may be: some 1,800 cells, which are kept for each processor.
+    let agent = stage.agent_with(&format!("[kernel]\nmemory = \"{}MiB\"\n", 10 * (last + 1)));
+    let flood = Program::build("peer", PEERS).unwrap();
+    let begins = std::time::Instant::now();
+    let is_told = || {
+        let is_it = |alert: &serde_json::Value| {
+            alert["labels"]["alertname"] == "cells_full"
+                && alert["labels"]["map"] == "histograms"
+                && alert["status"] == "firing"
+        };
+        stage.sink.posts().iter().any(|(_, post)| post["alerts"].as_array().is_some_and(|all| all.iter().any(is_it)))
+    };
+    while !is_told() {
+        assert!(begins.elapsed() < LONG, "{:#?}", agent.get_json("/api/v1/alerts"));
+        flood.run(&["1000"]).unwrap();
+    }
+    let alert = stage.told_of("cells_full", Some(("map", "histograms")), "firing", TOLD);
+    let summary = alert["annotations"]["summary"].as_str().unwrap();
+    assert!(summary.starts_with("steth has no room in histograms for "), "{alert:#}");
+    assert!(alert["annotations"]["step"].as_str().unwrap().contains("kernel.memory"), "{alert:#}");
+    stage.told_of("cells_full", Some(("map", "histograms")), "resolved", LONG);
     assert!(agent.stop().unwrap().success());
 }
 

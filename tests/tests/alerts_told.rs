@@ -79,6 +79,59 @@ fn mail_goes_over_an_encrypted_way_or_not_at_all() {
     assert!(agent.stop().unwrap().success());
 }
 
+#[test]
+fn what_was_found_stands_with_its_evidence_and_a_step_in_the_message_of_each_channel() {
+    need_bpf!();
+    need_program!("python3", "openssl", "gcc");
+    let (certificates, slack) = (Certificates::make().unwrap(), Sink::start().unwrap());
+    let path = |name: &str| certificates.path(name).display().to_string();
+    let server = Receiver::run("smtp.py", &[&path("own.pem"), &path("own.key"), "steth", "the-password"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (password, url) = (folder.path().join("password"), folder.path().join("slack.url"));
+    std::fs::write(&password, "the-password\n").unwrap();
+    std::fs::write(&url, slack.url()).unwrap();
+    let channels = format!(
+        "[[channel]]\nname = \"chat\"\nkind = \"slack\"\nurl_file = {:?}\n[[channel]]\nname = \"mail\"\nkind = \"email\"\nemail = {{ \
+         host = \"localhost\", port = {}, ca_file = {:?}, username = \"steth\", password_file = {:?}, from = \
+         \"steth@example.org\", to = [\"ops@example.org\"] }}\n",
+        url.display().to_string(),
+        server.port,
+        path("ca.pem"),
+        password.display().to_string()
+    );
+    // What is found is found in the windows before it is told.
+    let lasts = ("clear = 0.7\nsummary = \"a process", "clear = 0.7\nfor = \"15s\"\nsummary = \"a process");
+    let stage = Stage::with(&channels, &[lasts]);
+    let agent = stage.agent();
+    let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+    let name = program.name.as_str();
+    let _holder = hold_files(&program);
+    let found = format!("a process of {name} has used 9");
+    let evidence = format!("namedprocess_namegroup_worst_fd_ratio{{groupname=\"{name}\"}}");
+    let step = "ls -l /proc/PID/fd";
+    let alert = stage.told("open_files_high", name, "firing");
+    let said = |part: &str| alert["annotations"][part].as_str().unwrap_or_default().to_owned();
+    let findings = said("findings");
+    eprintln!("{findings}");
+    assert!(findings.lines().any(|line| line.starts_with(&found)), "{alert:#}");
+    assert!(findings.lines().any(|line| line.starts_with("  ") && line.contains(&evidence)), "{alert:#}");
+    assert!(said("step").starts_with(step), "{alert:#}");
+    let holds_all = |text: &str| [&found, &evidence, step].iter().all(|part| text.contains(*part));
+    let mail = wait::poll("a mail", TOLD, || {
+        let of_us = |mail: &Value| mail["body"].as_str().is_some_and(|body| body.contains(name));
+        Ok(server.mails()?.into_iter().find(of_us))
+    })
+    .unwrap();
+    assert!(holds_all(mail["body"].as_str().unwrap()), "{mail:#}");
+    let in_chat = |post: &Value| {
+        let blocks = post["blocks"].as_array()?.iter();
+        blocks.filter_map(|block| block["text"]["text"].as_str()).find(|text| text.contains(name)).map(str::to_owned)
+    };
+    let text = slack.wait_for("a post to Slack", TOLD, in_chat).unwrap();
+    assert!(holds_all(&text) && text.contains("_findings_: "), "{text}");
+    assert!(agent.stop().unwrap().success());
+}
+
 /// What Slack takes (docs.slack.dev/reference/block-kit/blocks): at most 50 blocks, in a section a text of 1 to 3,000 characters.
 fn assert_taken_by_slack(message: &Value) {
     assert!(message["text"].as_str().is_some_and(|text| !text.is_empty()), "{message:#}");

@@ -102,42 +102,6 @@ fn what_prometheus_gets_is_what_a_scrape_shows() {
 }
 
 #[test]
-fn an_outage_and_a_killed_agent_leave_no_gap() {
-    need_bpf!();
-    need_program!("prometheus");
-    let (folder, mut prometheus) = (tempfile::tempdir().unwrap(), Prometheus::receiver().unwrap());
-    let endpoint = format!("url = \"{}\"", prometheus.write_url());
-    let first = agent(folder.path(), &endpoint, "remote-write", "");
-    // Windows are a tenth as long as they usually are: so many wait as otherwise in an outage of ten minutes.
-    let began = Instant::now();
-    let arrived = || Ok(prometheus.history("node_time_seconds[10m]")?.pop().filter(|(_, all)| all.len() >= 3));
-    wait::poll("three windows arrive", ARRIVES, arrived).unwrap();
-    let mut second = None;
-    prometheus
-        .outage(|| {
-            std::thread::sleep(Duration::from_secs(40));
-            assert!(figure(&first, "steth_send_oldest_seconds") > 35.0);
-            // Killed, without a word.
-            drop(first);
-            second = Some(agent(folder.path(), &endpoint, "remote-write", ""));
-            std::thread::sleep(Duration::from_secs(22));
-            Ok(())
-        })
-        .unwrap();
-    let second = second.unwrap();
-    wait::poll("all that waited arrives", ARRIVES, || {
-        Ok(Some(()).filter(|()| figure(&second, "steth_send_spool_bytes") == 0.0))
-    })
-    .unwrap();
-    let (_, samples) = prometheus.history("node_time_seconds[10m]").unwrap().pop().unwrap();
-    let gaps_ms: Vec<u64> = samples.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
-    let long: Vec<_> = gaps_ms.iter().filter(|gap| **gap > 1_900).collect();
-    assert!(long.len() <= 1, "more than the time between two agents is missing: {gaps_ms:?}");
-    assert!(samples.len() >= 60 && samples.len() as u64 <= began.elapsed().as_secs() + 2, "{gaps_ms:?}");
-    assert_eq!(figure(&second, "steth_send_dropped_total"), 0.0, "{}", second.log());
-}
-
-#[test]
 fn a_receiver_that_hangs_holds_up_no_window() {
     need_bpf!();
     let (folder, silent) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());

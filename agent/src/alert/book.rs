@@ -314,6 +314,21 @@ impl Book {
         }
     }
 
+    /// The clock that people read was set: times are told by it as it is now, so that nothing lies in the future or is over by
+    /// that alone. Silences end when people said.
+    pub fn shift(&mut self, step_ms: i64) {
+        for entry in self.entries.values_mut() {
+            let alert = &mut entry.alert;
+            let acknowledged = alert.acknowledged.as_mut().map(|by| &mut by.at_unix_ms);
+            let times =
+                [Some(&mut alert.pending_unix_ms), alert.firing_unix_ms.as_mut(), alert.resolved_unix_ms.as_mut()];
+            let told = entry.told.values_mut().map(|told| &mut told.at_unix_ms);
+            for time in times.into_iter().chain([acknowledged]).flatten().chain(told) {
+                *time = time.saturating_add_signed(step_ms);
+            }
+        }
+    }
+
     /// Channels that there are no more are owed nothing.
     pub fn keep_channels(&mut self, names: &[&str]) {
         for entry in self.entries.values_mut() {

@@ -10,6 +10,7 @@
 
 mod book;
 mod channel;
+mod clock;
 mod evaluate;
 mod gather;
 mod group;
@@ -34,6 +35,7 @@ pub use self::channel::Outcome;
 use self::{
     book::{Book, Evaluation},
     channel::Sender,
+    clock::Clock,
     evaluate::Evaluator,
     notice::{Notice, Now, Pace, Planner},
     recording::Recording,
@@ -68,6 +70,7 @@ pub struct Alerter {
     report: mpsc::Sender<Outcome>,
     evaluated: Duration,
     recording: Recording,
+    clock: Clock,
 }
 
 /// A channel, and how it does.
@@ -90,9 +93,9 @@ impl Alerter {
         let evaluator = Evaluator::new(rules(settings));
         let sender = Sender { host, url };
         let (channels, evaluated, recording) = (Vec::new(), Duration::ZERO, Recording::default());
-        let settings = settings.clone();
+        let (settings, clock) = (settings.clone(), Clock::default());
         let mut alerter =
-            Self { settings, evaluator, book, state, sender, channels, outcomes, report, evaluated, recording };
+            Self { settings, evaluator, book, state, sender, channels, outcomes, report, evaluated, recording, clock };
         alerter.open_channels();
         alerter
     }
@@ -133,6 +136,10 @@ impl Alerter {
         let figures = self.evaluator.observe(snapshot, elapsed);
         let rules: Vec<Arc<Rule>> = self.evaluator.rules().cloned().collect();
         let now_unix_ms = snapshot.at_unix_ms;
+        if let Some(step_ms) = self.clock.step() {
+            tracing::info!("alerts: the clock was set by {} s; so are the times of alerts", step_ms / 1_000);
+            self.book.shift(step_ms);
+        }
         let evaluation = Evaluation { figures, now_unix_ms, elapsed, host: &self.sender.host, surroundings };
         if self.book.observe(evaluation, &rules) {
             self.state.keep(&self.book);

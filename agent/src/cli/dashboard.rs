@@ -10,6 +10,7 @@ use crate::model::{
         CHAPTERS,
         kernel::{CELLS_FULL, RECORDS_LOST},
         send::{DROPPED, OLDEST},
+        steth::BUILD_INFO,
     },
     metric::{Kind, Metric},
 };
@@ -18,6 +19,10 @@ use crate::model::{
 const WHO: &[&str] = &["service", "groupname", "destination"];
 /// Lines in one panel.
 const MOST_LINES: usize = 20;
+
+/// For how long an agent that is gone is missed: as long as a night's sleep, and not for ever where a host was given up. Over it
+/// Prometheus reads all samples at each evaluation, one series an agent.
+const MISSED: &str = "6h";
 
 /// A dashboard with a row for each chapter of the catalog and a panel for each metric.
 pub fn dashboard() -> String {
@@ -61,12 +66,19 @@ pub fn rules() -> String {
     let lost = |metric: &Metric| {
         format!("sum by (instance, {}) (increase({}[10m])) > 0", metric.labels.join(", "), metric.name)
     };
+    let name = BUILD_INFO.name;
     let rules = json!([
         rule(
             "StethGone",
-            "absent(steth_build_info)".into(),
+            format!("count by (instance) (last_over_time({name}[{MISSED}])) unless on (instance) {name}"),
             "5m",
-            "No steth agent has been heard of for five minutes."
+            "Nothing has been heard of the steth agent on {{ $labels.instance }} for five minutes."
+        ),
+        rule(
+            "StethNowhere",
+            format!("absent_over_time({name}[{MISSED}])"),
+            "5m",
+            "No steth agent has been heard of for six hours."
         ),
         rule("StethRecordsLost", lost(&RECORDS_LOST), "0s", "steth on {{ $labels.instance }} loses records."),
         rule(

@@ -29,7 +29,7 @@ use self::{
     saturation::{SUSTAINED, Saturated, saturated},
     signal::{SIGNALS, Task},
     together::{Moved, moved, together},
-    words::{clock, figure, listed},
+    words::{clock, figure, listed, noted},
 };
 use crate::model::{
     alert::{Noted, Surroundings},
@@ -45,6 +45,8 @@ const LEAK_EVERY: u64 = 6;
 const MOST_TOGETHER: usize = 6;
 /// Most findings that an alert bears.
 const MOST_AROUND: usize = 3;
+/// Most of its evidence.
+const MOST_NOTED: usize = 3;
 
 /// Keeps the past and finds what is unusual.
 pub struct Correlator {
@@ -128,8 +130,11 @@ impl Correlator {
     pub fn surroundings(&self, service: Option<&str>) -> Surroundings {
         let lasting = self.ledger.all().into_iter().filter(|it| it.until_unix_ms.is_none());
         let same = lasting.filter(|finding| finding.service.as_deref() == service);
-        let noted = |finding: &Finding| Noted { id: finding.id, conclusion: finding.conclusion.clone() };
-        let findings = same.take(MOST_AROUND).map(noted).collect();
+        let brief = |finding: &Finding| {
+            let evidence = finding.evidence.iter().take(MOST_NOTED).map(noted).collect();
+            Noted { id: finding.id, conclusion: finding.conclusion.clone(), evidence }
+        };
+        let findings = same.take(MOST_AROUND).map(brief).collect();
         let callers = service.map(|service| dependency::callers(&self.history, service)).unwrap_or_default();
         Surroundings { findings, callers: callers.into_iter().map(|edge| edge.service).collect() }
     }

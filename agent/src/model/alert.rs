@@ -102,6 +102,9 @@ pub struct Noted {
     pub id: u64,
     /// What was found, in one sentence.
     pub conclusion: String,
+    /// What it is concluded from, the most telling first, in words: figures, and the query that shows each.
+    #[serde(default)]
+    pub evidence: Vec<String>,
 }
 
 /// Who took care, and when.

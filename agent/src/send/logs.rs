@@ -212,7 +212,7 @@ mod tests {
             summary: "a.service at 90 %".into(),
             impact: String::new(),
             step: "look".into(),
-            findings: vec![Noted { id: 4, conclusion: "c".into() }],
+            findings: vec![Noted { id: 4, conclusion: "c".into(), evidence: vec!["used 0.9: up".into()] }],
             pending_unix_ms: 1_000,
             firing_unix_ms: Some(1_500),
             resolved_unix_ms: (state == AlertState::Resolved).then_some(3_000),

@@ -1,5 +1,7 @@
 //! The part of OpenTelemetry's messages that is sent (opentelemetry-proto 1.5: `metrics/v1/metrics.proto`,
 //! `collector/metrics/v1/metrics_service.proto`, and the same of logs). Fields that are left out are not sent, and not read.
+//!
+//! Not those of the crate opentelemetry-proto: its messages of metrics and logs come with OpenTelemetry's SDK, which nothing here uses.
 
 use prost::Message;
 

@@ -147,6 +147,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("prometheus-alertmanager"),
     },
     Requirement {
+        name: "libfaketime",
+        why: "sets the clock of one agent",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["faketime"]),
+        is_there: || command("faketime"),
+    },
+    Requirement {
         name: "Go",
         why: "reads profiles (go tool pprof)",
         purpose: Purpose::Test,

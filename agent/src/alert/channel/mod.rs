@@ -17,7 +17,10 @@ use crate::{
         Endpoint,
         alerts::{Channel, ChannelKind},
     },
-    model::{alert::Alert, figure::figure},
+    model::{
+        alert::{Alert, Noted},
+        figure::figure,
+    },
     send::http::{Client, ClientError, Failure, Request},
 };
 
@@ -126,7 +129,7 @@ fn annotations(alert: &Alert) -> BTreeMap<String, String> {
         ("threshold".to_owned(), said(alert.threshold)),
     ]);
     annotations.extend(alert.usual.map(|usual| ("usual".to_owned(), said(usual))));
-    let findings: Vec<&str> = alert.findings.iter().map(|finding| finding.conclusion.as_str()).collect();
+    let findings: Vec<String> = alert.findings.iter().map(found).collect();
     for (name, text) in [("impact", &alert.impact), ("step", &alert.step), ("findings", &findings.join("\n"))] {
         if !text.is_empty() {
             annotations.insert(name.to_owned(), text.clone());
@@ -136,6 +139,12 @@ fn annotations(alert: &Alert) -> BTreeMap<String, String> {
         annotations.insert("acknowledged_by".to_owned(), known.by.clone());
     }
     annotations
+}
+
+/// A finding with what can be checked, a line for each.
+fn found(finding: &Noted) -> String {
+    let evidence = finding.evidence.iter().map(|evidence| format!("\n  {evidence}"));
+    [finding.conclusion.clone()].into_iter().chain(evidence).collect()
 }
 
 /// When it began to hold, in milliseconds since the Unix epoch.

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use super::*;
 use crate::{
     alert::{
-        book::{ABSENT, Book, Evaluation},
+        book::{ABSENT, Book, Evaluation, Told, key_of},
         silence::Wanted,
     },
     model::alert::{Alert, AlertState, Noted, Suppressed, Surroundings},
@@ -40,7 +40,10 @@ impl World {
         let surroundings = |service: Option<&str>| {
             *looks.borrow_mut() += 1;
             let conclusion = format!("found at {}", service.unwrap_or("the host"));
-            Surroundings { findings: vec![Noted { id: 7, conclusion }], callers: vec!["web".into()] }
+            Surroundings {
+                findings: vec![Noted { id: 7, conclusion, evidence: vec!["used 0.9: up".into()] }],
+                callers: vec!["web".into()],
+            }
         };
         let (now_unix_ms, elapsed, host) = (self.now(), WINDOW, "h");
         let evaluation = Evaluation { figures, now_unix_ms, elapsed, host, surroundings: &surroundings };
@@ -232,4 +235,27 @@ fn alerts_are_bounded() {
         world.push(&[]);
     }
     assert_eq!(world.book.entries().count(), 512, "of those that are over the newest stay");
+}
+
+#[test]
+fn a_clock_that_is_set_moves_times_and_neither_ends_nor_repeats_anything() {
+    const HOUR_MS: u64 = 3_600_000;
+    let mut world = World::new(FD);
+    for _ in 0..4 {
+        world.push(&[("a", 0.9)]);
+    }
+    let before = world.alert("fd").unwrap();
+    assert_eq!(before.state, AlertState::Firing);
+    let told = Told { id: before.id, is_over: false, at_unix_ms: world.now() };
+    world.book.note("c", &[(key_of(&before), told)]);
+    world.book.acknowledge(before.id, "me".into(), String::new(), world.now()).unwrap();
+    world.book.shift(-3_600_000);
+    let after = world.alert("fd").unwrap();
+    assert_eq!(after.pending_unix_ms, before.pending_unix_ms - HOUR_MS);
+    assert_eq!(after.firing_unix_ms, before.firing_unix_ms.map(|at| at - HOUR_MS));
+    assert_eq!(after.acknowledged.map(|by| by.at_unix_ms), Some(world.now() - HOUR_MS));
+    let entry = world.book.entries().next().unwrap();
+    assert_eq!(entry.told["c"].at_unix_ms, world.now() - HOUR_MS);
+    world.book.shift(3_600_000);
+    assert_eq!(world.alert("fd").unwrap().pending_unix_ms, before.pending_unix_ms);
 }

@@ -191,7 +191,7 @@ fn each_receiver_gets_the_form_that_it_knows() {
     assert_eq!(alertmanager[0]["endsAt"], "2023-11-14T22:17:20Z", "it lasts for four minutes without more");
     let annotations = &webhook["commonAnnotations"];
     assert_eq!((&annotations["summary"], &annotations["step"]), (&"a<b> at 90 %".into(), &"s".into()));
-    assert!(annotations["findings"].as_str().unwrap().contains("found at"));
+    assert_eq!(annotations["findings"], "found at a<b>\n  used 0.9: up");
     assert_eq!((&webhook["version"], &webhook["status"]), (&"4".into(), &"firing".into()));
     assert_eq!(webhook["alerts"][0]["endsAt"], "0001-01-01T00:00:00Z");
     assert_eq!(webhook["alerts"][0]["fingerprint"].as_str().unwrap().len(), 16);

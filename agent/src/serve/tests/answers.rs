@@ -211,7 +211,7 @@ pub fn alert() -> Alert {
         summary: "a process has used 90 %".into(),
         impact: "shop.service".into(),
         step: "close files".into(),
-        findings: vec![Noted { id: 1, conclusion: "memory leaks".into() }],
+        findings: vec![Noted { id: 1, conclusion: "memory leaks".into(), evidence: vec!["used 0.9: up".into()] }],
         pending_unix_ms: 1,
         firing_unix_ms: Some(1),
         resolved_unix_ms: Some(2),

@@ -1,5 +1,6 @@
 //! What it costs to send each window to central endpoints and to tell of alerts, and how soon somebody is told.
 
+mod mail;
 mod receiver;
 
 use std::{
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::receiver::Receiver;
+use self::{mail::MailServer, receiver::Receiver};
 use super::{
     Context,
     agent::Agent,
@@ -26,9 +27,10 @@ use super::{
 
 pub const WHAT: &str = "\
     An agent that is scraped every 10 s and has 3,000 series with a histogram as one (short processes of many names make \
-    them), without sinks (`alerts.enabled = false`, no `[send.to]`) and with all of them: remote write, OTLP, the shipped \
-    rules, a rule that fires all the time, a webhook and Alertmanager's API; each window of 10 s goes to all. Receivers are \
-    HTTP servers on loopback that take everything. Each leg is an agent of its own: processor time is user and system of all \
+    them), without sinks (`alerts.enabled = false`, no `[send.to]`) and with all of them at once: remote write 1.0 and 2.0, \
+    OTLP metrics and logs, profiles to Pyroscope and Parca, the shipped rules, a rule that fires all the time, a webhook, \
+    Alertmanager's API, Slack and mail; each window of 10 s goes to all. Pieces of the profile last a minute in both, a tenth \
+    of what they do otherwise, so that each leg sends some. Receivers are servers on loopback that take everything. Each leg is an agent of its own: processor time is user and system of all \
     its threads over 60 s (/proc/PID/stat), resident memory VmRSS at their end. Of the processor \
     time those of the threads that send, and of what `steth_alert_evaluation_seconds_total` says, stand by themselves: where \
     a host is not at rest, they are the better measure. Bytes are those of bodies.";
@@ -67,17 +69,22 @@ impl Place {
         let at = folder.path().display();
         let configuration = format!(
             "send.folder = \"{at}/send\"\nprofile.folder = \"{at}/profiles\"\nalerts.folder = \"{at}/alerts\"\n\
-             limits.shown_services = 1000\n{sections}"
+             profile.piece = \"1m\"\nlimits.shown_services = 1000\n{sections}"
         );
         Ok(Self { folder, configuration })
     }
 
     fn with_rules(sections: &str, rules: &str) -> Result<Self> {
         let mut place = Self::new("")?;
-        let file = place.folder.path().join("rules.toml");
-        fs::write(&file, rules)?;
+        let file = place.put_rules(rules)?;
         place.configuration.push_str(&format!("alerts.files = [{:?}]\n{sections}", file.display().to_string()));
         Ok(place)
+    }
+
+    fn put_rules(&self, rules: &str) -> Result<PathBuf> {
+        let file = self.folder.path().join("rules.toml");
+        fs::write(&file, rules)?;
+        Ok(file)
     }
 }
 
@@ -93,9 +100,19 @@ fn rule(name: &str, metric: &str, services: &str) -> String {
     )
 }
 
+/// Destinations: name, protocol, path, and what is sent, for the page.
+const DESTINATIONS: [(&str, &str, &str, &str); 6] = [
+    ("write", "remote-write", "/write", "remote write 1.0, snappy; samples"),
+    ("write2", "remote-write-2", "/write2", "remote write 2.0, snappy; samples"),
+    ("otlp", "otlp", "/v1/metrics", "OTLP, gzip; data points"),
+    ("logs", "otlp-logs", "/v1/logs", "OTLP, gzip; records of logs"),
+    ("pyroscope", "pyroscope", "/ingest", "Pyroscope, pprof; profiles"),
+    ("parca", "parca", "/profiles/writeraw", "Parca, pprof in JSON; profiles"),
+];
+
 /// What sending costs.
 pub fn sending(context: &Context, findings: &mut Findings) -> Result<()> {
-    let receiver = Receiver::start()?;
+    let (receiver, mails) = (Receiver::start()?, MailServer::start()?);
     let (mut sent, mut series) = (Vec::new(), (0, 0));
     let results = alternate(
         context.rounds,
@@ -106,13 +123,18 @@ pub fn sending(context: &Context, findings: &mut Findings) -> Result<()> {
                 leg(context, &place).map(|(values, _)| values)
             }),
             Variant::new("all sinks", || {
-                let place = all_sinks(&receiver)?;
+                let place = all_sinks(&receiver, &mails)?;
                 receiver.clear();
+                let mails_before = mails.count();
                 let (values, told) = leg(context, &place)?;
-                sent = vec![told.sent("write"), told.sent("otlp")];
+                sent = DESTINATIONS.iter().map(|(name, ..)| told.sent(name)).collect();
                 series = told.series;
-                ensure!(!receiver.posts("/hook").is_empty(), "no webhook was told");
-                ensure!(!receiver.posts("/api/v2/alerts").is_empty(), "Alertmanager was not told");
+                for path in
+                    DESTINATIONS.iter().map(|(_, _, path, _)| *path).chain(["/hook", "/api/v2/alerts", "/slack"])
+                {
+                    ensure!(receiver.any(path), "nothing was sent to {path}");
+                }
+                ensure!(mails.count() > mails_before, "no mail was sent");
                 Ok(values)
             }),
         ],
@@ -123,15 +145,15 @@ pub fn sending(context: &Context, findings: &mut Findings) -> Result<()> {
     for (rounds, unit) in results.iter().zip(["% of one core", "MiB", "% of one core"]) {
         findings.comparison(rounds, unit, Compare::Added);
     }
-    let rows: Vec<Vec<String>> = ["remote write 1.0, snappy", "OTLP, gzip"]
+    let rows: Vec<Vec<String>> = DESTINATIONS
         .iter()
         .zip(&sent)
-        .map(|(name, sent)| {
+        .map(|((.., name), sent)| {
             let each = sent.bytes / sent.samples;
             vec![(*name).to_owned(), figure(sent.samples), figure(sent.bytes), figure(each)]
         })
         .collect();
-    findings.table(&["on the wire, in one leg", "samples", "bytes", "bytes a sample"], &rows);
+    findings.table(&["on the wire, in one leg", "count", "bytes", "bytes each"], &rows);
     for (rounds, (what, unit, bound)) in results.iter().zip([
         ("added by all sinks: processor time", "% of one core", Bound::Below(1.0)),
         ("added by all sinks: resident memory", "MB", Bound::AtMost(15.0)),
@@ -144,17 +166,27 @@ pub fn sending(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-fn all_sinks(receiver: &Receiver) -> Result<Place> {
-    let to = |name: &str, protocol: &str, path: &str| {
+fn all_sinks(receiver: &Receiver, mails: &MailServer) -> Result<Place> {
+    let to = |(name, protocol, path, _): &(&str, &str, &str, &str)| {
         format!("[send.to.{name}]\nprotocol = \"{protocol}\"\nendpoint.url = {:?}\n", receiver.url(path))
     };
+    let destinations: String = DESTINATIONS.iter().map(to).collect();
+    let place = Place::with_rules(&destinations, "")?;
+    let address = place.folder.path().join("slack.url");
+    fs::write(&address, receiver.url("/slack"))?;
     let rules = format!(
-        "{}{}[[channel]]\nname = \"am\"\nkind = \"alertmanager\"\nendpoint = {{ url = {:?} }}\n",
-        "[[rule]]\nname = \"always\"\nmetric = \"node_time_seconds\"\nabove = 0\nsummary = \"it is {value}\"\n",
+        "[[rule]]\nname = \"always\"\nmetric = \"node_time_seconds\"\nabove = 0\nsummary = \"it is {{value}}\"\n{}\
+         [[channel]]\nname = \"am\"\nkind = \"alertmanager\"\nendpoint = {{ url = {:?} }}\n\
+         [[channel]]\nname = \"chat\"\nkind = \"slack\"\nurl_file = {:?}\n\
+         [[channel]]\nname = \"mail\"\nkind = \"email\"\nemail = {{ host = \"127.0.0.1\", port = {}, encryption = \"none\", \
+         from = \"steth@example.org\", to = [\"ops@example.org\"] }}\n",
         webhook(receiver),
-        receiver.url("")
+        receiver.url(""),
+        address.display().to_string(),
+        mails.port()
     );
-    Place::with_rules(&(to("write", "remote-write", "/write") + &to("otlp", "otlp", "/v1/metrics")), &rules)
+    place.put_rules(&rules)?;
+    Ok(place)
 }
 
 /// What an agent told of itself at the end of a leg.

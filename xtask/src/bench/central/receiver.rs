@@ -56,6 +56,12 @@ impl Receiver {
         posts.iter().filter(|post| post.path == path).cloned().collect()
     }
 
+    /// Whether anything came to `path`.
+    pub fn any(&self, path: &str) -> bool {
+        let posts = self.posts.lock().unwrap_or_else(PoisonError::into_inner);
+        posts.iter().any(|post| post.path.split('?').next() == Some(path))
+    }
+
     /// Forgets what came.
     pub fn clear(&self) {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner).clear();
