@@ -20,6 +20,7 @@ pub mod http;
 pub mod incidents;
 pub mod machine;
 pub mod network;
+pub mod observed;
 pub mod pgbench;
 pub mod pgwire;
 pub mod postgres;
