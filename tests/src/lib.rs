@@ -7,6 +7,7 @@
 #[macro_use]
 mod skip;
 pub mod slow;
+pub mod soak;
 
 pub mod agent;
 pub mod alertmanager;
