@@ -73,13 +73,14 @@ impl Patience {
         None
     }
 
-    /// Processes whose answer was missed and who can be asked again.
-    pub fn again(&mut self) -> Vec<u32> {
+    /// A process whose answer was missed and that can be asked again; one at a time, as each may take its time again.
+    pub fn again(&mut self) -> Option<u32> {
         self.settle();
         if self.late.len() >= MOST_LATE {
-            return Vec::new();
+            return None;
         }
-        self.missed.extract_if(|pid| !self.late.contains_key(pid)).collect()
+        let pid = self.missed.iter().copied().find(|pid| !self.late.contains_key(pid))?;
+        self.missed.take(&pid)
     }
 
     /// Lets go who has answered, and tells who still has not.
@@ -141,14 +142,14 @@ mod tests {
         assert_eq!(patience.ask(1, hangs), None);
         assert_eq!(patience.ask(1, || 7), None, "it was not asked again");
         assert_eq!(patience.ask(2, || 8), Some(8));
-        assert_eq!(patience.again(), [0; 0]);
+        assert_eq!(patience.again(), None);
         drop(release);
         while patience.late.values().any(|late| late.asker.is_asking.load(Ordering::Acquire)) {
             thread::yield_now();
         }
-        assert_eq!(patience.again(), [1], "it was missed twice and is told once");
+        assert_eq!(patience.again(), Some(1), "it was missed twice and is told once");
         assert_eq!(patience.ask(1, || 9), Some(9));
-        assert_eq!(patience.again(), [0; 0]);
+        assert_eq!(patience.again(), None);
     }
 
     #[test]
