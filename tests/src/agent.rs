@@ -92,6 +92,22 @@ impl Agent {
         Ok(Self { process, url, lock, config, audit, marker, _folder: folder })
     }
 
+    /// Starts an agent and does not wait; its folder lasts as long as it is to run.
+    ///
+    /// # Errors
+    /// If it is not built.
+    pub fn begin(options: &Options) -> Result<(Process, TempDir)> {
+        spawn(options).map(|(process, folder, _)| (process, folder))
+    }
+
+    /// Sends it a signal by name, such as `STOP`.
+    ///
+    /// # Errors
+    /// If it cannot be sent.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Starts an agent that is expected to end by itself, and waits for that.
     ///
     /// # Errors

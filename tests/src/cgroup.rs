@@ -124,7 +124,8 @@ impl Group {
         command
     }
 
-    fn folder(&self) -> &Path {
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
         &self.folders[self.folders.len() - 1]
     }
 }

@@ -7,6 +7,7 @@
 #[macro_use]
 mod skip;
 pub mod slow;
+pub mod soak;
 
 pub mod agent;
 pub mod alertmanager;
@@ -20,6 +21,7 @@ pub mod http;
 pub mod incidents;
 pub mod machine;
 pub mod network;
+pub mod observed;
 pub mod pgbench;
 pub mod pgwire;
 pub mod postgres;

@@ -124,7 +124,7 @@ impl Run {
 }
 
 /// The latencies from all the logs in the folder: pgbench writes one for each thread.
-fn latencies(folder: &Path) -> Result<Vec<u64>> {
+pub(crate) fn latencies(folder: &Path) -> Result<Vec<u64>> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -57,6 +57,11 @@ pub const PEERS: &str = include_str!("../programs/peers.c");
 /// Makes data ready on a processor that is interrupted by more of it.
 pub const INTERRUPT: &str = include_str!("../programs/interrupt.c");
 
+/// A file system that stops answering, and a process that it stops.
+pub const STUCK: &str = include_str!("../programs/stuck.c");
+/// Answers callers, and becomes another build of itself when it is told to.
+pub const SUCCESSOR: &str = include_str!("../programs/successor.c");
+
 /// Takes SIGHUP in one of the ways that there are.
 pub const HANGUP: &str = include_str!("../programs/hangup.c");
 

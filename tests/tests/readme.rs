@@ -1,4 +1,4 @@
-//! README.md as its reader sees it: every command runs, every query answers, every setting is one.
+//! README.md and docs/tour.md as their reader sees them: every command runs, every query answers, every setting is one.
 
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
@@ -12,6 +12,7 @@ use steth_tests::{
 };
 
 const README: &str = include_str!("../../README.md");
+const TOUR: &str = include_str!("../../docs/tour.md");
 /// Rates need two scrapes, a second apart, and each client to have done its work once.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -24,7 +25,7 @@ struct Block {
 fn blocks() -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut is_open = false;
-    for line in README.lines() {
+    for line in README.lines().chain(TOUR.lines()) {
         match line.strip_prefix("```") {
             Some(kind) if !is_open => {
                 blocks.push(Block { kind, text: String::new() });
@@ -38,7 +39,7 @@ fn blocks() -> Vec<Block> {
             }
         }
     }
-    assert!(!is_open, "a block of README.md does not end");
+    assert!(!is_open, "a block does not end");
     blocks
 }
 
@@ -222,16 +223,23 @@ fn probes(doctor: &str) -> BTreeSet<&str> {
 
 #[test]
 fn every_file_that_is_linked_is_there() {
-    let links = README.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    assert_links("README.md", README);
+    assert_links("docs/tour.md", TOUR);
+    assert_links("docs/operations.md", OPERATIONS);
+}
+
+fn assert_links(page: &str, text: &str) {
+    let folder = top().join(page).parent().unwrap().to_owned();
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     // As they are addressed: in small letters, spaces as hyphens, nothing else.
     let address =
         |title: &str| title.to_lowercase().replace(' ', "-").replace(|c: char| !c.is_alphanumeric() && c != '-', "");
-    let titles: Vec<String> = README.lines().filter_map(|line| line.strip_prefix("## ")).map(address).collect();
+    let titles: Vec<String> = text.lines().filter_map(|line| line.strip_prefix("## ")).map(address).collect();
     for link in links.filter(|link| !link.starts_with("http")) {
         let is_there = match link.strip_prefix('#') {
             Some(title) => titles.iter().any(|other| other == title),
-            None => top().join(link).exists(),
+            None => folder.join(link).exists(),
         };
-        assert!(is_there, "README.md links {link}");
+        assert!(is_there, "{page} links {link}");
     }
 }

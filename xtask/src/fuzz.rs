@@ -17,8 +17,11 @@ pub struct Arguments {
 }
 
 /// What holds such tests, and how many: they begin with `fuzz_`.
-const TARGETS: &[(&[&str], u64)] =
-    &[(&["--package", "steth-probes", "--test", "postgres"], 4), (&["--package", "steth", "--lib"], 4)];
+const TARGETS: &[(&[&str], u64)] = &[
+    (&["--package", "steth-probes", "--test", "postgres"], 4),
+    (&["--package", "steth", "--lib"], 4),
+    (&["--package", "steth-tests", "--test", "faults_http"], 1),
+];
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get) as u64;

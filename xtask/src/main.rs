@@ -16,6 +16,7 @@ mod picture;
 mod run;
 mod sbom;
 mod setup;
+mod soak;
 mod test;
 mod vm;
 mod workspace;
@@ -44,10 +45,12 @@ enum Command {
     Test(test::Arguments),
     /// Boots Debian's kernels in emulated machines and runs tests there
     VmTest(vm::Arguments),
-    /// Tries what nobody thought of on walker and lexer
+    /// Tries what nobody thought of on walker, lexer, and the agent's listener
     Fuzz(fuzz::Arguments),
     /// Makes incidents on purpose and prints what is named as the cause of each; a quarter of an hour
     Incidents(incidents::Arguments),
+    /// Does for an hour all that happens in a day, and looks whether the agent grows; writes docs/benchmarks.md
+    Soak(soak::Arguments),
     /// Measures what steth costs and writes docs/benchmarks.md
     Bench(bench::Arguments),
     /// What `bench` measures, as a process of its own
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::VmTest(arguments) => vm::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Incidents(arguments) => incidents::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchLoop => bench::run_loop(),
         Command::Layers => layers::run(),

@@ -19,6 +19,7 @@ mod memory;
 mod memory_limit;
 mod netstat;
 mod network;
+mod patience;
 mod postgres_settings;
 mod pressure;
 pub mod process_status;
@@ -37,6 +38,7 @@ use std::{
 };
 
 pub use kernel_services::KernelServices;
+pub use patience::Patience;
 pub use postgres_settings::{max_connections, server_version};
 pub use processes::Processes;
 pub use services::ProcServices;

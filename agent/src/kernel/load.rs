@@ -30,7 +30,7 @@ use super::{
     sampling::Running,
     sizes::{self, Ends, Sizes, Wanted},
     tables::Table,
-    tls::{Attached, Library, Looked},
+    tls::{Attached, Found, Library, Looked},
 };
 use crate::model::probe::{Finding, ProbeState};
 
@@ -394,9 +394,9 @@ impl Kernel {
         self.library_probes.iter().all(|(_, state)| *state == ProbeState::Attached)
     }
 
-    /// Looks at a file of code, and attaches to it if it holds OpenSSL.
-    pub fn look(&mut self, path: &Path) -> Looked {
-        self.library.look(&mut self.ebpf, path)
+    /// Attaches the probes of OpenSSL to a file that holds it.
+    pub fn follow(&mut self, path: &Path, found: &Found) -> Looked {
+        self.library.attach(&mut self.ebpf, path, found)
     }
 
     /// Leaves a file alone again.

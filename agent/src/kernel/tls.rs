@@ -39,17 +39,36 @@ const fn wanted(symbol: &'static str, counts: bool, through: bool) -> Wanted {
     Wanted { symbol, counts, through }
 }
 
-/// What became of a look at a file.
+/// What became of attaching to a file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Looked {
-    /// It does not hold OpenSSL.
-    Other,
     /// It is attached to.
     Attached(Attached),
     /// It went before it could be attached to.
     Gone,
     /// It could not be attached to.
     Failed(String),
+}
+
+/// Where a file holds OpenSSL.
+#[derive(Debug)]
+pub struct Found(Vec<Option<Site>>);
+
+/// Looks for OpenSSL in a file, which reads it; nothing if it holds none.
+///
+/// # Errors
+/// If the file is not there any more.
+pub fn search(path: &Path) -> io::Result<Option<Found>> {
+    let wanted: Vec<Wanted> = FUNCTIONS.iter().map(|(wanted, _)| *wanted).collect();
+    match sites(path, &wanted) {
+        Ok(sites) if sites.iter().flatten().next().is_some() => Ok(Some(Found(sites))),
+        Ok(_) => Ok(None),
+        Err(CodeError::Read(error)) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        Err(error) => {
+            tracing::debug!("{}: not looked at: {error}", path.display());
+            Ok(None)
+        }
+    }
 }
 
 /// A file that is attached to.
@@ -103,24 +122,14 @@ impl Library {
         ProbeState::Attached
     }
 
-    /// Looks at a file, and attaches to it if it holds OpenSSL.
-    pub fn look(&mut self, ebpf: &mut Ebpf, path: &Path) -> Looked {
-        let wanted: Vec<Wanted> = FUNCTIONS.iter().map(|(wanted, _)| *wanted).collect();
-        let sites = match sites(path, &wanted) {
-            Ok(sites) if sites.iter().flatten().next().is_some() => sites,
-            Ok(_) => return Looked::Other,
-            Err(CodeError::Read(error)) if error.kind() == io::ErrorKind::NotFound => return Looked::Gone,
-            Err(error) => {
-                tracing::debug!("{}: not looked at: {error}", path.display());
-                return Looked::Other;
-            }
-        };
+    /// Attaches to a file that holds OpenSSL.
+    pub fn attach(&mut self, ebpf: &mut Ebpf, path: &Path, Found(sites): &Found) -> Looked {
         if self.files >= FILES {
             self.refused += 1;
             return Looked::Failed(format!("{FILES} files with OpenSSL are attached to already"));
         }
         let mut attached = Attached { slow: false, links: Vec::new() };
-        match attach(ebpf, path, &sites, &mut attached) {
+        match attach(ebpf, path, sites, &mut attached) {
             Ok(()) => {
                 self.files += 1;
                 self.slow += usize::from(attached.slow);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    host::code,
+    host::{Patience, code},
     model::finding::{Event, EventKind},
     profile::unwind::{Identity, elf},
 };
@@ -29,6 +29,7 @@ pub struct Builds {
     before: Option<HashMap<PathBuf, File>>,
     known: HashMap<(String, PathBuf), Program>,
     waiting: Vec<Event>,
+    patience: Patience,
 }
 
 /// A file and its state: numbers of inodes are used again.
@@ -50,13 +51,14 @@ impl Builds {
     pub fn executed(&mut self, proc: &Path, pid: u32, service: &str) {
         let exe = proc.join(pid.to_string()).join("exe");
         // It may have ended already.
-        let (Some(file), Ok(path)) = (file(&exe), fs::read_link(&exe)) else { return };
-        let before = self.before.get_or_insert_with(|| running(proc, pid));
+        let Some((path, file)) = program(&mut self.patience, exe.clone(), pid) else { return };
+        let before = self.before.get_or_insert_with(|| running(&mut self.patience, proc, pid));
         let key = (service.to_owned(), path);
         if self.known.get(&key).is_some_and(|known| known.file == file) {
             return;
         }
-        let identity = elf::CodeFile::open(&exe).ok().map(|file| file.identity().clone());
+        let read = move || elf::CodeFile::open(&exe).ok().map(|file| file.identity().clone());
+        let Some(identity) = self.patience.ask(pid, read) else { return };
         let changed = match self.known.get(&key) {
             Some(known) => known.identity != identity,
             // Another container may have another file at the same path.
@@ -86,15 +88,19 @@ impl Builds {
 }
 
 /// The programs of all processes but one. The kernel marks those that were replaced since.
-fn running(proc: &Path, but: u32) -> HashMap<PathBuf, File> {
+fn running(patience: &mut Patience, proc: &Path, but: u32) -> HashMap<PathBuf, File> {
     let others = code::processes(proc).into_iter().filter(|pid| *pid != but);
     let programs = others.filter_map(|pid| {
-        let exe = proc.join(pid.to_string()).join("exe");
-        let path = fs::read_link(&exe).ok()?;
+        let (path, file) = program(patience, proc.join(pid.to_string()).join("exe"), pid)?;
         let text = path.to_str()?;
-        Some((text.strip_suffix(" (deleted)").unwrap_or(text).into(), file(&exe)?))
+        Some((text.strip_suffix(" (deleted)").unwrap_or(text).into(), file))
     });
     programs.take(MOST_KNOWN).collect()
+}
+
+/// Where a process has its program from, and the file itself.
+fn program(patience: &mut Patience, exe: PathBuf, pid: u32) -> Option<(PathBuf, File)> {
+    patience.ask(pid, move || Some((fs::read_link(&exe).ok()?, file(&exe)?))).flatten()
 }
 
 fn file(path: &Path) -> Option<File> {

@@ -10,11 +10,11 @@ use std::{
 use steth_probes::tls::{CodeFile, device};
 
 use crate::{
-    host::code,
+    host::{Patience, code},
     ingest::Cells,
     kernel::{
         Kernel,
-        tls::{Attached, Looked},
+        tls::{self, Attached, Looked},
     },
 };
 
@@ -27,6 +27,7 @@ const PROC: &str = "/proc";
 pub struct TlsFiles {
     known: HashMap<code::CodeFile, Option<Followed>>,
     swept: Instant,
+    patience: Patience,
 }
 
 /// A file that is attached to.
@@ -40,10 +41,10 @@ struct Followed {
 impl TlsFiles {
     /// Looks at all code that is in use, and at what is installed to be.
     pub fn start(kernel: &mut Kernel, cells: &Cells) -> Self {
-        let mut files = Self { known: HashMap::new(), swept: Instant::now() };
+        let mut files = Self { known: HashMap::new(), swept: Instant::now(), patience: Patience::default() };
         if kernel.follows_tls() {
             for (file, path) in code::libraries("libssl") {
-                files.look(kernel, cells, file, &path);
+                files.look(kernel, cells, std::process::id(), file, &path);
             }
             for pid in code::processes(Path::new(PROC)) {
                 files.look_at_process(kernel, cells, pid);
@@ -58,9 +59,12 @@ impl TlsFiles {
             return;
         }
         self.swept = Instant::now();
-        let processes = code::processes(Path::new(PROC)).into_iter();
-        let mapped = processes.flat_map(|pid| code::mapped(Path::new(PROC), pid)).map(|(file, _)| file);
-        let mapped: HashSet<code::CodeFile> = mapped.collect();
+        let mut mapped = HashSet::new();
+        for pid in code::processes(Path::new(PROC)) {
+            // Whoever does not answer may have mapped anything.
+            let Some(files) = self.mapped(pid) else { return };
+            mapped.extend(files.into_iter().map(|(file, _)| file));
+        }
         let is_used = |file: &code::CodeFile, followed: &mut Option<Followed>| {
             let installed = followed.as_ref().is_some_and(|followed| code::file(&followed.path).as_ref() == Some(file));
             installed || mapped.contains(file)
@@ -80,11 +84,12 @@ impl TlsFiles {
         if !kernel.follows_tls() {
             return;
         }
-        for pid in mapped {
-            self.look_at_process(kernel, cells, *pid);
+        for pid in mapped.iter().copied().chain(self.patience.again()) {
+            self.look_at_process(kernel, cells, pid);
         }
         for pid in run.difference(mapped) {
-            let executable = code::executable(Path::new(PROC), *pid);
+            let of = *pid;
+            let executable = self.patience.ask(of, move || code::executable(Path::new(PROC), of)).flatten();
             if executable.is_some_and(|executable| !self.known.contains_key(&executable)) {
                 self.look_at_process(kernel, cells, *pid);
             }
@@ -92,24 +97,31 @@ impl TlsFiles {
     }
 
     fn look_at_process(&mut self, kernel: &mut Kernel, cells: &Cells, pid: u32) {
-        for (file, path) in code::mapped(Path::new(PROC), pid) {
-            self.look(kernel, cells, file, &path);
+        for (file, path) in self.mapped(pid).unwrap_or_default() {
+            self.look(kernel, cells, pid, file, &path);
         }
     }
 
-    fn look(&mut self, kernel: &mut Kernel, cells: &Cells, file: code::CodeFile, path: &Path) {
+    fn mapped(&mut self, pid: u32) -> Option<Vec<(code::CodeFile, PathBuf)>> {
+        self.patience.ask(pid, move || code::mapped(Path::new(PROC), pid))
+    }
+
+    /// `pid`: who waits meanwhile, should the file not be answered for.
+    fn look(&mut self, kernel: &mut Kernel, cells: &Cells, pid: u32, file: code::CodeFile, path: &Path) {
         if !self.known.contains_key(&file) {
+            let read = path.to_owned();
+            let Some(Ok(found)) = self.patience.ask(pid, move || tls::search(&read)) else { return };
             // What people know it by.
             let named = std::fs::read_link(path).map_or_else(|_| path.to_owned(), |target| path.with_file_name(target));
-            let followed = match kernel.look(path) {
-                Looked::Gone => return,
-                Looked::Other => None,
-                Looked::Attached(attached) => {
+            let followed = match found.map(|found| kernel.follow(path, &found)) {
+                Some(Looked::Gone) => return,
+                None => None,
+                Some(Looked::Attached(attached)) => {
                     let slow = if attached.slow { ", slowly: each call takes 10 µs more" } else { "" };
                     tracing::info!("follows OpenSSL in {}{slow}", named.display());
                     Some(Followed { attached, path: named })
                 }
-                Looked::Failed(reason) => {
+                Some(Looked::Failed(reason)) => {
                     tracing::warn!("Postgres behind TLS is not seen in users of {}: {reason}", named.display());
                     None
                 }

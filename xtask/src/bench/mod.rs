@@ -136,6 +136,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Writes a section that something else than a benchmark found.
+///
+/// # Errors
+/// The page cannot be written.
+pub fn write_section(name: &str, title: &str, what: &str, command: &str, found: &str) -> Result<()> {
+    report::replace_in_page(PAGE, name, &report::found_by(title, what, command, found))
+}
+
 /// What would make figures wrong, or impossible.
 fn check_host() -> Result<()> {
     if fs::metadata("/proc/self")?.uid() != 0 {

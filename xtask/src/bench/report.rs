@@ -126,8 +126,12 @@ pub fn section(bench: &Bench, rounds: usize, mut findings: Findings) -> String {
         let rows: Vec<Vec<String>> = targets.iter().map(Target::row).collect();
         findings.table(&["target", "asked for", "measured", ""], &rows);
     }
-    let body = findings.text.trim_end();
-    format!("## {title}\n\n{what}\n\n`cargo xtask bench {name} --rounds {rounds}` on {}.\n\n{body}\n", Machine::here())
+    found_by(title, what, &format!("cargo xtask bench {name} --rounds {rounds}"), &findings.text)
+}
+
+/// One section: what, how, where, and what was found.
+pub fn found_by(title: &str, what: &str, command: &str, found: &str) -> String {
+    format!("## {title}\n\n{what}\n\n`{command}` on {}.\n\n{}\n", Machine::here(), found.trim_end())
 }
 
 /// Puts the section in the place of its predecessor, or at the end.
