@@ -72,7 +72,7 @@ pub fn tcp(event: TcpEvent, connection: &Connection, ns: u64) {
     }
 }
 
-/// Something happened to a connection of which no more is known than this.
+/// Something happened to a connection of which no more is known than this. Who calls it has asked [`tells_tcp`].
 #[inline(never)]
 pub fn tcp_of_ends(event: TcpEvent, service: u32, peer: u32) {
     let record = Tcp {

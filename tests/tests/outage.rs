@@ -112,6 +112,9 @@ fn outage(length: Duration) {
     let began = Instant::now();
     prometheus
         .outage(|| {
+            // Right after a request: the next one is a window away.
+            let counted = before.point_count()?;
+            wait::poll("another request", ARRIVES, || Ok((before.point_count()? != counted).then_some(())))?;
             of_before = (before.points()?, before.point_count()?);
             drop(before);
             watch(&first, length / 2, &mut scrapes);

@@ -5,7 +5,10 @@ use std::{num::NonZero, thread};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::workspace;
+use crate::{
+    build::{self, Profile},
+    workspace,
+};
 
 /// How long.
 #[derive(Args)]
@@ -28,9 +31,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let tests: u64 = TARGETS.iter().map(|(_, tests)| tests).sum();
     let seconds = (arguments.minutes * 60 * threads / tests).max(1);
     eprintln!("{tests} tests, {seconds} s each, {threads} at a time; a failure shows the smallest input that fails");
+    let steth = build::steth(Profile::Release)?;
     for (target, _) in TARGETS {
         let mut cargo = workspace::cargo();
         cargo.args(["test", "--release"]).args(*target).env("STETH_FUZZ_SECONDS", seconds.to_string());
+        cargo.env("STETH_BIN", &steth);
         cargo.args(["--", "fuzz_", "--show-output"]).arg(format!("--test-threads={threads}"));
         if !cargo.status()?.success() {
             bail!("failed: {}", workspace::command_line(&cargo));

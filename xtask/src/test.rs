@@ -5,7 +5,6 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +17,10 @@ use crate::{
     workspace,
 };
 
-/// What to test; everything if nothing is said.
+/// What to test; everything but the long ones if nothing is said.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --integration pgbench\n  cargo xtask test \
-                        --checks --unit")]
+#[command(after_help = "Examples:\n  cargo xtask test\n  cargo xtask test pgbench\n  cargo xtask test --checks \
+                        --unit\n  cargo xtask test --long")]
 pub struct Arguments {
     /// Only tests whose path contains this; leaves the checks out
     filter: Option<String>,
@@ -34,11 +33,14 @@ pub struct Arguments {
     /// Tests on the live kernel, with real programs
     #[arg(long)]
     integration: bool,
+    /// Those of them that take long, and nothing else; a filter finds them without this
+    #[arg(long)]
+    long: bool,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::install_missing(Purpose::Test)?;
-    let all = !(arguments.checks || arguments.unit || arguments.integration);
+    let all = !(arguments.checks || arguments.unit || arguments.integration || arguments.long);
     let filter = arguments.filter.as_deref();
     let mut session = Session::default();
 
@@ -51,34 +53,54 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let mut cargo = cargo_test(&["--workspace", "--exclude", "steth-ebpf", "--exclude", "steth-tests"]);
         session.tests("unit tests", with_filter(&mut cargo, filter));
     }
-    if all || arguments.integration || arguments.checks {
+    let integration = all || arguments.integration;
+    if integration || arguments.long || arguments.checks {
         session.with_agent(|session, binary| {
             if (all || arguments.checks) && filter.is_none() {
                 session.check("generated pages", || docs::check(binary));
             }
-            if all || arguments.integration {
-                session.integration_tests(binary, filter);
+            if integration || arguments.long {
+                session.integration_tests(binary, filter, |program| {
+                    let is_long = LONG.contains(&program);
+                    filter.is_some() || if is_long { arguments.long } else { integration }
+                });
             }
         });
     }
     session.finish(filter)
 }
 
-/// They hold the agent's clock against that of others, so they need a CPU whenever they want one; or they flood the host with
-/// names, for which the agents of other tests have no more room than theirs.
-const ALONE: &[&str] = &[
-    "drivers",
+/// Programs of tests that take long: matrices, truths at length, floods, days that go wrong. They are run before a release,
+/// and after changes of what they try.
+const LONG: &[&str] = &[
+    "alerts_away",
+    "alerts_causes",
+    "alerts_told",
+    "bad_days",
+    "central_events",
+    "clock",
+    "ended_sockets",
     "explain",
+    "faults",
+    "faults_http",
     "floods",
+    "governor",
+    "identity",
     "losses",
-    "profiles",
+    "missing_hooks",
+    "outage",
+    "postgres_connections",
+    "postgres_more",
     "profiles_languages",
     "profiles_odd",
     "profiles_past",
     "profiles_python",
     "profiles_served",
-    "unwind",
-    "wall",
+    "signals",
+    "tcp_events",
+    "trace_more",
+    "viewer",
+    "wall_together",
 ];
 
 /// A built program with integration tests.
@@ -125,6 +147,8 @@ fn with_filter<'a>(cargo: &'a mut Command, filter: Option<&str>) -> &'a mut Comm
 struct Session {
     count: Count,
     failures: Vec<String>,
+    /// Programs of integration tests that were not asked for.
+    left_out: Vec<String>,
 }
 
 impl Session {
@@ -146,6 +170,10 @@ impl Session {
 
     fn tests(&mut self, name: &str, command: &mut Command) {
         eprintln!("== {name}");
+        self.run(name, command);
+    }
+
+    fn run(&mut self, name: &str, command: &mut Command) {
         let mut reader = Reader::default();
         let ended = stream(command, |line| {
             println!("{line}");
@@ -169,46 +197,28 @@ impl Session {
 
     /// One program after the other: each agent looks at the whole host, and the programs that two tests run together take more
     /// cells than one agent has by default.
-    fn integration_tests(&mut self, binary: &Path, filter: Option<&str>) {
+    fn integration_tests(&mut self, binary: &Path, filter: Option<&str>, is_wanted: impl Fn(&str) -> bool) {
         eprintln!("== integration tests");
         let programs = match programs(&[]) {
             Ok(programs) => programs,
             Err(error) => return self.fail(format!("integration tests: {error:#}")),
         };
-        let (alone, together): (Vec<_>, Vec<_>) =
-            programs.into_iter().partition(|program| ALONE.contains(&program.name.as_str()));
-        for (programs, at_a_time) in [(together, 1), (alone, 1)] {
-            let queue = Mutex::new(programs.into_iter());
-            let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let session = Mutex::new(&mut *self);
-            std::thread::scope(|scope| {
-                for _ in 0..at_a_time {
-                    scope.spawn(|| {
-                        while let Some(program) = next() {
-                            let mut command = Command::new(&program.path);
-                            command.current_dir(workspace::root().join("tests")).env("STETH_BIN", binary);
-                            // Within a program they are made to run one after the other.
-                            command.args(filter).args(["--show-output", "--test-threads=1"]);
-                            command.stdin(Stdio::null());
-                            let mut output = String::new();
-                            let ended = stream(&mut command, |line| {
-                                output.push_str(line);
-                                output.push('\n');
-                            });
-                            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                            println!("     Running {}\n{output}", program.name);
-                            session.program(&program.name, ended, &output);
-                        }
-                    });
-                }
-            });
+        for name in LONG.iter().filter(|name| programs.iter().all(|program| program.name != **name)) {
+            self.fail(format!("no program of tests has the name {name}"));
         }
-    }
-
-    fn program(&mut self, name: &str, ended: Result<bool>, output: &str) {
-        let mut reader = Reader::default();
-        output.lines().for_each(|line| reader.line(line));
-        self.result(name, ended, reader);
+        for program in programs {
+            if !is_wanted(&program.name) {
+                self.left_out.push(program.name);
+                continue;
+            }
+            let mut command = Command::new(&program.path);
+            command.current_dir(workspace::root().join("tests")).env("STETH_BIN", binary);
+            // Within a program they are made to run one after the other; its name is the head of the path of each.
+            let within = filter.filter(|filter| !program.name.contains(*filter));
+            command.args(within).args(["--show-output", "--test-threads=1"]).stdin(Stdio::null());
+            println!("     Running {}", program.name);
+            self.run(&program.name, &mut command);
+        }
     }
 
     fn fail(&mut self, failure: String) {
@@ -227,6 +237,10 @@ impl Session {
             println!("failed: {failure}");
         }
         println!("{passed} passed, {failed} failed, {skipped} skipped");
+        if let count @ 1.. = self.left_out.len() {
+            let names = self.left_out.join(", ");
+            println!("{count} programs of tests were not asked for: {names}; see `cargo xtask test --help`");
+        }
         if failed > 0 {
             std::process::exit(1);
         }

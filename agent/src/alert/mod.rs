@@ -136,10 +136,7 @@ impl Alerter {
         let figures = self.evaluator.observe(snapshot, elapsed);
         let rules: Vec<Arc<Rule>> = self.evaluator.rules().cloned().collect();
         let now_unix_ms = snapshot.at_unix_ms;
-        if let Some(step_ms) = self.clock.step() {
-            tracing::info!("alerts: the clock was set by {} s; so are the times of alerts", step_ms / 1_000);
-            self.book.shift(step_ms);
-        }
+        self.follow_clock();
         let evaluation = Evaluation { figures, now_unix_ms, elapsed, host: &self.sender.host, surroundings };
         if self.book.observe(evaluation, &rules) {
             self.state.keep(&self.book);
@@ -156,7 +153,10 @@ impl Alerter {
 
     /// Takes in what came of a notice.
     pub fn take(&mut self, outcome: Outcome, now_unix_ms: u64) {
-        let Outcome { channel, notice, result } = outcome;
+        self.follow_clock();
+        let Outcome { channel, mut notice, result } = outcome;
+        // It was on its way while the clock was set, perhaps.
+        notice.told.iter_mut().for_each(|(_, told)| told.at_unix_ms = now_unix_ms);
         let Some(told) = self.channels.iter_mut().find(|told| told.channel.name == channel) else { return };
         match result {
             Ok(()) => {
@@ -185,6 +185,14 @@ impl Alerter {
         }
         self.state.keep(&self.book);
         self.tell(now_unix_ms);
+    }
+
+    /// To be done before anything is held against the times of alerts.
+    fn follow_clock(&mut self) {
+        if let Some(step_ms) = self.clock.step() {
+            tracing::info!("alerts: the clock was set by {} s; so are the times of alerts", step_ms / 1_000);
+            self.book.shift(step_ms);
+        }
     }
 
     fn tell(&mut self, now_unix_ms: u64) {
@@ -259,6 +267,7 @@ impl Alerter {
     /// # Errors
     /// If it cannot be done.
     pub fn obey(&mut self, order: AlertOrder, now_unix_ms: u64) -> Result<AlertAnswer, AlertRefused> {
+        self.follow_clock();
         let answer = match order {
             AlertOrder::Acknowledge { id, by, comment } => {
                 let (by, comment) = (said("by", by, true)?, said("comment", comment, false)?);

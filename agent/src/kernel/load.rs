@@ -2,7 +2,7 @@
 //! goes on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData, MapError, RingBuf},
-    programs::{BtfTracePoint, Iter, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use steth_probes::{
     catalog::{Feature, LIBRARY_PROBES, LibraryProbe, PROBES, PROFILE_PROBES, Probe, ProfileProbe, SWITCH},
@@ -238,12 +238,19 @@ impl Kernel {
         // Before anything runs: of zeros, each cycle would be slow.
         table(&ebpf, "WATCH", 1)?.put(&0u32, &options.watch)?;
         let btf = joined(btf).map_err(|source| LoadError::Object(source.into()))?;
-        let probes = PROBES.iter().map(|probe| (probe, attach(&mut ebpf, &btf, probe, &lacks, options))).collect();
+        let mut programs: HashMap<&str, &mut Program> = ebpf.programs_mut().collect();
+        let library = LIBRARY_PROBES.iter().map(|probe| (probe, programs.remove(probe.name))).collect::<Vec<_>>();
+        // The verifier takes a second for `sys_exit` and as long for `tls_return`: side by side as well.
+        let (probes, library_probes) = thread::scope(|scope| {
+            let library = scope.spawn(|| Library::load(library, &lacks, &options.features));
+            let probes = PROBES.iter().map(|probe| {
+                let program = programs.remove(probe.name);
+                (probe, attach(program, &btf, probe, &lacks, options))
+            });
+            (probes.collect(), library.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
         let lost = PROBES.iter().filter_map(|probe| Some((probe.name, lacks.curtail(probe, &options.features)?.1)));
         let lost = lost.collect();
-        let library_probes =
-            LIBRARY_PROBES.iter().map(|probe| (probe, Library::load(&mut ebpf, probe, &lacks, &options.features)));
-        let library_probes = library_probes.collect();
         let library = Library::default();
         let mut kernel = Self {
             ebpf,
@@ -266,7 +273,10 @@ impl Kernel {
             Some(state) => kernel.profile_probes.extend(PROFILE_PROBES.iter().map(|probe| (probe, state.clone()))),
         }
         if kernel.splits_wall()
-            && let Err(error) = kernel.load_wall(&btf).and_then(|()| kernel.settle_wall())
+            && let Err(error) = kernel
+                .program::<Iter>(WALL_SO_FAR)
+                .and_then(|it| it.load("task", &btf))
+                .and_then(|()| kernel.settle_wall())
         {
             tracing::warn!("waits are counted only when they end: {error}");
         }
@@ -346,10 +356,6 @@ impl Kernel {
         self.ebpf.program_mut("seed").ok_or(ProgramError::NotLoaded)?.try_into()
     }
 
-    fn load_wall(&mut self, btf: &Btf) -> Result<(), ProgramError> {
-        self.program::<Iter>(WALL_SO_FAR)?.load("task", btf)
-    }
-
     /// Whether Postgres is looked for in what sockets carry.
     pub fn sees_postgres(&self) -> bool {
         self.settings.postgres != 0
@@ -425,7 +431,7 @@ pub(super) fn run(program: &mut Iter) -> Result<(), ProgramError> {
     Ok(())
 }
 
-fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {
+fn attach(program: Option<&mut Program>, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {
     let wanted = probe.feature == Feature::Identity
         || options.features.contains(&probe.feature)
         // Sockets and Postgres hang on the system calls' programs.
@@ -441,7 +447,7 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Op
     if let Some(reason) = refused.clone().filter(|_| !for_profiles) {
         return ProbeState::Unavailable { reason };
     }
-    let program = match load(ebpf, btf, probe) {
+    let program = match load(program, btf, probe) {
         Ok(program) => program,
         Err(error) => return ProbeState::Unavailable { reason: reason(&error, probe) },
     };
@@ -460,9 +466,8 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Op
     }
 }
 
-fn load<'a>(ebpf: &'a mut Ebpf, btf: &Btf, probe: &Probe) -> Result<&'a mut BtfTracePoint, ProgramError> {
-    let program = ebpf.program_mut(probe.name).ok_or(ProgramError::NotLoaded)?;
-    let program: &mut BtfTracePoint = program.try_into()?;
+fn load<'a>(program: Option<&'a mut Program>, btf: &Btf, probe: &Probe) -> Result<&'a mut BtfTracePoint, ProgramError> {
+    let program: &mut BtfTracePoint = program.ok_or(ProgramError::NotLoaded)?.try_into()?;
     program.load(probe.tracepoint, btf)?;
     Ok(program)
 }

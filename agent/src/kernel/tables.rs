@@ -174,22 +174,24 @@ impl Written {
     /// Takes an array that can be mapped (`BPF_F_MMAPABLE`, Linux 5.5).
     ///
     /// # Errors
-    /// If the kernel does not describe the map.
+    /// If the kernel does not describe the map, or its values are larger than [`ENTRY_ALIGN`].
     pub fn new(map: &MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
-        let fd = map.fd().as_fd().try_clone_to_owned()?;
-        Ok(Self { fd, value_size: info.value_size() as usize, entries: info.max_entries() })
+        let value_size = info.value_size() as usize;
+        if value_size > ENTRY_ALIGN {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Self { fd: map.fd().as_fd().try_clone_to_owned()?, value_size, entries: info.max_entries() })
     }
 
     /// Writes entries that follow each other, from a number on. They are mapped for no longer than that, so that they are not
     /// counted as the agent's memory and as the kernel's.
     ///
     /// # Errors
-    /// If the array is shorter, or cannot be mapped.
+    /// If the array is shorter, has other values, or cannot be mapped.
     pub fn put<V: Plain>(&self, first: u32, values: &[V]) -> io::Result<()> {
-        debug_assert!(size_of::<V>() == self.value_size);
-        if first as usize + values.len() > self.entries as usize {
-            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        if size_of::<V>() != self.value_size || first as usize + values.len() > self.entries as usize {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         if values.is_empty() {
             return Ok(());

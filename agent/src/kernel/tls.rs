@@ -6,7 +6,7 @@ use std::{collections::HashSet, io, path::Path};
 use aya::{
     Ebpf,
     programs::{
-        ProgramError, UProbe,
+        Program, ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
     },
 };
@@ -79,6 +79,9 @@ pub struct Attached {
     links: Vec<(&'static str, UProbeLinkId)>,
 }
 
+/// The programs of the probes of OpenSSL, as the object has them.
+pub type Programs<'a> = Vec<(&'static LibraryProbe, Option<&'a mut Program>)>;
+
 /// The state of the probes of OpenSSL.
 #[derive(Debug, Default)]
 pub struct Library {
@@ -88,18 +91,29 @@ pub struct Library {
 }
 
 impl Library {
-    /// Loads a program if it is wanted. It runs nowhere yet.
-    pub fn load(ebpf: &mut Ebpf, probe: &LibraryProbe, lacks: &Lacks, features: &[Feature]) -> ProbeState {
-        if !features.contains(&Feature::Tls) {
-            return ProbeState::Off;
-        }
-        if let Some(reason) = lacks.refuse(Feature::Tls) {
-            return ProbeState::Unavailable { reason };
-        }
-        match program(ebpf, probe.name).and_then(UProbe::load) {
-            Ok(()) => ProbeState::Attached,
-            Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
-        }
+    /// Loads the programs if they are wanted. They run nowhere yet.
+    pub fn load(
+        programs: Programs<'_>,
+        lacks: &Lacks,
+        features: &[Feature],
+    ) -> Vec<(&'static LibraryProbe, ProbeState)> {
+        let load = |program: Option<&mut Program>| {
+            if !features.contains(&Feature::Tls) {
+                return ProbeState::Off;
+            }
+            if let Some(reason) = lacks.refuse(Feature::Tls) {
+                return ProbeState::Unavailable { reason };
+            }
+            let loaded = program.ok_or(ProgramError::NotLoaded).and_then(|program| {
+                let program: &mut UProbe = program.try_into()?;
+                program.load()
+            });
+            match loaded {
+                Ok(()) => ProbeState::Attached,
+                Err(error) => ProbeState::Unavailable { reason: refusal(&error) },
+            }
+        };
+        programs.into_iter().map(|(probe, program)| (probe, load(program))).collect()
     }
 
     /// How the probes do that could be loaded.

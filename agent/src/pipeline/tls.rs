@@ -61,8 +61,8 @@ impl TlsFiles {
         self.swept = Instant::now();
         let mut mapped = HashSet::new();
         for pid in code::processes(Path::new(PROC)) {
-            // Whoever does not answer may have mapped anything.
-            let Some(files) = self.mapped(pid) else { return };
+            // Who does not answer may have mapped anything; it is looked at anew when it does.
+            let Some(files) = self.mapped(pid) else { continue };
             mapped.extend(files.into_iter().map(|(file, _)| file));
         }
         let is_used = |file: &code::CodeFile, followed: &mut Option<Followed>| {

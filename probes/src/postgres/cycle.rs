@@ -417,7 +417,7 @@ pub(super) fn ready<E: Effects>(wire: &mut Wire, fx: &mut E, status: u8, now_ns:
             greeted(wire, fx, begun_ns, now_ns);
         } else if wire.failed != 0 {
             fx.refused(wire, statement, now_ns.saturating_sub(begun_ns));
-        } else if wire.open == OPEN && wire.cycle_count == 0 {
+        } else if wire.open == OPEN && !wire.is_active() {
             // The write that ends this request began before, but has not returned yet.
             fx.lost(Loss::PostgresOutOfStep);
         }

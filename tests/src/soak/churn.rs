@@ -113,13 +113,20 @@ impl<'scope> Churn<'scope> {
     ///
     /// # Errors
     /// What a part failed with.
-    pub fn end(self) -> Result<Done> {
+    pub fn end(mut self) -> Result<Done> {
         self.over.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             thread.join().expect("a part panicked")?;
         }
         let counts = std::array::from_fn(|place| self.counts[place].load(Ordering::Relaxed));
         Ok(Done { counts, in_vain: self.in_vain.load(Ordering::Relaxed) })
+    }
+}
+
+/// Whoever leaves early is not waited for in vain.
+impl Drop for Churn<'_> {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 
