@@ -11,10 +11,11 @@ use steth_tests::{
     postgres::Postgres,
     process::Process,
     programs::{ASKER, CONNECT, GUISES, HOLD_CONNECTIONS, Program, READER, SHORT_LIVED, SPAWNER, said_number},
-    skipped, unique_name,
+    skipped, unique_name, wait,
 };
 
 const SOON: Duration = Duration::from_secs(20);
+const CELLS: &str = "steth_cells_full_total";
 
 fn syscalls(metrics: &Exposition, service: &str, syscall: &str) -> f64 {
     metrics.sum("steth_syscall_duration_seconds_count", &[("service", service), ("syscall", syscall)])
@@ -203,5 +204,35 @@ fn nothing_of_an_excluded_services_calls_over_tcp_is_counted() {
     let metrics = agent.settled().unwrap();
     assert_eq!(of(&metrics, &excluded), before);
     assert_eq!(of(&metrics, &other), [3.0, 3.0, 0.0]);
+    assert!(agent.stop().unwrap().success());
+}
+
+/// Each start of a unit, and each program within one, takes a number; a host runs out of them in a day.
+#[test]
+fn numbers_of_services_that_ended_are_given_back() {
+    need_bpf!();
+    need_program!("gcc");
+    /// `limits.services`, unless it is set.
+    const NUMBERS: usize = 1024;
+    let long = Program::build("asks", ASKER).unwrap();
+    let mut asker = start_asker(&long);
+    let sections = "[kernel]\nmemory = \"64MiB\"\nrenew_interval = \"1s\"\n".to_owned();
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let short = Program::build("shrt", SHORT_LIVED).unwrap();
+    for _ in 0..NUMBERS {
+        short.under_another_name("s").unwrap().run(&[]).unwrap();
+    }
+    wait::poll("the probes being loaded anew", SOON, || Ok(agent.log().contains("are loaded anew").then_some(())))
+        .unwrap();
+    // Both who came before and who comes after has a number of its own from then on.
+    let found = agent.scrape_until("a service with a number of its own", |metrics| {
+        short.run(&[]).unwrap();
+        syscalls(metrics, &short.name, "getppid") > 0.0
+    });
+    assert!(found.is_ok(), "{found:?}");
+    ask(&mut asker, 77);
+    let metrics = agent.settled().unwrap();
+    assert_eq!(syscalls(&metrics, &long.name, "getppid"), 77.0);
+    assert_eq!(metrics.sum(CELLS, &[("map", "services")]), 0.0);
     assert!(agent.stop().unwrap().success());
 }

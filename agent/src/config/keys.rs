@@ -86,6 +86,11 @@ pub const KEYS: &[Key] = &[
         Shape::Duration(ms(1_000)..=ms(3_600_000), |c| &mut c.kernel.open_files_interval),
         Change::Restart,
     ),
+    key(
+        "kernel.renew_interval",
+        Shape::Duration(ms(1_000)..=ms(86_400_000), |c| &mut c.kernel.renew_interval),
+        Change::Reload,
+    ),
     key("probes.syscalls", Shape::Switch(|c| &mut c.probes.syscalls), Change::Reload),
     key("probes.tcp", Shape::Switch(|c| &mut c.probes.tcp), Change::Reload),
     key("probes.sockets", Shape::Switch(|c| &mut c.probes.sockets), Change::Reload),

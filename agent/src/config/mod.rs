@@ -166,6 +166,8 @@ pub struct Kernel {
     pub ring_interval: Duration,
     /// How often all open files are gone over for sockets that have ended.
     pub open_files_interval: Duration,
+    /// How long programs run at least before they are loaded anew for want of numbers of services.
+    pub renew_interval: Duration,
 }
 
 /// `[probes]`
@@ -346,6 +348,7 @@ impl Default for Config {
                 ring_bytes: 1 << 20,
                 ring_interval: Duration::from_millis(100),
                 open_files_interval: Duration::from_secs(30),
+                renew_interval: Duration::from_secs(3_600),
             },
             probes: Probes {
                 syscalls: true,

@@ -47,9 +47,9 @@ fn misspelt_keys_and_sections_are_errors_with_line_and_suggestion() {
     let text = "listne = \"127.0.0.1:1\"\n\n[kernel]\nmemmory = \"32MiB\"\nlive = \"1s\"\nlisten = 1\n\n[probe]\ntcp = true\n[zoo]\n";
     let expected = [
         "steth.toml:1: unknown key `listne`; did you mean `listen`? allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
-        "steth.toml:4: unknown key `memmory` in [kernel]; did you mean `memory`? allowed: btf, without, memory, ring, ring_interval, open_files_interval",
-        "steth.toml:5: unknown key `live` in [kernel]; `live` belongs to [window]; allowed: btf, without, memory, ring, ring_interval, open_files_interval",
-        "steth.toml:6: unknown key `listen` in [kernel]; `listen` stands at the top, above all sections; allowed: btf, without, memory, ring, ring_interval, open_files_interval",
+        "steth.toml:4: unknown key `memmory` in [kernel]; did you mean `memory`? allowed: btf, without, memory, ring, ring_interval, open_files_interval, renew_interval",
+        "steth.toml:5: unknown key `live` in [kernel]; `live` belongs to [window]; allowed: btf, without, memory, ring, ring_interval, open_files_interval, renew_interval",
+        "steth.toml:6: unknown key `listen` in [kernel]; `listen` stands at the top, above all sections; allowed: btf, without, memory, ring, ring_interval, open_files_interval, renew_interval",
         "steth.toml:8: unknown section [probe]; did you mean `probes`? allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
         "steth.toml:10: unknown section [zoo]; allowed: listen, run, window, http, audit, budget, kernel, probes, postgres, profile, correlate, send, alerts, limits, host, log",
     ];

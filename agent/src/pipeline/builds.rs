@@ -23,10 +23,10 @@ const MOST_WAITING: usize = 256;
 const SHOWN: usize = 8;
 
 /// What runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Builds {
-    /// By path, what ran when the first of these questions came.
-    before: Option<HashMap<PathBuf, File>>,
+    /// By path, what ran at the beginning.
+    before: HashMap<PathBuf, File>,
     known: HashMap<(String, PathBuf), Program>,
     waiting: Vec<Event>,
     patience: Patience,
@@ -47,12 +47,17 @@ struct Program {
 }
 
 impl Builds {
+    /// Looks at what runs already.
+    pub fn begin(proc: &Path) -> Self {
+        let mut patience = Patience::default();
+        Self { before: running(&mut patience, proc), known: HashMap::new(), waiting: Vec::new(), patience }
+    }
+
     /// A process of a service began to run a program.
     pub fn executed(&mut self, proc: &Path, pid: u32, service: &str) {
         let exe = proc.join(pid.to_string()).join("exe");
         // It may have ended already.
         let Some((path, file)) = program(&mut self.patience, exe.clone(), pid) else { return };
-        let before = self.before.get_or_insert_with(|| running(&mut self.patience, proc, pid));
         let key = (service.to_owned(), path);
         if self.known.get(&key).is_some_and(|known| known.file == file) {
             return;
@@ -62,7 +67,7 @@ impl Builds {
         let changed = match self.known.get(&key) {
             Some(known) => known.identity != identity,
             // Another container may have another file at the same path.
-            None => before.get(&key.1).is_some_and(|known| *known != file && known.device == file.device),
+            None => self.before.get(&key.1).is_some_and(|known| *known != file && known.device == file.device),
         };
         if changed && self.waiting.len() < MOST_WAITING {
             let number =
@@ -87,10 +92,9 @@ impl Builds {
     }
 }
 
-/// The programs of all processes but one. The kernel marks those that were replaced since.
-fn running(patience: &mut Patience, proc: &Path, but: u32) -> HashMap<PathBuf, File> {
-    let others = code::processes(proc).into_iter().filter(|pid| *pid != but);
-    let programs = others.filter_map(|pid| {
+/// The programs of all processes. The kernel marks those that were replaced since.
+fn running(patience: &mut Patience, proc: &Path) -> HashMap<PathBuf, File> {
+    let programs = code::processes(proc).into_iter().filter_map(|pid| {
         let (path, file) = program(patience, proc.join(pid.to_string()).join("exe"), pid)?;
         let text = path.to_str()?;
         Some((text.strip_suffix(" (deleted)").unwrap_or(text).into(), file))
@@ -111,7 +115,11 @@ fn file(path: &Path) -> Option<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
+    use std::{
+        io::Write as _,
+        process::{Child, Command, Stdio},
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -126,7 +134,7 @@ mod tests {
     fn another_build_at_the_same_path_is_told_and_the_same_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
-        let mut builds = Builds::default();
+        let mut builds = Builds::begin(Path::new("/proc"));
         let mut look = |from: &str| {
             let mut child = run(from, &path);
             builds.executed(Path::new("/proc"), child.id(), "shop.service");
@@ -145,8 +153,40 @@ mod tests {
 
     #[test]
     fn a_process_that_has_ended_tells_nothing() {
-        let mut builds = Builds::default();
+        let mut builds = Builds::begin(Path::new("/nonexistent"));
         builds.executed(Path::new("/nonexistent"), 1, "x");
         assert_eq!(builds.told(), []);
+    }
+
+    /// As servers do that are upgraded while they serve: nobody else runs the build from before.
+    #[test]
+    fn a_process_that_replaces_itself_is_told_also_as_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        let mut child = {
+            assert!(Command::new("cp").arg("/bin/sh").arg(&path).status().unwrap().success());
+            let script = format!("read go; exec '{}' -", path.display());
+            Command::new(&path).args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+        };
+        let exe = PathBuf::from(format!("/proc/{}/exe", child.id()));
+        let shell = file(&path).unwrap();
+        let runs = |program| {
+            let begun = Instant::now();
+            while file(&exe) != Some(program) {
+                assert!(begun.elapsed() < Duration::from_secs(20), "it does not run it");
+                std::thread::yield_now();
+            }
+        };
+        runs(shell);
+        let mut builds = Builds::begin(Path::new("/proc"));
+        assert!(Command::new("cp").args(["--remove-destination", "/bin/cat"]).arg(&path).status().unwrap().success());
+        let cat = file(&path).unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        runs(cat);
+        builds.executed(Path::new("/proc"), child.id(), "shop.service");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let told = builds.told();
+        assert!(matches!(&told[..], [event] if event.kind == EventKind::NewBuild), "{told:?}");
     }
 }

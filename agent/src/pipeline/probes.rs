@@ -69,6 +69,8 @@ pub struct Probes {
     own: Vec<String>,
     /// Numbers of the services that are left out.
     left_out: HashSet<u32>,
+    /// How many services were there from the beginning, and were met by now.
+    met: (usize, usize),
     /// Postmasters by the numbers of their services, and what their servers are set to.
     postmasters: BTreeMap<u32, (u32, Option<u32>)>,
     pools: BTreeMap<String, usize>,
@@ -98,8 +100,12 @@ impl Probes {
         let mut cells = Cells::new(kernel.tables()?);
         // First, so that what is seen behind TLS has its statements from the beginning.
         let mut clusters = Clusters::default();
+        let mut met = (0, 0);
         match cells.services() {
-            Ok(services) => clusters.look(&cells, &services),
+            Ok(services) => {
+                clusters.look(&cells, &services);
+                met = (services.len(), services.len());
+            }
             Err(error) => tracing::warn!("cannot read the services that were met: {error}"),
         }
         let tls = TlsFiles::start(&mut kernel, &cells);
@@ -116,13 +122,14 @@ impl Probes {
             exclude: config.probes.exclude_services.clone(),
             own: if config.probes.own { Vec::new() } else { own_services() },
             left_out: HashSet::new(),
+            met,
             postmasters: BTreeMap::new(),
             pools: config.postgres.pools.clone(),
             memory: kernel.map_memory(),
             memory_read: Instant::now(),
             passes: Passes { interval: config.kernel.open_files_interval, last: Instant::now(), failing: false },
             clusters,
-            builds: Builds::default(),
+            builds: Builds::begin(PROC.as_ref()),
             signals: Signals::default(),
             profiles: profiles(&mut kernel, config),
             kernel,
@@ -194,6 +201,13 @@ impl Probes {
         let holders = host::socket_holders(PROC.as_ref(), &connections::client_inodes(&found));
         let bounds = Bounds { servers: self.servers(), pools: &self.pools };
         connections::grouped(&found, &self.names, &holders, &bounds, selection.limit)
+    }
+
+    /// Whether nearly all numbers of services are taken, and most were not when this began: so they are by services that came and,
+    /// as a rule, went.
+    pub fn is_crowded(&self, limit: usize) -> bool {
+        let (first, now) = self.met;
+        now > limit / 16 * 15 && first <= limit / 2
     }
 
     /// Whether somebody is told of something just now.
@@ -364,6 +378,7 @@ impl Probes {
         match self.cells.read(|listeners| kernel.count_listener_drops(listeners)) {
             Ok(mut reading) => {
                 forget_closed_unix(&mut reading.connections);
+                self.met.1 = reading.services.len();
                 self.name_services(&reading.services);
                 self.name_peers(&reading);
                 // After peers are named: a listener that is left out names its callers' peer all the same.

@@ -1,6 +1,11 @@
 //! All sources of a snapshot: the kernel's probes, the host's files, the agent itself.
 
-use std::{collections::HashSet, sync::Arc, thread, time::SystemTime};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    thread,
+    time::{Instant, SystemTime},
+};
 
 use procfs::{WithCurrentSystemInfo as _, process::Process};
 use steth_probes::catalog::{LIBRARY_PROBES, PROBES, PROFILE_PROBES};
@@ -31,6 +36,9 @@ pub struct Sources {
     processes: Option<(Processes, ProcServices)>,
     known_problems: HashSet<String>,
     opening: Option<Opening>,
+    /// What was last taken over, and since when the probes run.
+    config: Config,
+    loaded: Instant,
     /// Who is told of finished pieces of the profile, whichever probes they come from.
     told: Option<OnPiece>,
 }
@@ -61,6 +69,8 @@ impl Sources {
             processes: None,
             known_problems: HashSet::new(),
             opening: None,
+            config: config.clone(),
+            loaded: Instant::now(),
             told: None,
         };
         sources.open_host(config);
@@ -71,6 +81,7 @@ impl Sources {
     /// Takes over what may change while the agent runs.
     pub fn reload(&mut self, before: &Config, config: &Config) {
         self.open_host(config);
+        self.config = config.clone();
         if config.needs_other_probes_than(before) || self.opening.is_some() {
             self.reopen_probes(config);
         } else if let Some(probes) = &mut self.probes {
@@ -101,6 +112,7 @@ impl Sources {
                 probes.reload(&wanted);
                 self.told.iter().for_each(|told| probes.tell_pieces(Arc::clone(told)));
                 self.unloaded = Vec::new();
+                self.loaded = Instant::now();
                 if let Some(mut old) = self.probes.replace(probes) {
                     old.end_traces();
                     // To let go of uprobes takes the kernel its time.
@@ -119,6 +131,24 @@ impl Sources {
         // Somebody changed their mind meanwhile.
         if wanted.needs_other_probes_than(&loaded) {
             self.reopen_probes(&wanted);
+        }
+    }
+
+    /// Gives the numbers of ended services back, when nearly all are taken: only the programs' end does that.
+    fn renew(&mut self) {
+        let long = self.loaded.elapsed() >= self.config.kernel.renew_interval && self.opening.is_none();
+        if let Some(probes) = &self.probes
+            && long
+            && !probes.is_busy()
+            && probes.is_crowded(self.config.limits.services)
+        {
+            tracing::info!(
+                "nearly all of {} numbers of services are taken, most by services that have ended: the probes are loaded anew",
+                self.config.limits.services
+            );
+            // Not again at once if it fails.
+            self.loaded = Instant::now();
+            self.reopen_probes(&self.config.clone());
         }
     }
 
@@ -141,6 +171,7 @@ impl Sources {
     /// Empties the ring of records, and does what is due.
     pub fn drain(&mut self) {
         self.take_over();
+        self.renew();
         if let Some(probes) = &mut self.probes {
             slow::step("taking records", || probes.drain());
             slow::step("gathering names", || probes.gather());

@@ -23,19 +23,25 @@ pub const HELD_OUT: &[Row] = &[
     Row { name: "a narrow network that loses nothing", wave: 0, make: narrow_network },
     Row { name: "two neighbours on a core that is busy already", wave: 1, make: small_neighbour },
     Row { name: "a service in Python computes more", wave: 2, make: busy_python },
+    Row { name: "a service in Python leaks connections to itself", wave: 0, make: socket_leak },
+    Row { name: "threads of a service in Python wait for each other", wave: 0, make: python_lock },
+    Row { name: "a dependency is stopped in its tracks", wave: 0, make: stopped_dependency },
+    Row { name: "an index is dropped", wave: 2, make: dropped_index },
 ];
 
-/// A server of HTTP/1.1 with a thread for each connection; `delay N` and `work N` in milliseconds.
+/// A server of HTTP/1.1 with a thread for each connection; `delay N`, `work N` and, one thread at a time, `hold N` in milliseconds.
 const SERVER: &str = r#"
 import sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-now = {"delay": 2.0, "work": 0.0}
+now = {"delay": 2.0, "work": 0.0, "hold": 0.0}
+one = threading.Lock()
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         time.sleep(now["delay"] / 1000)
         end = time.thread_time() + now["work"] / 1000
         while time.thread_time() < end: pass
+        with one: time.sleep(now["hold"] / 1000)
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -49,7 +55,16 @@ for line in sys.stdin:
     now[what] = float(value)
 "#;
 
-/// Asks it on two connections.
+/// Keeps both ends of a pair of sockets each 300 ms.
+const HOARDER: &str = r#"
+import socket, time
+kept = []
+while True:
+    kept.append(socket.socketpair())
+    time.sleep(0.3)
+"#;
+
+/// Asks it on so many connections as its second argument says, or two.
 const CLIENT: &str = r#"
 import http.client, sys, threading, time
 def ask():
@@ -58,7 +73,7 @@ def ask():
         connection.request("GET", "/")
         connection.getresponse().read()
         time.sleep(0.03)
-for _ in range(2): threading.Thread(target=ask, daemon=True).start()
+for _ in range(int((sys.argv + ["2"])[2])): threading.Thread(target=ask, daemon=True).start()
 sys.stdin.read()
 "#;
 
@@ -87,6 +102,54 @@ fn busy_python(stage: &Stage) -> Result<Made> {
     let (server, client) = pythons(&mut parts, stage, ["bpsv", "bpcl"])?;
     let expected = vec![("change", "cpu", server.as_str()), ("saturation", "cpu", &server)];
     Ok(quiet(&client, expected, parts, |parts, _| parts.say(0, "work 25"), |parts, _| parts.say(0, "work 0")))
+}
+
+fn socket_leak(stage: &Stage) -> Result<Made> {
+    if let Some(why) = crate::program_missing("python3") {
+        return Ok(Made::Skipped(why));
+    }
+    let mut parts = Parts::default();
+    let name = python(&mut parts, stage, "hrdr", HOARDER, &[])?;
+    Ok(quiet(&name, vec![("leak", "open_files", &name)], parts, nothing, nothing))
+}
+
+fn python_lock(stage: &Stage) -> Result<Made> {
+    if let Some(why) = crate::program_missing("python3") {
+        return Ok(Made::Skipped(why));
+    }
+    let mut parts = Parts::default();
+    let server = python(&mut parts, stage, "lksv", SERVER, &[])?;
+    let port = parts.port()?;
+    let client = python(&mut parts, stage, "lkcl", CLIENT, &[&port, "6"])?;
+    // One that holds it sleeps, five wait for it.
+    let expected = vec![("dependency", "slow_answer", server.as_str()), ("change", "wall_lock", &server)];
+    Ok(quiet(&client, expected, parts, |parts, _| parts.say(0, "hold 30"), |parts, _| parts.say(0, "hold 0")))
+}
+
+fn stopped_dependency(stage: &Stage) -> Result<Made> {
+    let mut parts = Parts::default();
+    let (server, client) = pair(&mut parts, stage, "stsv", "stcl")?;
+    let expected = vec![("dependency", "slow_answer", server.as_str())];
+    let strike = |parts: &mut Parts, _: &str| parts.processes[0].signal("STOP");
+    Ok(quiet(&client, expected, parts, strike, |parts, _| parts.processes[0].signal("CONT")))
+}
+
+fn dropped_index(stage: &Stage) -> Result<Made> {
+    let Some(postgres) = &stage.postgres else { return Ok(Made::Skipped(Postgres::missing().unwrap_or_default())) };
+    for statement in [
+        "create table shelf as select i as id, i % 1000 as place from generate_series(1, 200000) i",
+        "create index shelf_id on shelf (id)",
+        "analyze shelf",
+    ] {
+        postgres.psql("postgres", statement)?;
+    }
+    let mut parts = Parts::default();
+    parts.processes.push(session(postgres, "dropper")?);
+    let statement = "select place from shelf where id = 4711;";
+    parts.kept.push(Box::new(Sessions::start(postgres, 2, Duration::from_millis(60), statement)?));
+    let cluster = stage.cluster.as_str();
+    let expected = vec![("change", "cpu", cluster), ("saturation", "cpu", cluster)];
+    Ok(quiet(cluster, expected, parts, |parts, _| parts.say(0, "drop index shelf_id;"), nothing))
 }
 
 fn other_deployment(stage: &Stage) -> Result<Made> {

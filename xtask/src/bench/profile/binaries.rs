@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     load::Program,
-    profilers::{NO_CLOCK, flame},
+    profilers::{NO_CLOCK, flame, weights},
 };
 use crate::bench::{
     Context,
@@ -28,12 +28,16 @@ pub const WHAT: &str = "\
     for 30 ms, two at a time, under `steth flame --all -F 999` through one agent; then 1,000 others; and so on, a \
     round each. Resident memory (VmRSS) of the agent without the kernel's maps that it maps, and kernel memory of its maps and \
     programs, three seconds after each profile was written; most resident at any time. Programs in the profile: those that are a service of their own, of which the kernel numbers \
-    1,024.";
+    1,024. Before that, 20 such programs run for a second each, one after the other: how long each was sampled without a stack \
+    that reaches `main`.";
 
 /// Programs of one round.
 const PROGRAMS: usize = 1_000;
 /// How long each runs.
 const RUN: &str = "0.03";
+/// New programs that are watched one by one, and how long a profile of them is.
+const NEW: usize = 20;
+const NEW_LENGTH: Duration = Duration::from_secs(24);
 /// How long a profile may have to wait for them.
 const LENGTH: Duration = Duration::from_secs(38);
 const MIB: f64 = (1 << 20) as f64;
@@ -44,6 +48,7 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let kinds = [fs::read(program.link("small", &[])?)?, fs::read(program.link("large", &["-static"])?)?];
     let agent = Agent::start(&context.steth, NO_CLOCK)?;
     interrupt::sleep(Duration::from_secs(2))?;
+    let until_whole = until_whole(context, &agent, &program, &kinds)?;
     let mut rows = vec![row("before", &agent, 0)?];
     for round in 0..context.rounds {
         let to = program.folder().join("profile");
@@ -88,12 +93,39 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let table: Vec<Vec<String>> =
         rows.iter().map(|row| [vec![row.what.clone()], row.values().map(figure).to_vec()].concat()).collect();
     findings.table(&head, &table);
+    findings.target("a new program's time without whole stacks, at most", until_whole, "ms", Bound::AtMost(200.0));
     let after: Vec<&Row> = rows.iter().skip(1).collect();
     let most = after.iter().map(|row| row.sum()).fold(0.0, f64::max);
     let (first, last) = (after.first().context("no round")?, after.last().context("no round")?);
     findings.target("resident and kernel memory", most * MIB / 1e6, "MB", Bound::AtMost(120.0));
     findings.target("growth from the first round to the last", last.sum() - first.sum(), "MiB", Bound::AtMost(4.0));
     Ok(())
+}
+
+/// How long new programs were sampled without whole stacks, the worst of them, in milliseconds.
+fn until_whole(context: &Context, agent: &Agent, program: &Program, kinds: &[Vec<u8>; 2]) -> Result<f64> {
+    let to = program.folder().join("profile");
+    let mut profile = flame(context, agent, NEW_LENGTH, 999, &to)?;
+    // Its clock ticks from then on.
+    interrupt::sleep(Duration::from_secs(1))?;
+    for number in 0..NEW {
+        let path = program.folder().join(format!("new{number}"));
+        // Numbers that no other program of this run has.
+        write_program(&path, &kinds[number % 2], usize::MAX / 2 + number)?;
+        let mut command = Command::new(&path);
+        Process::start(command.arg("1").stdin(Stdio::null()).stdout(Stdio::null()))?.wait(LENGTH)?;
+        interrupt::check()?;
+    }
+    profile.wait(NEW_LENGTH + Duration::from_secs(60))?;
+    let folded = fs::read_to_string(&to)?;
+    let mut worst: f64 = 0.0;
+    for number in 0..NEW {
+        let (whole, all) = weights(&folded, &format!("new{number}"));
+        ensure!(all > 0.0, "new{number} was not sampled");
+        eprintln!("new{number}: {:.1} ms of {:.1} ms without whole stacks", (all - whole) / 1e6, all / 1e6);
+        worst = worst.max((all - whole) / 1e6);
+    }
+    Ok(worst)
 }
 
 /// The same code under another build-id and with other bytes.

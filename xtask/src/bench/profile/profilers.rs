@@ -200,16 +200,22 @@ pub fn flame(context: &Context, agent: &Agent, length: Duration, hertz: u32, to:
 
 /// Of folded stacks that begin with the load's name.
 fn whole_of_folded(text: &str) -> f64 {
+    let (whole, all) = weights(text, NAME);
+    whole / all
+}
+
+/// What stacks that begin with a name weigh: those that are whole, and all.
+pub fn weights(text: &str, name: &str) -> (f64, f64) {
     let (mut whole, mut all) = (0.0, 0.0);
     for (stack, weight) in text.lines().filter_map(|line| line.rsplit_once(' ')) {
         let mut frames = stack.split(';');
-        if frames.next().is_some_and(|first| first.split(' ').next() == Some(NAME)) {
+        if frames.next().is_some_and(|first| first.split(' ').next() == Some(name)) {
             let weight: f64 = weight.parse().unwrap_or(0.0);
             all += weight;
             whole += if frames.any(|frame| frame == "main") { weight } else { 0.0 };
         }
     }
-    whole / all
+    (whole, all)
 }
 
 /// Of what `perf script` prints: a line with the name, a line for each frame, an empty one.
