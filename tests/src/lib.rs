@@ -23,6 +23,7 @@ pub mod machine;
 pub mod network;
 pub mod observed;
 pub mod pgbench;
+pub mod pgbouncer;
 pub mod pgwire;
 pub mod postgres;
 pub mod process;

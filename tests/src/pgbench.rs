@@ -83,6 +83,14 @@ impl Pgbench<'_> {
     /// # Errors
     /// If pgbench fails, or its log does not have one line for each transaction.
     pub fn run(&self, postgres: &Postgres, database: &str) -> Result<Run> {
+        self.run_at(postgres, database, postgres.port)
+    }
+
+    /// The same, with whoever listens on another port.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn run_at(&self, postgres: &Postgres, database: &str, port: u16) -> Result<Run> {
         let folder = tempfile::Builder::new().prefix("steth-pgbench-").tempdir()?;
         let script = folder.path().join("script.sql");
         std::fs::write(&script, self.script)?;
@@ -90,7 +98,7 @@ impl Pgbench<'_> {
         let mut pgbench = postgres.program("pgbench");
         pgbench.current_dir(folder.path()).args(["-n", "-l", "--log-prefix=log", "-M", self.mode.name()]);
         pgbench.args(["-c", &clients, "-j", &clients, "-t", &transactions]).arg("-f").arg(&script);
-        pgbench.args(["-U", USER, "-p", &postgres.port.to_string(), "-h"]);
+        pgbench.args(["-U", USER, "-p", &port.to_string(), "-h"]);
         if self.endpoint == Endpoint::Tls {
             pgbench.env("PGSSLMODE", "require");
         }

@@ -239,7 +239,10 @@ fn programs_folder() -> Option<PathBuf> {
 }
 
 /// Who the server runs as: PostgreSQL refuses root. `None` is oneself.
-fn unprivileged() -> Result<Option<User>> {
+///
+/// # Errors
+/// If there is nobody else.
+pub fn unprivileged() -> Result<Option<User>> {
     if crate::root_missing().is_some() {
         return Ok(None);
     }

@@ -55,7 +55,10 @@ enum Command {
     Bench(bench::Arguments),
     /// What `bench` measures, as a process of its own
     #[command(hide = true)]
-    BenchLoop,
+    BenchLoop {
+        /// By what the length is divided
+        part: u32,
+    },
     /// Checks who imports whom, and where unsafe code stands
     Layers,
     /// Formats all sources
@@ -70,7 +73,7 @@ enum Command {
     Docs(docs::Arguments),
     /// Makes a .deb, an .rpm and a tarball in target/package; --test installs them on a clean Debian 12
     Package(package::Arguments),
-    /// Takes the README's picture anew: an agent, a busy PostgreSQL, docs/picture.svg
+    /// Takes the README's and the tour's pictures anew, of an agent and a busy PostgreSQL
     Picture,
 }
 
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
         Command::Incidents(arguments) => incidents::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::BenchLoop => bench::run_loop(),
+        Command::BenchLoop { part } => bench::run_loop(part),
         Command::Layers => layers::run(),
         Command::Fmt(arguments) => fmt::run(&arguments),
         Command::Lint => lint::run(),

@@ -1,4 +1,4 @@
-//! `cargo xtask picture`: the README's picture of real output, taken anew.
+//! `cargo xtask picture`: the README's and the tour's pictures of real output, taken anew.
 
 use anyhow::Result;
 

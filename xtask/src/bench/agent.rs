@@ -113,22 +113,31 @@ impl Agent {
     /// # Errors
     /// It is not answered, or not with 200.
     pub fn scrape(&self) -> Result<Scrape> {
-        let mut stream = TcpStream::connect(self.address).context("cannot connect to the agent")?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        // What an answer takes to grow here is not the agent's time.
-        let mut answer = Vec::with_capacity(16 << 20);
-        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
-        let started = Instant::now();
-        stream.write_all(request.as_bytes())?;
-        stream.read_to_end(&mut answer).context("GET /metrics: no whole answer")?;
-        let duration = started.elapsed();
-        let answer = String::from_utf8(answer).context("GET /metrics: no UTF-8")?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("GET /metrics: no head")?;
-        if !head.starts_with("HTTP/1.1 200 ") || head.to_ascii_lowercase().contains("chunked") {
-            bail!("GET /metrics: {head}");
-        }
-        Ok(Scrape { exposition: Exposition::new(body), duration })
+        scrape(self.address)
     }
+}
+
+/// `GET /metrics` of whoever listens there. By HTTP/1.0, which knows no chunks.
+///
+/// # Errors
+/// It is not answered, or not with 200.
+pub fn scrape(address: SocketAddr) -> Result<Scrape> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    // What an answer takes to grow here is not the time of who answers.
+    let mut answer = Vec::with_capacity(16 << 20);
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let started = Instant::now();
+    stream.write_all(request.as_bytes())?;
+    stream.read_to_end(&mut answer).context("GET /metrics: no whole answer")?;
+    let duration = started.elapsed();
+    let answer = String::from_utf8(answer).context("GET /metrics: no UTF-8")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("GET /metrics: no head")?;
+    let status = head.split(' ').nth(1);
+    if status != Some("200") || head.to_ascii_lowercase().contains("chunked") {
+        bail!("GET /metrics: {head}");
+    }
+    Ok(Scrape { exposition: Exposition::new(body), duration })
 }
 
 impl Drop for Agent {

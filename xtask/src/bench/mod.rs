@@ -11,6 +11,7 @@ mod idle;
 mod interrupt;
 mod loops;
 mod machine;
+mod peers;
 mod pgbench;
 mod postgres;
 mod process;
@@ -69,6 +70,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "viewer", title: "A large page", what: viewer::WHAT, rounds: 10, run: viewer::run },
     Bench { name: "central", title: "Sending", what: central::WHAT, rounds: 2, run: central::sending },
     Bench { name: "alerts", title: "Telling", what: central::TELLING, rounds: 1, run: central::telling },
+    Bench { name: "peers", title: "Beside other tools", what: peers::WHAT, rounds: 5, run: peers::run },
     Bench { name: "start", title: "Start and end", what: start::WHAT, rounds: 10, run: start::run },
 ];
 

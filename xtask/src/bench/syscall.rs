@@ -22,7 +22,7 @@ pub const WHAT: &str = "\
     excluded.";
 
 /// The loop's executable, and so its service.
-const SERVICE: &str = "sysloop";
+pub const SERVICE: &str = "sysloop";
 const LOOP_CPU: usize = 1;
 /// Longer than `live` in [`FRESH`], and than the loops' process takes to start.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -38,16 +38,17 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 
     let traced = |configuration: &str, is_counted: bool| {
         let agent = Agent::start(&context.steth, configuration)?;
-        let values = observed(&program, Some(&agent))?;
+        // The agent knows a service by name, and leaves it out, from the first window on in which it was met.
+        let values = observed(&program, 1, |_| agent.scrape().map(drop))?;
         check_counted(&agent, is_counted)?;
         Ok(values)
     };
     let compared = |script: &str| {
         let _running = Bpftrace::start(script)?;
-        observed(&program, None)
+        observed(&program, 1, |_| Ok(()))
     };
     let mut variants = vec![
-        Variant::new("bare", || observed(&program, None)),
+        Variant::new("bare", || observed(&program, 1, |_| Ok(()))),
         Variant::new("steth", || traced(FRESH, true)),
         Variant::new("steth, excluded", || traced(&excluded, false)),
     ];
@@ -78,16 +79,17 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Runs the loops as a service of their own. The agent knows a service by name, and leaves it out, from the first
-/// window on in which it was met; so one window is taken before the loops begin.
-fn observed(program: &Path, agent: Option<&Agent>) -> Result<Vec<f64>> {
+/// Runs the loops, or a part of their length, as a service of their own. What is begun when their process is there, with its
+/// number, is held until they have ended.
+///
+/// # Errors
+/// They fail, or what is to begin does.
+pub fn observed<T>(program: &Path, part: u32, begin: impl FnOnce(u32) -> Result<T>) -> Result<Vec<f64>> {
     let mut command = process::command(program, Some(LOOP_CPU), None);
-    command.arg("bench-loop").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(["bench-loop", &part.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Process::start(&mut command)?;
     interrupt::sleep(SETTLE)?;
-    if let Some(agent) = agent {
-        agent.scrape()?;
-    }
+    let _held = begin(process.id())?;
     let mut stdin = process.child().stdin.take().context("no pipe")?;
     stdin.write_all(b"begin\n").context("the loops ended before they began")?;
     let printed = process.output(LOOP_LIMIT)?;

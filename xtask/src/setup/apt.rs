@@ -25,7 +25,7 @@ const POLICY_TEXT: &str =
 const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/steth-setup.conf";
 const NO_CLUSTER_TEXT: &str = "# Put here by `cargo xtask setup` of steth for the time of one apt-get; may be removed.\ncreate_main_cluster = false\n";
 /// Services that packages of the list enable at boot.
-const SERVICES: [&str; 3] = ["prometheus", "prometheus-node-exporter", "prometheus-alertmanager"];
+const SERVICES: [&str; 4] = ["pgbouncer", "prometheus", "prometheus-node-exporter", "prometheus-alertmanager"];
 
 /// Installs packages with what they depend on, not what they recommend.
 ///

@@ -119,6 +119,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         },
     },
     Requirement {
+        name: "PgBouncer",
+        why: "queries through a pooler",
+        purpose: Purpose::Test,
+        source: Source::Debian(&["pgbouncer"]),
+        is_there: || command("pgbouncer"),
+    },
+    Requirement {
         name: "OpenSSL",
         why: "certificates, and TLS that is not Postgres",
         purpose: Purpose::Test,
