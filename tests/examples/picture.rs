@@ -26,7 +26,7 @@ const TERMINALS: [Terminal; 2] = [
     Terminal { file: "picture.svg", title: "What steth says of a busy PostgreSQL", commands: &QUERIES },
     Terminal { file: "tour-top.svg", title: "Services, and single queries as they happen", commands: &TOUR },
 ];
-const TOUR: [&str; 2] = ["steth top -n 1 | head -32", "steth trace postgres --min-duration 1ms -d 3s | head -8"];
+const TOUR: [&str; 2] = ["steth top -n 1 | head -9", "steth trace postgres --min-duration 1ms -d 3s | head -8"];
 const QUERIES: [&str; 4] = [
     r#"curl -s 127.0.0.1:9464/metrics | grep -E 'connect_duration_seconds_count.*psql|steth_postgres_errors.*client'"#,
     r#"promtool query instant http://127.0.0.1:9090 'sort_desc(round(histogram_quantile(0.95, sum by (query, le) (
@@ -111,7 +111,7 @@ fn run(command: &str, agent: &str, prometheus: &str) -> Result<String> {
     let folder = Path::new(&program).parent().context("STETH_BIN is a root")?;
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
     let mut bash = Command::new("bash");
-    bash.args(["-c", &now]).env("PATH", path);
+    bash.args(["-c", &now]).env("PATH", path).env_remove("STETH_BIN");
     let output = bash.output().context("cannot run bash")?;
     if !output.status.success() || output.stdout.is_empty() {
         bail!("{now}\n{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -130,7 +130,7 @@ const FONT_SIZE: usize = 13;
 const CHARACTER_WIDTH: usize = 8;
 const LINE_HEIGHT: usize = 19;
 const MARGIN: usize = 18;
-const MOST_COLUMNS: usize = 150;
+const MOST_COLUMNS: usize = 170;
 
 fn picture(title: &str, lines: &[Line]) -> String {
     let columns = lines.iter().map(|line| line.text.chars().count()).max().unwrap_or_default();

@@ -30,14 +30,22 @@ impl Alertmanager {
     /// # Errors
     /// If it is not installed or does not start within a minute.
     pub fn start(webhook: &str) -> Result<Self> {
+        Self::start_with(webhook, "")
+    }
+
+    /// The same with more in its configuration.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(webhook: &str, more: &str) -> Result<Self> {
         // Somebody may take the port between the choice and its use.
         for _ in 0..4 {
-            match Self::start_at(webhook, free_port()?) {
+            match Self::begin(webhook, more, free_port()?) {
                 Err(error) if error.to_string().contains("address already in use") => {}
                 started => return started,
             }
         }
-        Self::start_at(webhook, free_port()?)
+        Self::begin(webhook, more, free_port()?)
     }
 
     /// The same on this port.
@@ -45,6 +53,10 @@ impl Alertmanager {
     /// # Errors
     /// As there, or if somebody else has the port.
     pub fn start_at(webhook: &str, port: u16) -> Result<Self> {
+        Self::begin(webhook, "", port)
+    }
+
+    fn begin(webhook: &str, more: &str, port: u16) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("steth-alertmanager-").tempdir()?;
         let config = folder.path().join("alertmanager.yml");
         std::fs::write(
@@ -52,7 +64,7 @@ impl Alertmanager {
             format!(
                 "route: {{receiver: sink, group_by: ['...'], group_wait: 0s, group_interval: 1s, repeat_interval: 1h}}\n\
                  receivers:\n\
-                 - {{name: sink, webhook_configs: [{{url: '{webhook}', send_resolved: true}}]}}\n"
+                 - {{name: sink, webhook_configs: [{{url: '{webhook}', send_resolved: true}}]}}\n{more}"
             ),
         )?;
         let mut command = process::command("prometheus-alertmanager", None);

@@ -198,7 +198,7 @@ fn alerts_are_acknowledged_silenced_and_tried_and_wrong_rules_are_refused_with_t
     let wrong = stage.folder().join("wrong.toml");
     std::fs::write(&wrong, "[[rule]]\nname = \"a\"\nmetric = \"node_lod1\"\nabove = 1.0\nsummary = \"x\"\n").unwrap();
     let (code, _, said) = run(&["test", wrong.to_str().unwrap()]);
-    assert!(code == Some(1) && said.contains("rules:3: there is no metric \"node_lod1\""), "{said}");
+    assert!(code == Some(1) && said.contains("wrong.toml:3: there is no metric \"node_lod1\""), "{said}");
     let config = stage.folder().join("steth.toml");
     std::fs::write(&config, format!("[alerts]\nfiles = [{:?}]\n", wrong.to_str().unwrap())).unwrap();
     let (code, said, _) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();

@@ -10,6 +10,7 @@ use steth_tests::{
     pgwire::Session,
     postgres::Postgres,
     process::Process,
+    wait,
 };
 
 const STATEMENTS: &str = "steth_postgres_statements_total";
@@ -123,4 +124,60 @@ fn a_request_that_is_cancelled_is_an_error_and_the_cancelling_nothing() {
     };
     assert_eq!((logins(&database), logins("unknown")), (2.0, 0.0));
     assert_eq!(lost(&metrics), BTreeMap::new());
+}
+
+/// The server says so in place of its usual last word, and closes.
+#[test]
+fn a_query_whose_server_is_told_to_go_has_failed() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    for host in ["127.0.0.1", postgres.folder().to_str().unwrap()] {
+        let mut psql = postgres.program("psql");
+        psql.args(["-X", "-h", host, "-p", &postgres.port.to_string(), "-U", "postgres", "-d", &database]);
+        let mut asks = Process::start("psql", {
+            psql.args(["-c", "select pg_sleep(60)"]);
+            psql
+        })
+        .unwrap();
+        let others = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}' and state = 'active'"
+        );
+        let ended = || Ok((postgres.psql("postgres", &others)? == "t").then_some(()));
+        wait::poll("a query to be ended", SOON, ended).unwrap();
+        assert!(!asks.wait(SOON).unwrap().success());
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let errors = metrics.sums_by(ERRORS, &labels, "sqlstate");
+        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [("57P01".to_owned(), 2.0)], "{role}");
+        assert_eq!(metrics.sum(CYCLES, &labels), 2.0, "{role}");
+    }
+    assert_eq!(lost(&metrics), BTreeMap::new());
+    let slow = agent.get_json(&format!("/api/v1/postgres/slow?database={database}")).unwrap();
+    let kept = slow["queries"].as_array().unwrap().iter().filter(|it| it["sqlstate"] == "57P01").count();
+    assert_eq!(kept, 4, "{slow:#}");
+}
+
+/// As those do who write what trace it belongs to into each query: more texts than there are numbers of statements.
+#[test]
+fn queries_that_differ_in_their_comments_are_one_statement() {
+    const QUERIES: u32 = 1_500;
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    for number in 0..QUERIES {
+        assert_eq!(session.query(&format!("select 1 /* traceparent='00-{number:032x}-01' */")).unwrap(), None);
+    }
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let counted = metrics.sums_by(CYCLES, &[("role", role), ("database", &database)], "query");
+        let counts: Vec<f64> = counted.values().copied().filter(|count| *count > 0.0).collect();
+        assert_eq!(counts, [f64::from(QUERIES)], "{role}: {counted:?}");
+    }
+    assert_eq!(metrics.sum("steth_cells_full_total", &[("map", "statements")]), 0.0);
 }

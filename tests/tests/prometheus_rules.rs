@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde_json::Value;
 use steth_tests::{
     agent::{Agent, Options},
-    need_bpf, need_program,
+    alertmanager::Alertmanager,
+    http, need_bpf, need_program,
     process::{self, Process},
     prometheus::Prometheus,
     wait,
@@ -114,4 +115,27 @@ fn a_real_prometheus_evaluates_every_rule_and_misses_an_agent_that_ends() {
     })
     .unwrap();
     assert_eq!((&missed["labels"]["instance"], &missed["state"]), (&address.into(), &"pending".into()), "{missed:#}");
+}
+
+/// By the part of a configuration that ships with the rules.
+#[test]
+fn while_an_agent_is_gone_nobody_is_told_of_its_host() {
+    need_program!("prometheus-alertmanager");
+    let inhibits = include_str!("../../packaging/prometheus/alertmanager.yml");
+    let alertmanager = Alertmanager::start_with("http://127.0.0.1:9/", inhibits).unwrap();
+    let of = |name: &str, instance: &str| serde_json::json!({ "labels": { "alertname": name, "instance": instance } });
+    let alerts = [of("StethGone", "one:9464"), of("CpuHigh", "one:9464"), of("CpuHigh", "other:9464")];
+    let url = format!("http://127.0.0.1:{}/api/v2/alerts", alertmanager.port);
+    let answer = http::post_json(&url, &serde_json::json!(alerts).to_string()).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let told = wait::poll("one of three alerts being held back", SOON, || {
+        let held = |alert: &Value| alert["status"]["inhibitedBy"].as_array().is_some_and(|by| !by.is_empty());
+        let all = alertmanager.alerts()?;
+        let is_settled = all.len() == 3 && all.iter().any(held);
+        Ok(is_settled.then(|| all.into_iter().filter(|alert| !held(alert)).collect::<Vec<_>>()))
+    });
+    let mut told: Vec<Value> = told.unwrap().into_iter().map(|alert| alert["labels"].clone()).collect();
+    told.sort_by_key(ToString::to_string);
+    let expected = [of("CpuHigh", "other:9464"), of("StethGone", "one:9464")];
+    assert_eq!(told, expected.map(|alert| alert["labels"].clone()));
 }

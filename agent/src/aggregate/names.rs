@@ -1,6 +1,9 @@
 //! The names behind the kernel's numbers. Does not find them out itself: stages before it do.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use steth_probes::postgres::{STATEMENT_OTHER, STATEMENT_UNKNOWN};
 
@@ -138,6 +141,12 @@ impl Names {
     /// Summary and text.
     pub(super) fn statement_text(&self, number: u32) -> (&str, &str) {
         self.statements.get(&number).map_or(("", ""), |name| (&name.summary, &name.text))
+    }
+
+    /// How many numbers of statements have a text, and how many fingerprints they have.
+    pub fn statement_counts(&self) -> (usize, usize) {
+        let fingerprints: HashSet<&str> = self.statements.values().map(|name| name.fingerprint.as_str()).collect();
+        (self.statements.len(), fingerprints.len())
     }
 
     pub(super) fn statements(&self) -> impl Iterator<Item = &StatementName> {

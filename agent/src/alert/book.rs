@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     evaluate::Figure,
+    group::LEAST_PAST,
     silence::Silences,
     words::{self, LOOKS, Words},
 };
@@ -24,7 +25,7 @@ pub const ABSENT: u32 = 3;
 const YOUNG_SECONDS: f64 = 180.0;
 /// The most alerts that are held, those that are over included.
 pub const MOST_ALERTS: usize = 2_048;
-/// The most alerts that are over and held.
+/// The most alerts that are over and held though all were told.
 const MOST_RESOLVED: usize = 512;
 /// How long an alert that is over is held, if all were told.
 const RESOLVED_MS: u64 = 3_600_000;
@@ -33,6 +34,12 @@ const UNTOLD_MS: u64 = 86_400_000;
 
 /// What tells alerts apart: the rule's name and its labels' values.
 pub type Key = (String, BTreeMap<String, String>);
+
+/// Whether a figure that begins anew and was absent in so many windows, for so long, could be there by now.
+fn has_had_time(rule: &Rule, windows: u32, seconds: f64) -> bool {
+    let needed = if rule.is_deviation { ABSENT + LEAST_PAST as u32 } else { ABSENT };
+    windows >= needed && seconds >= rule.within.as_secs_f64()
+}
 
 /// All alerts.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +61,12 @@ pub struct Entry {
     /// In how many windows on end it had no figure.
     #[serde(default)]
     pub absent: u32,
+    /// For how many seconds of windows that was.
+    #[serde(skip)]
+    pub absent_seconds: f64,
+    /// Whether its figure begins anew, after a restart or a change of its rule: it may be absent for as long as it takes to have one.
+    #[serde(skip)]
+    pub begins_anew: bool,
     /// By channel: what was told last.
     #[serde(default)]
     pub told: BTreeMap<String, Told>,
@@ -104,9 +117,23 @@ pub struct Evaluation<'a> {
 impl Book {
     /// One with what was kept.
     pub fn restored(entries: Vec<Entry>, silences: Silences, next_id: u64) -> Self {
-        let entries: BTreeMap<Key, Entry> = entries.into_iter().map(|entry| (key_of(&entry.alert), entry)).collect();
+        let anew = |entry: Entry| Entry { begins_anew: true, ..entry };
+        let entries: BTreeMap<Key, Entry> =
+            entries.into_iter().map(|entry| (key_of(&entry.alert), anew(entry))).collect();
         let largest = entries.values().map(|entry| entry.alert.id).max().unwrap_or_default();
         Self { entries, silences, next_id: next_id.max(largest), counts: Counts::default() }
+    }
+
+    /// The figures of a rule begin anew.
+    pub fn begin_anew(&mut self, rule: &str) {
+        for entry in self.entries.values_mut().filter(|entry| entry.alert.rule == rule) {
+            entry.begins_anew = true;
+        }
+    }
+
+    /// Whether a condition holds that is not met for long enough yet.
+    pub fn has_pending(&self) -> bool {
+        self.entries.values().any(|entry| entry.alert.state == AlertState::Pending)
     }
 
     /// All entries.
@@ -136,7 +163,7 @@ impl Book {
             changed |= self.take(&figure, &key, now_unix_ms, elapsed, &words);
             seen.push(key);
         }
-        changed |= self.end_what_is_gone(&seen, rules, now_unix_ms);
+        changed |= self.end_what_is_gone(&seen, rules, now_unix_ms, elapsed);
         changed |= self.suppress(rules, now_unix_ms);
         changed | self.forget(now_unix_ms)
     }
@@ -156,12 +183,13 @@ impl Book {
             }
             self.next_id += 1;
             let alert = words::alert(self.next_id, figure, &key.1, now_unix_ms);
-            self.entries.insert(key.clone(), Entry { alert, held_seconds: 0.0, absent: 0, told });
+            let (held_seconds, absent, absent_seconds, begins_anew) = (0.0, 0, 0.0, false);
+            self.entries.insert(key.clone(), Entry { alert, held_seconds, absent, absent_seconds, begins_anew, told });
         } else if let Some(entry) = self.entries.get_mut(key).filter(|_| is_met) {
             entry.held_seconds += elapsed.as_secs_f64();
         }
         let Some(entry) = self.entries.get_mut(key) else { return false };
-        entry.absent = 0;
+        (entry.absent, entry.absent_seconds, entry.begins_anew) = (0, 0.0, false);
         entry.alert.value = reading.value;
         // What is usual was so before it began.
         entry.alert.usual = entry.alert.usual.or(reading.usual);
@@ -210,20 +238,22 @@ impl Book {
         }
     }
 
-    fn end_what_is_gone(&mut self, seen: &[Key], rules: &[Arc<Rule>], now_unix_ms: u64) -> bool {
+    fn end_what_is_gone(&mut self, seen: &[Key], rules: &[Arc<Rule>], now_unix_ms: u64, elapsed: Duration) -> bool {
         let mut seen: Vec<&Key> = seen.iter().collect();
         seen.sort_unstable();
         let mut ended = Vec::new();
         for (key, entry) in self.entries.iter_mut().filter(|(_, entry)| entry.alert.state != AlertState::Resolved) {
-            let has_rule = rules.iter().any(|rule| rule.name == key.0);
-            if seen.binary_search(&key).is_ok() && has_rule {
+            let rule = rules.iter().find(|rule| rule.name == key.0);
+            if seen.binary_search(&key).is_ok() && rule.is_some() {
                 continue;
             }
             entry.absent += 1;
-            let by = match has_rule {
-                false => "its rule is gone",
-                true if entry.absent >= ABSENT => "it is not measured any more",
-                true => continue,
+            entry.absent_seconds += elapsed.as_secs_f64();
+            let by = match rule {
+                None => "its rule is gone",
+                Some(rule) if entry.begins_anew && !has_had_time(rule, entry.absent, entry.absent_seconds) => continue,
+                Some(_) if entry.absent >= ABSENT => "it is not measured any more",
+                Some(_) => continue,
             };
             ended.push((key.clone(), entry.alert.state, by));
         }
@@ -287,18 +317,19 @@ impl Book {
             forgotten += u64::from(!is_kept && is_open);
             is_kept
         });
-        let resolved = |entry: &Entry| entry.alert.state == AlertState::Resolved;
+        // What somebody is yet to be told of makes room for nothing: all entries together are bounded.
+        let is_done =
+            |entry: &Entry| entry.alert.state == AlertState::Resolved && entry.told.values().all(|told| told.is_over);
         let mut over: Vec<(u64, Key)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| resolved(entry))
+            .filter(|(_, entry)| is_done(entry))
             .map(|(key, entry)| (entry.alert.resolved_unix_ms.unwrap_or_default(), key.clone()))
             .collect();
         if over.len() > MOST_RESOLVED {
             over.sort();
             for (_, key) in over.iter().take(over.len() - MOST_RESOLVED) {
-                let gone = self.entries.remove(key);
-                forgotten += u64::from(gone.is_some_and(|entry| entry.told.values().any(|told| !told.is_over)));
+                self.entries.remove(key);
             }
         }
         self.counts.forgotten += forgotten;

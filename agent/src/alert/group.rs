@@ -13,7 +13,7 @@ use crate::model::{
 /// Figures of the past that say what is usual.
 pub const PAST: usize = 360;
 /// Fewer say nothing.
-const LEAST_PAST: usize = 30;
+pub const LEAST_PAST: usize = 30;
 /// The most windows of a figure, however short they are.
 pub const MOST_WINDOWS: usize = 3_600;
 /// What a gauge's spread is at least, as a part of what is usual: one that never moved has none.

@@ -58,6 +58,9 @@ use crate::{
 /// Outcomes that wait to be looked at: each channel has one at a time.
 const OUTCOMES: usize = 64;
 
+/// How long what is pending has held is kept so often: whoever is killed loses no more of it.
+const KEEP_PENDING: Duration = Duration::from_secs(30);
+
 /// Evaluates rules and tells channels.
 pub struct Alerter {
     settings: Settings,
@@ -71,6 +74,8 @@ pub struct Alerter {
     evaluated: Duration,
     recording: Recording,
     clock: Clock,
+    /// When a window's outcome was last kept.
+    kept: Instant,
 }
 
 /// A channel, and how it does.
@@ -93,9 +98,21 @@ impl Alerter {
         let evaluator = Evaluator::new(rules(settings));
         let sender = Sender { host, url };
         let (channels, evaluated, recording) = (Vec::new(), Duration::ZERO, Recording::default());
-        let (settings, clock) = (settings.clone(), Clock::default());
-        let mut alerter =
-            Self { settings, evaluator, book, state, sender, channels, outcomes, report, evaluated, recording, clock };
+        let (settings, clock, kept) = (settings.clone(), Clock::default(), Instant::now());
+        let mut alerter = Self {
+            settings,
+            evaluator,
+            book,
+            state,
+            sender,
+            channels,
+            outcomes,
+            report,
+            evaluated,
+            recording,
+            clock,
+            kept,
+        };
         alerter.open_channels();
         alerter
     }
@@ -106,7 +123,11 @@ impl Alerter {
             return;
         }
         self.settings = settings.clone();
+        let before: Vec<Arc<Rule>> = self.evaluator.rules().cloned().collect();
         self.evaluator.replace(rules(settings));
+        for rule in self.evaluator.rules().filter(|rule| !before.contains(rule)) {
+            self.book.begin_anew(&rule.name);
+        }
         self.open_channels();
     }
 
@@ -138,7 +159,10 @@ impl Alerter {
         let now_unix_ms = snapshot.at_unix_ms;
         self.follow_clock();
         let evaluation = Evaluation { figures, now_unix_ms, elapsed, host: &self.sender.host, surroundings };
-        if self.book.observe(evaluation, &rules) {
+        let changed = self.book.observe(evaluation, &rules);
+        // How long a condition has held changes with each window.
+        if changed || (self.book.has_pending() && self.kept.elapsed() >= KEEP_PENDING) {
+            self.kept = Instant::now();
             self.state.keep(&self.book);
         }
         self.tell(now_unix_ms);

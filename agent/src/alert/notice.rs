@@ -34,6 +34,8 @@ pub struct Notice {
     pub alerts: Vec<Alert>,
     /// How many more there are.
     pub left_out: usize,
+    /// How many of all are over.
+    pub over: usize,
     /// What it comes to, when it has arrived.
     pub told: Vec<(Key, Told)>,
     /// When it was made, in milliseconds since the Unix epoch.
@@ -100,6 +102,11 @@ impl Planner {
     }
 
     fn group(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {
+        // Who came to nothing while it waited does not wait any more.
+        if !self.waiting.is_empty() {
+            let lasting: HashSet<u64> = book.entries().map(|entry| entry.alert.id).collect();
+            self.waiting.retain(|id| lasting.contains(id));
+        }
         let mut due: Vec<&str> = Vec::new();
         for entry in book.entries().filter(|entry| is_due(entry, channel, pace.repeat, now.unix_ms)) {
             let rule = entry.alert.rule.as_str();
@@ -146,8 +153,16 @@ fn all_that_fires(channel: &Channel, book: &Book, now_unix_ms: u64) -> Option<No
 
 fn notice(group: &str, alerts: Vec<&Alert>, told: Vec<(Key, Told)>, most: usize, at_unix_ms: u64) -> Notice {
     let left_out = alerts.len().saturating_sub(most);
+    let over = alerts.iter().filter(|alert| alert.state == AlertState::Resolved).count();
     let alerts = alerts.into_iter().take(most).cloned().collect();
-    Notice { group: group.to_owned(), alerts, left_out, told, at_unix_ms }
+    Notice { group: group.to_owned(), alerts, left_out, over, told, at_unix_ms }
+}
+
+impl Notice {
+    /// How many alerts it is about, those that it has no room for included: that fire, and that are over.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.alerts.len() + self.left_out - self.over, self.over)
+    }
 }
 
 fn told_now(entry: &Entry, is_over: bool, at_unix_ms: u64) -> (Key, Told) {

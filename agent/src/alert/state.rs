@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ const UNFINISHED: &str = "alerts.json.unfinished";
 const SET_ASIDE: &str = "alerts.json.unreadable";
 /// What the file is. Another number is another format.
 const VERSION: u32 = 1;
+/// When what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 /// A larger file is none of ours.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -61,7 +64,12 @@ impl State {
         let (path, failed, file) = (folder.clone(), Arc::clone(&failures), Arc::clone(&written));
         tokio::spawn(async move {
             let mut fails = false;
-            while wanted.changed().await.is_ok() {
+            loop {
+                // What could not be written is tried again, also if nothing changes.
+                let pause = if fails { RETRY } else { Duration::MAX };
+                if let Ok(Err(_)) = tokio::time::timeout(pause, wanted.changed()).await {
+                    break;
+                }
                 let (number, bytes) = wanted.borrow_and_update().clone();
                 let (path, file) = (path.clone(), Arc::clone(&file));
                 let written = tokio::task::spawn_blocking(move || write(&path, &file, number, &bytes)).await;

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, Outcome, agent, configuration, reach::Where, terminal};
 use crate::{
-    config::{moment, value::parse_duration},
+    config::{alerts::AlertFile, moment, value::parse_duration},
     model::figure::figure,
     pipeline,
 };
@@ -148,7 +148,7 @@ fn order(command: &Command) -> Result<Option<Value>, Failure> {
             json!({ "action": "silence", "rule": rule, "labels": named, "seconds": seconds, "by": by, "comment": comment })
         }
         Command::Unsilence { id } => json!({ "action": "unsilence", "id": id }),
-        Command::Test { file, .. } => json!({ "action": "test", "rules": String::from_utf8_lossy(&read(file)?) }),
+        Command::Test { file, .. } => json!({ "action": "test", "rules": rules(file)? }),
         Command::Record { .. } => json!({ "action": "record" }),
     }))
 }
@@ -157,10 +157,19 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(file).map_err(|error| Failure::usage(format!("cannot read {}: {error}", file.display())))
 }
 
+/// The text of a file with rules, if they are right: what is wrong is said with the file and its line, which an agent is not told.
+fn rules(file: &Path) -> Result<String, Failure> {
+    let text = String::from_utf8_lossy(&read(file)?).into_owned();
+    AlertFile::parse(file, &text).map_err(|complaints| {
+        let all: Vec<String> = complaints.iter().map(ToString::to_string).collect();
+        Failure::failed(all.join("\n"))
+    })?;
+    Ok(text)
+}
+
 /// What an agent would have answered that held the windows of a file.
 fn try_on_file(windows: &Path, rules: &Path) -> Result<Value, Failure> {
-    let (held, rules) = (read(windows)?, read(rules)?);
-    let tried = pipeline::try_on_file(&held, &String::from_utf8_lossy(&rules));
+    let tried = pipeline::try_on_file(&read(windows)?, &self::rules(rules)?);
     tried.map(|tried| json!({ "tried": tried })).map_err(|why| Failure::failed(format!("{}: {why}", windows.display())))
 }
 

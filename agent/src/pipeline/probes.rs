@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     aggregate::{Names, StatementName, Totals},
-    config::Config,
+    config::{self, Config},
     host::{self, KernelServices},
     ingest::{Cells, Records, Traces},
     kernel::{Kernel, LoadError},
@@ -203,11 +203,16 @@ impl Probes {
         connections::grouped(&found, &self.names, &holders, &bounds, selection.limit)
     }
 
-    /// Whether nearly all numbers of services are taken, and most were not when this began: so they are by services that came and,
-    /// as a rule, went.
-    pub fn is_crowded(&self, limit: usize) -> bool {
+    /// What nearly all numbers are taken of, in vain: by services that were not there when this began, so that most, as a rule, have
+    /// gone; or by texts of few statements, such as lists of many lengths.
+    pub fn crowded(&self, limits: &config::Limits) -> Option<&'static str> {
+        let is_nearly = |count: usize, limit: usize| count > limit / 16 * 15;
         let (first, now) = self.met;
-        now > limit / 16 * 15 && first <= limit / 2
+        if is_nearly(now, limits.services) && first <= limits.services / 2 {
+            return Some("services");
+        }
+        let (texts, statements) = self.names.statement_counts();
+        (is_nearly(texts, limits.queries) && statements <= texts / 2).then_some("statements")
     }
 
     /// Whether somebody is told of something just now.

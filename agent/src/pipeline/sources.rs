@@ -134,18 +134,15 @@ impl Sources {
         }
     }
 
-    /// Gives the numbers of ended services back, when nearly all are taken: only the programs' end does that.
+    /// Gives numbers back that are taken in vain, when nearly all are: only the programs' end does that.
     fn renew(&mut self) {
         let long = self.loaded.elapsed() >= self.config.kernel.renew_interval && self.opening.is_none();
         if let Some(probes) = &self.probes
             && long
             && !probes.is_busy()
-            && probes.is_crowded(self.config.limits.services)
+            && let Some(what) = probes.crowded(&self.config.limits)
         {
-            tracing::info!(
-                "nearly all of {} numbers of services are taken, most by services that have ended: the probes are loaded anew",
-                self.config.limits.services
-            );
+            tracing::info!("nearly all numbers of {what} are taken, most in vain: the probes are loaded anew");
             // Not again at once if it fails.
             self.loaded = Instant::now();
             self.reopen_probes(&self.config.clone());

@@ -355,13 +355,23 @@ impl Wire {
 
 /// Packs the five characters of an SQLSTATE, each 0–9 or A–Z, into a number below 36^5.
 #[inline(always)]
-pub fn push_sqlstate(packed: u32, character: u8) -> u32 {
+pub const fn push_sqlstate(packed: u32, character: u8) -> u32 {
     let digit = match character {
         b'0'..=b'9' => character - b'0',
         b'A'..=b'Z' => character - b'A' + 10,
         _ => 35,
     };
     (packed & 0x3FF_FFFF).wrapping_mul(36).wrapping_add(digit as u32)
+}
+
+/// A packed SQLSTATE.
+const fn sqlstate_of(characters: &[u8; 5]) -> u32 {
+    let (mut packed, mut at) = (0, 0);
+    while at < characters.len() {
+        packed = push_sqlstate(packed, characters[at]);
+        at += 1;
+    }
+    packed
 }
 
 /// The five characters of a packed SQLSTATE.

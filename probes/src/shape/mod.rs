@@ -6,8 +6,9 @@
 //! the kernel need not ask about the second. The reverse does not hold, and need not.
 //!
 //! The hash is taken of a reduced text: each `'…'` becomes one mark, each run of digits outside a word another, each run
-//! of white space a third, everything else stays. Where strings and comments cannot be told apart by one look at each
-//! byte (comments, prefixes as in `E'…'`, dollar quotes, backslashes in strings) the rest of the text is hashed as it is.
+//! of white space a third, each comment marks where it begins and ends (what tells a trace stands in comments, another for each
+//! request); everything else stays. Where strings cannot be told by one look at each byte (prefixes as in `E'…'`, dollar
+//! quotes, backslashes in strings) the rest of the text is hashed as it is.
 //!
 //! It also says where one statement of a simple query ends and the next begins: at a semicolon that stands in no string,
 //! comment, dollar quote, nor, after CREATE, in parentheses or between BEGIN and END of a routine's body. What it does not

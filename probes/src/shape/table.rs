@@ -85,6 +85,7 @@ pub(super) const SKIP: u16 = 0;
 pub(super) const MARK_STRING: u16 = 0x100;
 pub(super) const MARK_NUMBER: u16 = 0x200;
 pub(super) const MARK_SPACE: u16 = 0x300;
+pub(super) const MARK_COMMENT: u16 = 0x500;
 /// With the byte: the rest is verbatim.
 pub(super) const MARK_VERBATIM: u16 = 0x400 | KEEP;
 
@@ -94,13 +95,13 @@ pub(super) const DOUBT: u16 = 1 << ACTION | MARK_VERBATIM;
 pub(super) const BLANK: u16 = 2 << ACTION;
 pub(super) const SEMICOLON: u16 = 3 << ACTION | KEEP;
 pub(super) const CREATE: u16 = 4 << ACTION | KEEP;
-pub(super) const LINE_BEGINS: u16 = 5 << ACTION | MARK_VERBATIM;
-pub(super) const LEAD_LINE_BEGINS: u16 = 6 << ACTION | MARK_VERBATIM;
-pub(super) const LINE_ENDS: u16 = 7 << ACTION | KEEP;
-pub(super) const BLOCK_BEGINS: u16 = 8 << ACTION | MARK_VERBATIM;
-pub(super) const LEAD_BLOCK_BEGINS: u16 = 9 << ACTION | MARK_VERBATIM;
-pub(super) const BLOCK_DEEPER: u16 = 10 << ACTION | KEEP;
-pub(super) const BLOCK_ENDS: u16 = 11 << ACTION | KEEP;
+pub(super) const LINE_BEGINS: u16 = 5 << ACTION | MARK_COMMENT;
+pub(super) const LEAD_LINE_BEGINS: u16 = 6 << ACTION | MARK_COMMENT;
+pub(super) const LINE_ENDS: u16 = 7 << ACTION | MARK_COMMENT;
+pub(super) const BLOCK_BEGINS: u16 = 8 << ACTION | MARK_COMMENT;
+pub(super) const LEAD_BLOCK_BEGINS: u16 = 9 << ACTION | MARK_COMMENT;
+pub(super) const BLOCK_DEEPER: u16 = 10 << ACTION | MARK_COMMENT;
+pub(super) const BLOCK_ENDS: u16 = 11 << ACTION | MARK_COMMENT;
 pub(super) const TAG_BEGINS: u16 = 12 << ACTION | MARK_VERBATIM;
 pub(super) const TAG_GOES_ON: u16 = 13 << ACTION | KEEP;
 pub(super) const END_BEGINS: u16 = 14 << ACTION | KEEP;
@@ -173,12 +174,12 @@ const fn step(state: u8, class: u8) -> (u8, u16) {
         // `''` within a string: it goes on, and has its mark already.
         (QUOTE, C_QUOTE) => (STRING, SKIP),
         (LINE, C_NEWLINE) => (SPACE, LINE_ENDS),
-        (LINE, _) => (LINE, KEEP),
+        (LINE, _) => (LINE, SKIP),
         (BLOCK_SLASH, C_STAR) => (BLOCK, BLOCK_DEEPER),
         (BLOCK_STAR, C_SLASH) => (SPACE, BLOCK_ENDS),
-        (BLOCK..=BLOCK_SLASH, C_STAR) => (BLOCK_STAR, KEEP),
-        (BLOCK..=BLOCK_SLASH, C_SLASH) => (BLOCK_SLASH, KEEP),
-        (BLOCK..=BLOCK_SLASH, _) => (BLOCK, KEEP),
+        (BLOCK..=BLOCK_SLASH, C_STAR) => (BLOCK_STAR, SKIP),
+        (BLOCK..=BLOCK_SLASH, C_SLASH) => (BLOCK_SLASH, SKIP),
+        (BLOCK..=BLOCK_SLASH, _) => (BLOCK, SKIP),
         (ESCAPES, C_QUOTE) => (ESCAPES_QUOTE, KEEP),
         (ESCAPES, C_BACKSLASH) => (ESCAPED, KEEP),
         (ESCAPES | ESCAPED, _) | (ESCAPES_QUOTE | ESCAPES_GAP, C_QUOTE) => (ESCAPES, KEEP),

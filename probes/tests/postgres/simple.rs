@@ -39,6 +39,24 @@ fn after_an_error_the_rest_of_a_query_is_skipped_and_later_replies_are_matched()
     assert!(conversation.findings().lost.is_empty());
 }
 
+/// It closes the connection then, without ReadyForQuery.
+#[test]
+fn a_query_in_whose_midst_the_server_goes_has_failed() {
+    for code in ["57P01", "57P02", "57P04", "25P04"] {
+        let mut conversation = connected();
+        conversation.sends(&query("select 1")).gets(&error(code));
+        assert_eq!((conversation.statements(), conversation.sqlstates()), (vec!["select 1"], vec![code]));
+        assert!(conversation.findings().lost.is_empty());
+    }
+    let mut idle = connected();
+    idle.gets(&error("57P01"));
+    assert_eq!((idle.statements().len(), idle.sqlstates()), (0, vec!["57P01"]));
+    // Others are followed by ReadyForQuery, and counted once.
+    let mut stays = connected();
+    stays.sends(&query("select 1")).gets(&all([error("57014"), ready(b'I')]));
+    assert_eq!(stays.statements(), ["select 1"]);
+}
+
 #[test]
 fn one_statement_several_times_is_that_statement() {
     let mut conversation = connected();

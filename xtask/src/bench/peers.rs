@@ -27,7 +27,7 @@ pub const WHAT: &str = "\
     Others on the same machine, taking turns. First the host: `node_exporter` with what it collects by default, steth with all \
     probes off, and steth with everything on; each is started, asked 50 times, eight times a second, and always collects anew. CPU \
     is that of its process, divided by the scrapes, so that steth's is also what it does between them. Then system calls: the \
-    loops of *One syscall*, a tenth as long, watched by steth (all services of the host), and by tools that are told to \
+    loops of *One syscall*, a hundredth as long, watched by steth (all services of the host), and by tools that are told to \
     watch that one process (`strace -c -p`, `perf trace -s -p`) or all (bpftrace, a histogram for each process name and call, \
     which is the nearest to what steth keeps).";
 
@@ -40,8 +40,8 @@ const EXPORTER: &str = "prometheus-node-exporter";
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long a tool may take to attach to a process.
 const ATTACH: Duration = Duration::from_millis(1_500);
-/// The loops' part of their usual length: under ptrace a call takes a hundred times as long.
-const PART: u32 = 10;
+/// The loops' part of their usual length: under ptrace a call takes hundreds of times as long.
+const PART: u32 = 100;
 const BY_CALL: &str = "tracepoint:raw_syscalls:sys_enter { @start[tid] = nsecs; } tracepoint:raw_syscalls:sys_exit /@start[tid]/ \
                        { @ns[comm, args->id] = hist(nsecs - @start[tid]); delete(@start[tid]); }";
 
@@ -142,11 +142,27 @@ fn calls(context: &Context, findings: &mut Findings) -> Result<()> {
     for why in left_out {
         findings.paragraph(&format!("Left out: {why}."));
     }
-    findings.paragraph(
-        "BCC's tools (`syscount`, `tcpconnlat`, `runqlat`, `offcputime`) are left out: they compile their programs where they run, \
-         for which this host has no kernel headers, and `tcpconnlat` needs kprobes, which its kernel lacks.",
-    );
+    for tool in ["syscount-bpfcc", "tcpconnlat-bpfcc", "runqlat-bpfcc", "offcputime-bpfcc"] {
+        findings.paragraph(&format!("Left out: {tool}: {}.", of_bcc(tool)));
+    }
     Ok(())
+}
+
+/// What one of BCC's tools says here, where it does not run.
+fn of_bcc(tool: &str) -> String {
+    if !is_there(tool, "--help") {
+        return "not installed".to_owned();
+    }
+    let mut timeout = Command::new("timeout");
+    match timeout.args(["--signal=INT", "10", tool]).output() {
+        Err(error) => error.to_string(),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            said.lines()
+                .last()
+                .map_or_else(|| "it runs, and steth is not compared with it yet".to_owned(), str::to_owned)
+        }
+    }
 }
 
 fn is_there(program: &str, question: &str) -> bool {

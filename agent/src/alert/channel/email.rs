@@ -71,8 +71,7 @@ pub fn message(email: &Email, sender: &Sender, notice: &Notice) -> Result<Messag
     for receiver in &email.to {
         builder = builder.to(mailbox(receiver)?);
     }
-    let over = notice.alerts.iter().filter(|alert| alert.state == AlertState::Resolved).count();
-    let firing = notice.alerts.len() - over;
+    let (firing, over) = notice.counts();
     let state = if firing == 0 { "RESOLVED" } else { "FIRING" };
     let subject = format!("[{state}:{}] {} on {}", firing.max(over), notice.group, sender.host);
     builder.subject(subject).body(text(sender, notice)).map_err(|error| wrong(format!("no message: {error}")))
@@ -139,7 +138,14 @@ mod tests {
     }
 
     fn notice() -> Notice {
-        Notice { group: "memory_high".into(), alerts: Vec::new(), left_out: 3, told: Vec::new(), at_unix_ms: 0 }
+        Notice {
+            group: "memory_high".into(),
+            alerts: Vec::new(),
+            left_out: 3,
+            over: 0,
+            told: Vec::new(),
+            at_unix_ms: 0,
+        }
     }
 
     fn sender() -> Sender {

@@ -42,9 +42,7 @@ pub async fn send(file: &Path, sender: &Sender, notice: &Notice) -> Result<(), F
 
 /// A notice.
 pub fn body(sender: &Sender, notice: &Notice) -> Value {
-    let over = notice.alerts.iter().filter(|alert| alert.state == AlertState::Resolved).count();
-    let firing = notice.alerts.len() - over;
-    let counts = match (firing, over) {
+    let counts = match notice.counts() {
         (firing, 0) => format!("{firing} firing"),
         (0, over) => format!("{over} resolved"),
         (firing, over) => format!("{firing} firing, {over} resolved"),

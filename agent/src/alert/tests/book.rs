@@ -146,6 +146,64 @@ fn a_restart_ends_nothing_before_the_time_that_is_looked_at_has_passed_and_forge
     }
 }
 
+/// As a disk that will be full: half an hour of windows must come before there is a line through them.
+#[test]
+fn a_restart_ends_no_alert_whose_figure_takes_time_to_be_there_again() {
+    for (text, windows) in [
+        (
+            FD.replace("above", "function = \"time_to_limit\"\nlimit = 1\nwithin = \"10m\"\nbelow")
+                .replace("0.8", "3600"),
+            30,
+        ),
+        (FD.replace("above", "function = \"deviation\"\nof = \"value\"\nabove"), 30),
+    ] {
+        let text = text.replace("clear = 0.7\n", "");
+        let mut world = World::new(&text);
+        world.push(&[("a", 0.5)]);
+        // It fires, by whatever figure.
+        let mut fired = World::new(&FD.replace("clear = 0.7\n", ""));
+        for _ in 0..3 {
+            fired.push(&[("a", 0.9)]);
+        }
+        let entries = fired.book.entries().cloned().collect();
+        world.book = Book::restored(entries, fired.book.silences.clone(), fired.book.last_id());
+        for window in 0..windows {
+            world.push(&[]);
+            assert_eq!(world.state(), Some(AlertState::Firing), "{text}: window {window}");
+        }
+        for _ in 0..40 {
+            world.push(&[]);
+        }
+        assert_eq!(world.state(), Some(AlertState::Resolved), "{text}");
+    }
+}
+
+#[test]
+fn what_is_over_is_held_until_everyone_was_told() {
+    let mut world = World::new(&format!("{FULL}{}", FULL.replace("full", "also")));
+    let names: Vec<String> = (0..400).map(|at| format!("s{at}")).collect();
+    let all: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 0.99)).collect();
+    world.push(&all);
+    world.push(&all);
+    let told: Vec<_> = world.book.entries().map(|entry| (key_of(&entry.alert), entry.alert.id)).collect();
+    let now = world.now();
+    let note = |world: &mut World, is_over| {
+        let told: Vec<_> =
+            told.iter().map(|(key, id)| (key.clone(), Told { id: *id, is_over, at_unix_ms: now })).collect();
+        world.book.note("c", &told);
+    };
+    note(&mut world, false);
+    let calm: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 0.1)).collect();
+    world.push(&calm);
+    world.push(&calm);
+    let held = world.book.entries().count();
+    assert!(held > 512 && held == told.len(), "{held} of {}", told.len());
+    assert_eq!(world.book.counts().forgotten, 0);
+    note(&mut world, true);
+    world.push(&calm);
+    assert_eq!(world.book.entries().count(), 512);
+}
+
 #[test]
 fn a_pending_alert_goes_on_after_a_restart_where_it_was() {
     let mut world = World::new(FD);
