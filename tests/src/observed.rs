@@ -97,10 +97,13 @@ mod tests {
         std::thread::sleep(Duration::from_millis(500));
         assert!(observed.end().unwrap().transactions > 10);
         let observed = Observed::start().unwrap();
-        observed
-            .postgres
-            .psql("postgres", "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()")
-            .unwrap();
+        // A backend of its own, once there is one; and it has seen that before it is told to end.
+        let killed =
+            "select count(pg_terminate_backend(pid)) > 0 from pg_stat_activity where application_name = 'pgbench'";
+        let kill = || Ok((observed.postgres.psql("postgres", killed)? == "t").then_some(()));
+        let seen = || Ok(observed.pgbench.log().contains("error").then_some(()));
+        crate::wait::poll("a backend to be killed", Duration::from_secs(60), kill).unwrap();
+        crate::wait::poll("pgbench to see it", Duration::from_secs(60), seen).unwrap();
         observed.end().unwrap_err();
     }
 }
