@@ -91,6 +91,14 @@ fn a_copy_that_the_client_gives_up_is_its_error_and_the_next_request_is_itself()
     assert_eq!(lost(&metrics), BTreeMap::new());
 }
 
+/// A psql that asks for something that takes a minute.
+fn sleeper(postgres: &Postgres, host: &str, database: &str) -> Process {
+    let mut psql = postgres.program("psql");
+    psql.args(["-X", "-h", host, "-p", &postgres.port.to_string(), "-U", "postgres", "-d", database]);
+    psql.args(["-c", "select pg_sleep(60)"]);
+    Process::start("psql", psql).unwrap()
+}
+
 /// psql sends a CancelRequest over a connection of its own; this is neither a login nor a question.
 #[test]
 fn a_request_that_is_cancelled_is_an_error_and_the_cancelling_nothing() {
@@ -99,10 +107,7 @@ fn a_request_that_is_cancelled_is_an_error_and_the_cancelling_nothing() {
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
     for host in ["127.0.0.1", postgres.folder().to_str().unwrap()] {
-        let mut psql = postgres.program("psql");
-        psql.args(["-X", "-h", host, "-p", &postgres.port.to_string(), "-U", "postgres", "-d", &database]);
-        psql.args(["-c", "select pg_sleep(60)"]);
-        let mut psql = Process::start("psql", psql).unwrap();
+        let mut psql = sleeper(&postgres, host, &database);
         let mut watcher = Session::open(&postgres, "postgres").unwrap();
         let sleeps = "do $$ begin while not exists (select from pg_stat_activity where wait_event = 'PgSleep') \
                       loop perform pg_stat_clear_snapshot(); end loop; end $$";
@@ -134,19 +139,13 @@ fn a_query_whose_server_is_told_to_go_has_failed() {
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
     for host in ["127.0.0.1", postgres.folder().to_str().unwrap()] {
-        let mut psql = postgres.program("psql");
-        psql.args(["-X", "-h", host, "-p", &postgres.port.to_string(), "-U", "postgres", "-d", &database]);
-        let mut asks = Process::start("psql", {
-            psql.args(["-c", "select pg_sleep(60)"]);
-            psql
-        })
-        .unwrap();
+        let mut psql = sleeper(&postgres, host, &database);
         let others = format!(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = '{database}' and state = 'active'"
         );
         let ended = || Ok((postgres.psql("postgres", &others)? == "t").then_some(()));
         wait::poll("a query to be ended", SOON, ended).unwrap();
-        assert!(!asks.wait(SOON).unwrap().success());
+        assert!(!psql.wait(SOON).unwrap().success());
     }
     let metrics = agent.settled().unwrap();
     for role in ROLES {
