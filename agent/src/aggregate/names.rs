@@ -143,10 +143,14 @@ impl Names {
         self.statements.get(&number).map_or(("", ""), |name| (&name.summary, &name.text))
     }
 
-    /// How many numbers of statements have a text, and how many fingerprints they have.
-    pub fn statement_counts(&self) -> (usize, usize) {
-        let fingerprints: HashSet<&str> = self.statements.values().map(|name| name.fingerprint.as_str()).collect();
-        (self.statements.len(), fingerprints.len())
+    /// How many numbers of statements have a text.
+    pub fn statement_count(&self) -> usize {
+        self.statements.len()
+    }
+
+    /// How many fingerprints those have; takes a look at each.
+    pub fn fingerprint_count(&self) -> usize {
+        self.statements.values().map(|name| name.fingerprint.as_str()).collect::<HashSet<_>>().len()
     }
 
     pub(super) fn statements(&self) -> impl Iterator<Item = &StatementName> {

@@ -211,8 +211,8 @@ impl Probes {
         if is_nearly(now, limits.services) && first <= limits.services / 2 {
             return Some("services");
         }
-        let (texts, statements) = self.names.statement_counts();
-        (is_nearly(texts, limits.queries) && statements <= texts / 2).then_some("statements")
+        let texts = self.names.statement_count();
+        (is_nearly(texts, limits.queries) && self.names.fingerprint_count() <= texts / 2).then_some("statements")
     }
 
     /// Whether somebody is told of something just now.

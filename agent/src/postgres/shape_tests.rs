@@ -94,6 +94,10 @@ fn vary(random: &mut Random, text: &str) -> String {
             (' ' | '\n' | '\t', 1) => out.push('\r'),
             ('\'', 0) => out.push_str("'a"),
             ('\'', 1) => out.push_str("'''"),
+            // Within a comment, more of it.
+            ('*', 0) => out.push_str("*x'\""),
+            ('*', 1) => out.push_str("*\n/* $$ */"),
+            ('-', 0) => out.push_str("--'/*"),
             ('a'..='z', 0) if random.below(8) == 0 => {}
             _ => out.push(char),
         }
