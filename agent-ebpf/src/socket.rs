@@ -30,6 +30,7 @@ pub struct Call {
     pub service: u32,
 }
 
+const ECONNRESET: i64 = 104;
 const S_IFMT: u16 = 0o170_000;
 const S_IFSOCK: u16 = 0o140_000;
 const AF_UNIX: u16 = 1;
@@ -48,7 +49,9 @@ pub fn exit(
     ns: u64,
     bucket: usize,
 ) -> Option<&'static mut Connection> {
-    if call.result < 0 {
+    let reads = call.call.is_read();
+    let broke_off = reads && call.result == -ECONNRESET;
+    if call.result < 0 && !broke_off {
         return None;
     }
     if call.call == SocketCall::Accept {
@@ -58,9 +61,11 @@ pub fn exit(
         return None;
     }
     let (sock, inode, again) = find_again(call.descriptor, task)?;
+    if broke_off {
+        return over(call, sock, known(sock).filter(|connection| connection.inode == inode)?);
+    }
     let connection = known_or_new(sock, inode, call.service, call.now_ns, again)?;
     connection.service = call.service;
-    let reads = call.call.is_read();
     let slot_of_call = slot(row, if reads { SLOT_READ } else { SLOT_WRITE }, connection.family, call.service)?;
     observe_bucket(slot_of_call, ns, bucket);
     let flags = match call.syscall {
@@ -69,6 +74,9 @@ pub fn exit(
         _ => 0,
     };
     let peeks = flags & MSG_NOT_NEXT != 0;
+    if call.result == 0 && reads && call.length != 0 {
+        return over(call, sock, connection);
+    }
     if call.result == 0 || peeks {
         return None;
     }
@@ -91,6 +99,17 @@ pub fn exit(
     }
     let behind_tls = setting!(tls) != 0 && task.ssl != 0 && tls::through(call, sock, connection, task);
     if !behind_tls && (setting!(postgres) == 0 || !postgres::moved(call, connection)) {
+        return None;
+    }
+    postgres::set_sock(sock)?;
+    Some(connection)
+}
+
+/// A process read the end of a socket's stream, or that it broke off. Of a TCP connection that broke off nothing is kept any
+/// more: its end was seen before.
+#[inline(always)]
+fn over(call: &Call, sock: Address, connection: &'static mut Connection) -> Option<&'static mut Connection> {
+    if setting!(postgres) == 0 || !postgres::over(call, connection) {
         return None;
     }
     postgres::set_sock(sock)?;
@@ -167,6 +186,9 @@ pub fn known_or_new(
         }
         if connection.inode == inode {
             return Some(connection);
+        }
+        if setting!(postgres) != 0 {
+            postgres::replaced(sock);
         }
     }
     let connection = create(sock, inode, service, now_ns, Origin::Met)?;

@@ -17,7 +17,8 @@ use crate::{
     cells::{Numbers, count, lost, next_number, observe},
     identity::current_state,
     kernel::{Address, Known, offset, setting},
-    maps::{CONNECTIONS, PEERS, SERVICE_ROWS, WIRES},
+    maps::{CONNECTIONS, PEERS, SERVICE_ROWS},
+    postgres,
     socket::{self, Call, Origin},
     tls, trace,
 };
@@ -116,11 +117,9 @@ fn end(sock: Known, old: u8, now_ns: u64) -> Option<()> {
     }
     if setting!(postgres) != 0 {
         tls::ended(connection);
+        postgres::closed(sock.address(), now_ns);
     }
     let _ = CONNECTIONS.remove(&sock.address().0);
-    if setting!(postgres) != 0 {
-        let _ = WIRES.remove(&sock.address().0);
-    }
     None
 }
 

@@ -261,6 +261,8 @@ kinds! {
         UnwindFilesFull = 22,
         /// No room for the wall split of another statement: it goes under "other".
         WallsFull = 23,
+        /// A Postgres cycle was under way on a socket whose end was found too late to tell more of it.
+        CycleEndUnseen = 24,
     }
 }
 

@@ -144,11 +144,7 @@ impl Process {
     /// If it cannot be sent.
     pub fn signal(&self, signal: &str) -> Result<()> {
         // The child is not reaped before `wait`, so its number cannot belong to another process.
-        let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", signal, &self.id().to_string()]).status();
-        if !status.context("cannot run sh")?.success() {
-            bail!("cannot send {signal} to {}", self.name);
-        }
-        Ok(())
+        send_signal(self.id(), signal).with_context(|| format!("of {}", self.name))
     }
 
     /// Waits for the end of the child and of its output.
@@ -180,6 +176,18 @@ impl Process {
         }
         Ok(self.log())
     }
+}
+
+/// Sends a signal by name, such as `TERM`, to a process that the caller's own have started.
+///
+/// # Errors
+/// If it cannot be sent.
+pub fn send_signal(pid: u32, signal: &str) -> Result<()> {
+    let status = Command::new("sh").args(["-c", "kill -s \"$0\" \"$1\"", signal, &pid.to_string()]).status();
+    if !status.context("cannot run sh")?.success() {
+        bail!("cannot send {signal} to process {pid}");
+    }
+    Ok(())
 }
 
 impl Drop for Process {

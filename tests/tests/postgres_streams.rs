@@ -9,7 +9,7 @@ use steth_tests::{
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
     postgres::Postgres,
-    process::Process,
+    process::{Process, send_signal},
     wait,
 };
 
@@ -158,6 +158,54 @@ fn a_query_whose_server_is_told_to_go_has_failed() {
     let slow = agent.get_json(&format!("/api/v1/postgres/slow?database={database}")).unwrap();
     let kept = slow["queries"].as_array().unwrap().iter().filter(|it| it["sqlstate"] == "57P01").count();
     assert_eq!(kept, 4, "{slow:#}");
+}
+
+/// Nobody says a word then: the process is killed, and the kernel closes the connection.
+#[test]
+fn a_query_whose_connection_breaks_off_has_failed() {
+    need_postgres!();
+    let sections = "[kernel]\nopen_files_interval = \"1s\"\n".to_owned();
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let running = format!("select pid from pg_stat_activity where datname = '{database}' and wait_event = 'PgSleep'");
+    let begun = || Ok(postgres.psql("postgres", &running)?.parse().ok());
+    let hosts = ["127.0.0.1", postgres.folder().to_str().unwrap()];
+    for host in hosts {
+        // The client goes first; the server finds out when its statement is done, which is told to end.
+        let psql = sleeper(&postgres, host, &database);
+        let server = wait::poll("the query", SOON, begun).unwrap();
+        psql.signal("KILL").unwrap();
+        psql.finish(SOON).unwrap_err();
+        assert_eq!(postgres.psql("postgres", &format!("select pg_cancel_backend({server})")).unwrap(), "t");
+        let gone = || Ok(begun()?.is_none().then_some(()));
+        wait::poll("the server to see it", SOON, gone).unwrap();
+    }
+    for host in hosts {
+        let mut psql = sleeper(&postgres, host, &database);
+        let server = wait::poll("the query", SOON, begun).unwrap();
+        // Its own cluster's: all sessions end with it, and the server starts anew.
+        send_signal(server, "KILL").unwrap();
+        assert!(!psql.wait(SOON).unwrap().success());
+        wait::poll("the server to be back", SOON, || Ok(postgres.psql("postgres", "select 1").ok())).unwrap();
+    }
+    // The end that is left reads it from its socket, and of TCP the kernel reports both. That the other end of a unix socket is
+    // gone is found at the second look at all open files: then nothing is known but how many waited.
+    let unseen = [("map", "wires"), ("reason", "end_unseen")];
+    let metrics =
+        agent.scrape_until("unix sockets' ends", |all| all.sum("steth_records_lost_total", &unseen) >= 3.0).unwrap();
+    for (role, queries) in [("server", 2.0), ("client", 3.0)] {
+        let labels = [("role", role), ("database", database.as_str())];
+        let errors = metrics.sums_by(ERRORS, &labels, "sqlstate");
+        assert_eq!(errors, BTreeMap::from([("08006".to_owned(), queries)]), "{role}");
+        assert_eq!(metrics.sum(CYCLES, &labels), queries, "{role}");
+        assert_eq!(metrics.sum(STATEMENTS, &labels), 0.0, "{role}");
+    }
+    assert_eq!(lost(&metrics), BTreeMap::from([("end_unseen".to_owned(), 3.0)]));
+    // Who read the end has a record of it.
+    let slow = agent.get_json(&format!("/api/v1/postgres/slow?database={database}")).unwrap();
+    let kept: Vec<_> = slow["queries"].as_array().unwrap().iter().map(|it| (&it["role"], &it["sqlstate"])).collect();
+    assert_eq!(kept, [(&"client".into(), &"08006".into()); 2], "{slow:#}");
 }
 
 /// As those do who write what trace it belongs to into each query: more texts than there are numbers of statements.

@@ -1,5 +1,6 @@
 //! Postgres: hands what a process read or wrote to the walker of the wire protocol.
 
+mod closed;
 mod noted;
 mod report;
 mod scratch;
@@ -10,13 +11,14 @@ mod split;
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
+pub use closed::{closed, replaced};
 pub use scratch::{PreparedKey, Scratch, TlsScratch};
 use sink::Sink;
 use source::UserBytes;
 use steth_probes::{
     cell::{Loss, Role},
     limits,
-    postgres::{Mode, Opening, Phase, STEPS, Step, WireEntry, opening, step, whole},
+    postgres::{LAST_WORDS, Mode, Opening, Phase, STEPS, Step, Wire, WireEntry, last_words, opening, step, whole},
     record::clear,
     socket::{Connection, LOOKS, Protocol},
     syscalls::SocketCall,
@@ -52,6 +54,16 @@ pub fn moved(call: &Call, connection: &mut Connection) -> bool {
         _ => return false,
     }
     set_out_here(call, false)
+}
+
+/// A process read the end of a socket's stream, or that it broke off. Whether there is something to [walk](walk_here).
+#[inline(always)]
+pub fn over(call: &Call, connection: &Connection) -> bool {
+    match Protocol::from_u8(connection.protocol) {
+        Some(Protocol::Postgres) => set_out_here(call, false),
+        Some(Protocol::PostgresTls) => set_out_here(call, true),
+        _ => false,
+    }
 }
 
 /// A process wrote plaintext behind TLS, and its record is sent. Whether there is something to [walk](walk_here).
@@ -117,12 +129,16 @@ pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) 
     None
 }
 
-/// Sets the walk to the bytes that a call moved. Apart from the walk, which then is the same to the verifier whatever the
+/// Sets the walk to the bytes that a call moved, or to the end of the stream. Apart from the walk, which then is the same to the verifier whatever the
 /// call was: it checks it once.
 #[inline(never)]
 fn set_out(call: &Call, scratch: *mut Scratch, behind_tls: bool) -> Option<()> {
     let mut source = UserBytes(scratch);
-    let moved = if call.result > u32::MAX as i64 { u32::MAX } else { call.result as u32 };
+    let moved = match call.result {
+        ..=0 => 0,
+        most if most > u32::MAX as i64 => u32::MAX,
+        some => some as u32,
+    };
     let walk = source.walk();
     clear(walk);
     walk.address = call.buffer;
@@ -136,6 +152,10 @@ fn set_out(call: &Call, scratch: *mut Scratch, behind_tls: bool) -> Option<()> {
         false => (Protocol::Unknown as u32, Protocol::Postgres as u32),
         true => (Protocol::Tls as u32, Protocol::PostgresTls as u32),
     };
+    if moved == 0 {
+        walk.over = 1;
+        return Some(());
+    }
     let (vector, length) = match call.call {
         SocketCall::Read | SocketCall::Write => return Some(()),
         SocketCall::ReadVector | SocketCall::WriteVector => (call.buffer, call.length),
@@ -160,6 +180,9 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     let walk = source.walk();
     let (reads, now_ns) = (walk.reads != 0, walk.ended_ns);
     if connection.protocol != walk.postgres as u8 {
+        if walk.over != 0 {
+            return None;
+        }
         connection.looks += 1;
         let opening = opening(&mut source);
         match opening {
@@ -183,7 +206,11 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     };
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
-    let up = reads == (wire.role == Role::Server as u8);
+    let up = walk.over == 0 && reads == (wire.role == Role::Server as u8);
+    if walk.over != 0 {
+        connection.protocol = walk.unknown as u8;
+        set_to_last_words(wire, scratch);
+    }
     if setting!(wall) != 0 && reads && up && wire.awaits_request() {
         wall::request_begins(sock.0, walk.service, now_ns);
     }
@@ -200,6 +227,10 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         lost(Loss::TooManyMessages);
         walk.broken = 1;
     }
+    if walk.over != 0 {
+        closed(sock, walk.ended_ns);
+        return None;
+    }
     if walk.broken != 0 {
         if wire.is_known() {
             lost(Loss::PostgresOutOfStep);
@@ -211,6 +242,19 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         let _ = WIRES.remove(&sock.0);
     }
     None
+}
+
+/// Sets the walk to what the server would have said.
+#[inline(always)]
+fn set_to_last_words(wire: &mut Wire, scratch: *mut Scratch) {
+    let walk = UserBytes(scratch).walk();
+    // SAFETY: this CPU's own work space; the window is longer.
+    let words = unsafe { &mut *(&raw mut (*scratch).window).cast::<[u8; LAST_WORDS]>() };
+    if let Some((begin, end)) = last_words(wire, words) {
+        walk.window_at = begin;
+        walk.window_len = end;
+        walk.left = end - begin;
+    }
 }
 
 /// A conversation that may be Postgres begins.

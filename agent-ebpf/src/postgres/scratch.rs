@@ -104,7 +104,8 @@ pub struct Walk {
     /// What the connection's protocol is while nothing is known of it, and once it is Postgres: a `Protocol`.
     pub unknown: u32,
     pub postgres: u32,
-    pub _pad: u32,
+    /// 1: the stream is over, and these are the [last words](steth_probes::postgres::last_words).
+    pub over: u32,
 }
 
 // SAFETY: integers only, without a gap.

@@ -459,6 +459,7 @@ fn loss_labels(loss: Loss) -> (&'static Metric, &'static str, &'static str) {
         Loss::StatementCut => (lost, "wires", "statement_cut"),
         Loss::PipelineTooDeep => (lost, "wires", "pipeline_too_deep"),
         Loss::PostgresOutOfStep => (lost, "wires", "out_of_step"),
+        Loss::CycleEndUnseen => (lost, "wires", "end_unseen"),
         Loss::TooManyMessages => (lost, "wires", "too_many_messages"),
         Loss::TlsWalksFull => (lost, "wires", "tls_walks_interrupted"),
         Loss::SslsFull => (full, "ssls", "no_room"),

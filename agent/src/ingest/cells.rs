@@ -52,11 +52,14 @@ impl Cells {
         self.read_histograms(&mut reading)?;
         let Tables { services, counters, losses, connections, peers, wires, service_walls, statement_walls, .. } =
             &mut self.tables;
-        let malformed = &mut reading.malformed;
+        let (malformed, unanswered) = (&mut reading.malformed, self.passes.unanswered());
 
         losses.visit(LOSSES, |key, values| {
             let loss = read::<u32>(key).and_then(|key| Loss::from_u8(u8::try_from(key).ok()?));
             match loss {
+                Some(Loss::CycleEndUnseen) => {
+                    reading.losses.push((Loss::CycleEndUnseen, sum(values).saturating_add(unanswered)));
+                }
                 Some(loss) => reading.losses.push((loss, sum(values))),
                 None => *malformed += 1,
             }

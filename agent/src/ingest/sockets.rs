@@ -4,6 +4,7 @@ use std::io;
 
 use steth_probes::{
     limits::ENDED_SOCKETS,
+    postgres::WireEntry,
     record::read,
     socket::{Connection, PASS_NUMBER, tcp_state},
 };
@@ -15,6 +16,7 @@ use crate::kernel::Tables;
 pub struct Passes {
     pass: u32,
     ended: u64,
+    unanswered: u64,
 }
 
 impl Passes {
@@ -42,6 +44,12 @@ impl Passes {
                 ended.push(sock);
             }
         })?;
+        let of_ended = |key: &[u8]| read(key).is_some_and(|sock| ended.contains(&sock));
+        tables.wires.visit(u32::MAX, |key, value| {
+            if of_ended(key) {
+                self.unanswered += read::<WireEntry>(value).map_or(0, |entry| entry.wire.unanswered().into());
+            }
+        })?;
         for sock in ended {
             self.ended += u64::from(tables.connections.remove(&sock)?);
             tables.wires.remove(&sock)?;
@@ -52,6 +60,11 @@ impl Passes {
     /// How many sockets were found to have ended.
     pub fn ended(&self) -> u64 {
         self.ended
+    }
+
+    /// How many requests of Postgres were waiting for their answer on them.
+    pub fn unanswered(&self) -> u64 {
+        self.unanswered
     }
 }
 

@@ -9,6 +9,7 @@ mod deep;
 mod frame;
 mod message;
 mod opening;
+mod over;
 mod repeat;
 mod reply;
 mod request;
@@ -18,6 +19,7 @@ mod whole;
 pub use frame::{Mode, Source};
 pub use message::{Effects, Step, step};
 pub use opening::{Opening, is_reply, opening};
+pub use over::{CONNECTION_FAILURE, LAST_WORDS, last_words};
 pub use repeat::{Burst, REPEATS, Repeat, Turn};
 pub use whole::whole;
 
@@ -344,6 +346,15 @@ impl Wire {
     #[inline(always)]
     pub fn awaits_request(&self) -> bool {
         !self.is_active() && self.up.have == 0 && self.up.left == 0
+    }
+
+    /// How many requests wait for an answer, of those that somebody made who was let in.
+    #[inline(always)]
+    pub fn unanswered(&self) -> u32 {
+        if self.phase != Phase::Confirmed as u8 || self.is_logging_in() {
+            return 0;
+        }
+        (self.cycle_count as u32).saturating_add(self.put_off).saturating_add(self.cycles_untracked)
     }
 
     /// Whether a request is under way.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
-        CYCLES, Cycle, Effects, NAME_LEN, Opening, PARSES, PUT_OFF, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN,
-        STATEMENTS, STEPS, Source, Step, Turn, Wire, opening, step, unpack_sqlstate, whole,
+        CYCLES, Cycle, Effects, LAST_WORDS, NAME_LEN, Opening, PARSES, PUT_OFF, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN,
+        STATEMENTS, STEPS, Source, Step, Turn, Wire, last_words, opening, step, unpack_sqlstate, whole,
     },
     record::bytes_of,
     shape::Shape,
@@ -222,6 +222,16 @@ impl Conversation {
 
     /// The connection ends; the next bytes are those of another.
     pub fn closes(&mut self) {
+        self.restart();
+    }
+
+    /// The process reads that the stream is over.
+    pub fn reads_its_end(&mut self) {
+        let mut words = [0; LAST_WORDS];
+        let end = self.wire.as_mut().and_then(|wire| last_words(wire, &mut words));
+        if let Some((begin, end)) = end {
+            self.gets(&words[begin as usize..end as usize]);
+        }
         self.restart();
     }
 

@@ -1,12 +1,15 @@
 //! The simple query protocol, COPY, function calls, and what the server says unasked.
 
 use steth_probes::{
-    cell::{Loss, TransactionOutcome::Commit},
-    postgres::{STATEMENTS, TEXT_LEN},
+    cell::{
+        Loss, Role,
+        TransactionOutcome::{Commit, Rollback},
+    },
+    postgres::{CYCLES, STATEMENTS, TEXT_LEN},
 };
 
 use crate::{
-    conversation::{BATCH, UNKNOWN},
+    conversation::{BATCH, Conversation, UNKNOWN},
     detection::connected,
     messages::*,
 };
@@ -39,6 +42,46 @@ fn after_an_error_the_rest_of_a_query_is_skipped_and_later_replies_are_matched()
     assert!(conversation.findings().lost.is_empty());
 }
 
+#[test]
+fn what_waits_for_an_answer_when_the_connection_breaks_off_has_failed() {
+    let mut alone = connected();
+    alone.sends(&query("select 1")).reads_its_end();
+    assert_eq!((alone.statements(), alone.sqlstates()), (vec!["select 1"], vec!["08006"]));
+    // Half a row has come.
+    let mut half = connected();
+    half.sends(&query("select 1")).gets(b"D\0\0\0\x20\0").reads_its_end();
+    assert_eq!((half.statements(), half.sqlstates()), (vec!["select 1"], vec!["08006"]));
+    // An error has, and nothing behind it.
+    let mut failed = connected();
+    failed.sends(&query("select 1")).gets(&error("53300")).reads_its_end();
+    assert_eq!((failed.statements(), failed.sqlstates()), (vec!["select 1"], vec!["53300"]));
+    for several in 2..=CYCLES {
+        let mut deep = connected();
+        let texts: Vec<_> = (0..several).map(|nth| format!("select a{nth}")).collect();
+        texts.iter().for_each(|text| {
+            deep.sends(&query(text));
+        });
+        deep.gets(&error("22012")).reads_its_end();
+        let codes: Vec<_> = (0..several).map(|nth| if nth == 0 { "22012" } else { "08006" }).collect();
+        assert_eq!((deep.statements(), deep.sqlstates()), (texts.iter().map(String::as_str).collect(), codes));
+    }
+    let mut transaction = connected();
+    transaction.sends(&query("begin")).gets(&all([complete("BEGIN"), ready(b'T')]));
+    transaction.sends(&query("select 1")).reads_its_end();
+    assert_eq!(transaction.findings().transactions.iter().map(|it| it.0).collect::<Vec<_>>(), [Rollback]);
+    // Nobody waits; nobody has been let in; not known to be Postgres.
+    let mut idle = connected();
+    idle.reads_its_end();
+    let mut refused = Conversation::new(Role::Client);
+    refused.sends(&startup(196_608, &[("user", "app")])).gets(&error("28P01")).reads_its_end();
+    let mut candidate = Conversation::new(Role::Client);
+    candidate.sends(&query("select 1")).reads_its_end();
+    assert!(refused.findings().connected.is_empty());
+    for quiet in [idle, refused, candidate] {
+        assert_eq!(quiet.statements().len(), 0);
+    }
+}
+
 /// It closes the connection then, without ReadyForQuery.
 #[test]
 fn a_query_in_whose_midst_the_server_goes_has_failed() {
@@ -51,6 +94,10 @@ fn a_query_in_whose_midst_the_server_goes_has_failed() {
     let mut idle = connected();
     idle.gets(&error("57P01"));
     assert_eq!((idle.statements().len(), idle.sqlstates()), (0, vec!["57P01"]));
+    // Nor are its last words counted twice if the connection's end is seen, too.
+    let mut told = connected();
+    told.sends(&query("select 1")).gets(&error("57P01")).reads_its_end();
+    assert_eq!((told.statements(), told.sqlstates()), (vec!["select 1"], vec!["57P01"]));
     // Others are followed by ReadyForQuery, and counted once.
     let mut stays = connected();
     stays.sends(&query("select 1")).gets(&all([error("57014"), ready(b'I')]));

@@ -166,7 +166,7 @@ pub static POSTGRES_ROWS: Metric = Metric::counter(
 /// Errors.
 pub static POSTGRES_ERRORS: Metric = Metric::counter(
     "steth_postgres_errors_total",
-    "Errors that Postgres servers reported.",
+    "Errors that Postgres servers reported. 08006 also stands for queries whose connection broke off before their answer.",
     &["service", "role", "database", "sqlstate"],
 );
 /// Transactions.
