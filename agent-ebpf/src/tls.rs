@@ -22,7 +22,7 @@ use steth_probes::{
     socket::{Connection, Protocol},
     syscalls::SocketCall,
     tls::{
-        CodeFile, LOOKED_AT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument, is_record, kind_of,
+        CodeFile, LOOKED_AT, POSTGRES_PORT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument, is_data, is_record, kind_of,
         plaintext_of,
     },
 };
@@ -41,6 +41,8 @@ const UNSEEN_NS: u64 = 1_000_000_000;
 /// A file of code is reported so often until it is looked at.
 const REPORT_NS: u64 = 1_000_000_000;
 const PROT_EXEC: u64 = 4;
+const NO_OPENSSL: u8 = Unseen::NoOpenssl as u8;
+const OLDER: u8 = Unseen::Older as u8;
 /// The answer to GSSENCRequest that accepts.
 const GSS: u8 = b'G';
 
@@ -249,6 +251,8 @@ fn bind(sock: Address, connection: &mut Connection, state: &mut TlsCall, ssl: u6
             connection.protocol = Protocol::Tls as u8;
             let _ = WIRES.remove(&sock.0);
         }
+        // OpenSSL it is, and what is said behind it will show.
+        Protocol::PostgresEncrypted if connection.unseen == OLDER => connection.protocol = Protocol::Tls as u8,
         _ => {}
     }
     connection.looks = 0;
@@ -324,13 +328,32 @@ pub fn begun(connection: &mut Connection, answer: u8, now_ns: u64) {
     } as u8;
 }
 
+/// TLS that was there before anybody looked goes through a socket, outside of OpenSSL: it may be Postgres if its port says so.
+#[inline(always)]
+pub fn older(header: [u8; 5], sock: Address, connection: &mut Connection, now_ns: u64) -> Option<()> {
+    if connection.complete != 0 || connection.tcp_state == 0 || !is_data(header) {
+        return None;
+    }
+    let port = match connection.incoming {
+        0 => u16::from_be(sock.read(offset!(sock_peer_port))?),
+        _ => connection.port,
+    };
+    if port == POSTGRES_PORT {
+        begun(connection, 0, now_ns);
+        if connection.unseen == Unseen::NoOpenssl as u8 {
+            connection.unseen = Unseen::Older as u8;
+        }
+    }
+    None
+}
+
 /// Bytes went through the socket of an encrypted Postgres connection of which nothing was seen so far.
 #[inline(always)]
 pub fn passed(call: &Call, connection: &mut Connection) -> Option<()> {
     if connection.unseen_counted != 0 {
         return None;
     }
-    if connection.unseen == Unseen::NoOpenssl as u8 && TASKS.get(Known::current())?.memory_bio != 0 {
+    if matches!(connection.unseen, NO_OPENSSL | OLDER) && TASKS.get(Known::current())?.memory_bio != 0 {
         connection.unseen = Unseen::MemoryBio as u8;
     }
     if call.now_ns.saturating_sub(connection.encrypted_ns) >= UNSEEN_NS {

@@ -128,6 +128,8 @@ kinds! {
         Gss = 2,
         /// Looking behind TLS is switched off.
         Disabled = 3,
+        /// It was encrypted before anybody looked, and not through OpenSSL. That it is Postgres is told by its port alone.
+        Older = 4,
     }
 }
 
@@ -149,6 +151,15 @@ pub fn plaintext_of(header: [u8; 5], left: u32) -> Option<u32> {
     let whole = if left > PLAINTEXT_MAX { PLAINTEXT_MAX } else { left };
     let fits = length >= whole + ADDED_MIN && length <= whole + ADDED_MAX;
     if kind == APPLICATION_DATA && whole > 0 && fits { Some(whole) } else { None }
+}
+
+/// The port that is registered for Postgres (IANA, `postgresql`).
+pub const POSTGRES_PORT: u16 = 5432;
+
+/// Whether bytes on a socket begin a record of data, which come after the handshake.
+#[inline(always)]
+pub fn is_data(header: [u8; 5]) -> bool {
+    header[0] == APPLICATION_DATA && is_record(header)
 }
 
 /// Longest body of a record: `2^14 + 2048` (RFC 5246, 6.2.3).
@@ -210,5 +221,6 @@ mod tests {
         ] {
             assert!(!is_record(other), "{other:?}");
         }
+        assert!(is_data([23, 3, 3, 0, 19]) && !is_data([22, 3, 1, 2, 0]) && !is_data([23, 2, 3, 0, 19]));
     }
 }

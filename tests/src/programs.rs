@@ -84,6 +84,10 @@ pub const INLINED: &str = include_str!("../programs/inlined.rs");
 pub const WAITS: &str = include_str!("../programs/waits.c");
 /// A library that is opened by a running program.
 pub const LIBRARY: &str = include_str!("../programs/library.c");
+/// Speaks with Postgres behind TLS, by OpenSSL.
+pub const TLS: &str = include_str!("../programs/tls.c");
+/// The same by Go's own means (Go).
+pub const TLS_GO: &str = include_str!("../programs/tls.go");
 /// Spends all its CPU time in one function (JavaScript).
 pub const SPINS_JS: &str = include_str!("../programs/spins.js");
 /// Python: known CPU time in nested functions, a generator, a method, called back from C; threads that sleep.

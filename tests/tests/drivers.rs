@@ -95,6 +95,10 @@ fn drivers_over_tls() {
     assert!(rows().any(|(_, row)| row.transport == Transport::Tls));
 }
 
+/// Statements prepared before the agent came that pipelines execute: the server's process notes the last of a pipeline only, and
+/// that is not asked which of them it was.
+const PIPED: [&str; 2] = ["select piped_one()", "select piped_number($1)"];
+
 /// A server does not know the database of a connection that is older than the agent, so its rows are added up.
 #[test]
 fn servers_of_connections_older_than_the_agent() {
@@ -110,7 +114,7 @@ fn servers_of_connections_older_than_the_agent() {
             .retain(|sample| sample.labels.get("database").is_none_or(|one| databases.contains(&one.as_str())));
         let (what, labels) = (format!("{:?} servers", phase.rows[0].transport), [("service", phase.cluster.as_str())]);
         let truth = Truth::sum(phase.rows.iter().map(|row| &row.truth));
-        compare(&what, &truth, &servers, &labels, &Unknown::Any, &mut wrong);
+        compare(&what, &truth, &servers, &labels, &Unknown::These(&PIPED), &mut wrong);
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
@@ -140,7 +144,7 @@ fn check(driver: Driver) {
                 let unknown = match row.driver {
                     // Its script ran once before, and prepared all of it.
                     Driver::Pgbench => Unknown::Any,
-                    _ => Unknown::One("select name from items where id = $1"),
+                    _ => Unknown::These(&["select name from items where id = $1"]),
                 };
                 compare(&what, &row.truth, &phase.metrics, &labels, &unknown, &mut wrong);
             }
@@ -167,7 +171,7 @@ fn check(driver: Driver) {
 /// Which statements' text went by before the agent came, so that they may be unknown.
 enum Unknown {
     None,
-    One(&'static str),
+    These(&'static [&'static str]),
     Any,
 }
 
@@ -186,7 +190,7 @@ fn compare(
     for (fingerprint, calls) in &truth.calls {
         let may_be_unknown = match unknown {
             Unknown::None => false,
-            Unknown::One(text) => *fingerprint == truth::fingerprint(text),
+            Unknown::These(texts) => texts.iter().any(|text| *fingerprint == truth::fingerprint(text)),
             Unknown::Any => true,
         };
         let known = of(&counted, fingerprint).min(*calls);

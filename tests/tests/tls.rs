@@ -17,6 +17,7 @@ use steth_tests::{
     pgbench::{Endpoint, Mode, Pgbench},
     postgres::{Postgres, USER},
     process::{self, Process},
+    skipped,
 };
 
 const COUNT: &str = "steth_postgres_query_duration_seconds_count";
@@ -305,6 +306,41 @@ fn what_is_encrypted_by_other_means_is_counted_with_its_reason() {
     let before = unseen(&agent.settled().unwrap(), "no_openssl");
     drop((stream, server));
     agent.scrape_until("direct TLS at both ends", |metrics| unseen(metrics, "no_openssl") >= before + 2.0).unwrap();
+}
+
+/// TLS that began before the agent says nothing of what it carries but by its port, the one that is registered for Postgres.
+#[test]
+fn what_was_encrypted_by_other_means_before_the_agent_is_counted_by_its_port() {
+    need_bpf!();
+    // An address of this test's own: port 5432 may be in use on others.
+    let own = std::net::Ipv4Addr::from(0x7f4d_0000 + std::process::id() % 0xffff + 1);
+    let listener = match TcpListener::bind((own, 5432)) {
+        Ok(listener) => listener,
+        Err(error) => skipped!("port 5432 is taken on all addresses: {error}"),
+    };
+    let elsewhere = TcpListener::bind((own, 0)).unwrap();
+    let pair = |listener: &TcpListener| {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        [client, listener.accept().unwrap().0]
+    };
+    let pairs = [&listener, &elsewhere].map(pair);
+    let agent = Agent::start(&Options::default()).unwrap();
+    let young = pair(&listener);
+    // A record of application data (RFC 8446, 5.1).
+    let record = [&[23, 3, 3, 0, 32][..], &[7; 32]].concat();
+    let talk = |[client, server]: &[TcpStream; 2]| {
+        for (mut from, mut to) in [(client, server), (server, client)] {
+            from.write_all(&record).unwrap();
+            to.read_exact(&mut vec![0; record.len()]).unwrap();
+        }
+    };
+    let counted = |metrics: &Exposition| {
+        pairs.iter().chain([&young]).for_each(talk);
+        unseen(metrics, "older") >= 2.0
+    };
+    let metrics = agent.scrape_until("both ends", counted).unwrap();
+    assert_eq!(unseen(&metrics, "older"), 2.0, "those of the other port, and of the younger connection, are none");
+    assert_eq!(unseen(&metrics, "no_openssl"), 0.0);
 }
 
 /// Over a unix socket PostgreSQL refuses both, and goes on in plain text.

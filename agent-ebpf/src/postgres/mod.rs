@@ -18,7 +18,7 @@ use source::UserBytes;
 use steth_probes::{
     cell::{Loss, Role},
     limits,
-    postgres::{LAST_WORDS, Mode, Opening, Phase, STEPS, Step, Wire, WireEntry, last_words, opening, step, whole},
+    postgres::{LAST_WORDS, Mode, Opening, Phase, STEPS, Source as _, Step, Wire, WireEntry, last_words, opening, step, whole},
     record::clear,
     socket::{Connection, LOOKS, Protocol},
     syscalls::SocketCall,
@@ -186,7 +186,14 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         connection.looks += 1;
         let opening = opening(&mut source);
         match opening {
-            Opening::Nothing => return None,
+            Opening::Nothing => {
+                if walk.shared == 0
+                    && let Some(header) = source.header()
+                {
+                    tls::older(header, sock, connection, now_ns);
+                }
+                return None;
+            }
             Opening::Tls if walk.shared != 0 => return None,
             Opening::Tls => {
                 tls::begun(connection, 0, now_ns);

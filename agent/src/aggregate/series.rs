@@ -414,6 +414,7 @@ fn unseen(reason: u8) -> &'static str {
         Some(Unseen::MemoryBio) => "memory_bio",
         Some(Unseen::Gss) => "gss",
         Some(Unseen::Disabled) => "disabled",
+        Some(Unseen::Older) => "older",
         None => OTHER,
     }
 }

@@ -127,10 +127,10 @@ pub const REQUIREMENTS: &[Requirement] = &[
     },
     Requirement {
         name: "OpenSSL",
-        why: "certificates, and TLS that is not Postgres",
+        why: "certificates, TLS that is not Postgres, test programs that call it",
         purpose: Purpose::Test,
-        source: Source::Debian(&["openssl"]),
-        is_there: || command("openssl"),
+        source: Source::Debian(&["openssl", "libssl-dev"]),
+        is_there: || command("openssl") && Path::new("/usr/include/openssl/ssl.h").exists(),
     },
     Requirement {
         name: "strace",
@@ -162,7 +162,7 @@ pub const REQUIREMENTS: &[Requirement] = &[
     },
     Requirement {
         name: "Go",
-        why: "reads profiles (go tool pprof)",
+        why: "reads profiles (go tool pprof), TLS that is not OpenSSL's",
         purpose: Purpose::Test,
         source: Source::Debian(&["golang-go"]),
         is_there: || command("go"),
@@ -194,13 +194,6 @@ pub const REQUIREMENTS: &[Requirement] = &[
         purpose: Purpose::Test,
         source: Source::Debian(&["curl"]),
         is_there: || command("curl"),
-    },
-    Requirement {
-        name: "OpenSSL",
-        why: "makes the certificates of test servers",
-        purpose: Purpose::Test,
-        source: Source::Debian(&["openssl"]),
-        is_there: || command("openssl"),
     },
     Requirement {
         name: "Python 3",

@@ -193,7 +193,8 @@ pub static POSTGRES_UNSEEN: Metric = Metric::counter(
     "steth_postgres_encrypted_unseen_total",
     "Encrypted Postgres connections of which nothing was seen, counted after a second or at their end. reason is \
      no_openssl (encrypted by something else, such as rustls, Go or Java), memory_bio (the process sends OpenSSL's records \
-     itself), gss, or disabled (probes.tls = false).",
+     itself), gss, disabled (probes.tls = false), or older (TLS that began before the agent, not through OpenSSL, to port \
+     5432: nobody saw whether it is Postgres).",
     &["service", "reason"],
 );
 /// Waits in transactions.
