@@ -72,6 +72,21 @@ impl Session {
         self.until_ready()
     }
 
+    /// As [`query`](Self::query), sent in two writes, with so many bytes of the text in the first.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn query_in_two(&mut self, statements: &str, first: usize) -> Result<Option<String>> {
+        let text = strings(&[statements]);
+        let length = u32::try_from(text.len() + 4)?.to_be_bytes();
+        let whole = [b"Q", &length[..], &text].concat();
+        let (begin, end) = whole.split_at((5 + first).min(whole.len()));
+        for part in [begin, end] {
+            self.stream.write_all(part)?;
+        }
+        self.until_ready()
+    }
+
     /// Prepares a statement in a cycle of its own.
     ///
     /// # Errors

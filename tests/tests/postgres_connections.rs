@@ -178,6 +178,34 @@ fn a_statement_in_a_loop_is_told_with_its_count_and_its_share() {
     }
 }
 
+/// How many make a loop, and what pause parts two of them, is for whoever runs the agent to say.
+#[test]
+fn what_makes_a_loop_is_configured() {
+    need_postgres!();
+    let sections = "[postgres]\nn_plus_one = 4\nn_plus_one_gap = \"1m\"\n".to_owned();
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let [below, at] = [3, 4].map(|count| {
+        let database = postgres.create_database().unwrap();
+        let mut session = Session::open(&postgres, &database).unwrap();
+        for n in 1..=count {
+            session.query(&format!("select {n} as step")).unwrap();
+        }
+        database
+    });
+    agent.settled().unwrap();
+    for (database, loops) in [(below, 0), (at, 1)] {
+        for role in ROLES {
+            let path = format!("/api/v1/postgres/n_plus_one?database={database}&role={role}");
+            let found = agent.get_json(&path).unwrap();
+            let repeats = found["repeats"].as_array().unwrap();
+            assert_eq!((&found["threshold"], repeats.len()), (&4.into(), loops), "{role}: {found:#}");
+            // The server reads the end of its client; the client's own end nobody tells.
+            assert!(role == "client" || repeats.iter().all(|one| one["ended"] == true), "{found:#}");
+        }
+    }
+}
+
 #[test]
 fn a_loop_outside_of_a_transaction_is_told_while_it_runs_and_when_its_client_goes() {
     need_postgres!();

@@ -1,6 +1,7 @@
 //! A secret in every form that a literal can have, cut at every byte, sent to a live server: it is nowhere in what the agent
 //! says, logs, serves or traces. `agent/src/postgres/tests.rs` holds many more texts against the sanitiser alone.
 
+use steth_probes::postgres::TEXT_LEN;
 use steth_tests::{
     agent::{Agent, Options},
     http, need_postgres,
@@ -69,6 +70,16 @@ fn no_literal_is_seen_in_metrics_logs_traces_or_answers() {
     need_postgres!();
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
+    // Prepared before the agent comes, so that the server's process tells their text.
+    let mut older = Session::open(&postgres, &database).unwrap();
+    let mut prepared = Vec::new();
+    for (nth, form) in FORMS.iter().enumerate() {
+        let text = format!("SELECT {}, {nth} AS older", form.replace('@', SECRET).replace('#', DIGITS));
+        if older.prepare(&format!("older{nth}"), &text).is_ok() {
+            prepared.push(format!("older{nth}"));
+        }
+    }
+    assert!(prepared.len() > 10, "most are SQL: {prepared:?}");
     let sections =
         "[log]\nlevel = \"trace\"\n[postgres]\nslow_query = \"1ms\"\nslow_rate = 10000\nkept_queries = 5000\n";
     let agent = Agent::start(&Options { sections: sections.to_owned(), ..Options::default() }).unwrap();
@@ -89,8 +100,18 @@ fn no_literal_is_seen_in_metrics_logs_traces_or_answers() {
         let text = PLACES[0].replace('?', &form);
         for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
             session.query(&text[..end]).unwrap();
+            session.query_in_two(&text, end).unwrap();
+            sent += 2;
+        }
+        // What is longer than the agent looks at is cut in its midst.
+        for before in (TEXT_LEN as usize - 24..TEXT_LEN as usize).step_by(3) {
+            let begin = "SELECT ";
+            session.query(&format!("{begin}{:<1$}{form}, 1", "1,", before - begin.len())).unwrap();
             sent += 1;
         }
+    }
+    for name in &prepared {
+        older.execute(name, &[]).unwrap();
     }
     session.query("create role teller login password 'ZqXjWvKyQz'").unwrap();
     session.prepare("p", "select $1::text").unwrap();
@@ -130,6 +151,7 @@ fn no_literal_is_seen_in_metrics_logs_traces_or_answers() {
             panic!("{part} in {what}: {line}");
         }
     }
+    assert!(outputs[0].1.contains("older"), "what the server noted is told");
     // It was all seen, and found its way into each that tells of statements.
     let telling = |what: &str| {
         ["the metrics", "a trace"].contains(&what) || ["queries", "slow"].iter().any(|path| what.contains(path))

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use steth::postgres::statement;
 use steth_tests::{
     agent::{Agent, Options, steth},
     http, need_postgres, need_program,
@@ -179,6 +180,25 @@ fn slow_and_failed_queries_are_kept_up_to_a_rate() {
     );
     assert_eq!(queries.iter().map(|query| query["slow"].as_bool().unwrap()).collect::<Vec<_>>(), [false, false, true]);
     assert_eq!(field(queries, "user"), [USER; 3]);
+    let slow = queries.last().unwrap();
+    let seconds = |name: &str| slow[name].as_f64().unwrap();
+    assert!((0.06..1.0).contains(&seconds("duration_seconds")), "{slow:#}");
+    assert!((0.06..=seconds("duration_seconds")).contains(&seconds("first_byte_seconds")), "{slow:#}");
+    // The server is older than the agent, which has met it as an address so far.
+    let (address, cluster) = (format!("127.0.0.1:{}", postgres.port), postgres.folder().file_name().unwrap().display());
+    let peers = [address, format!("postgres:{cluster}/cluster")];
+    assert!(peers.contains(&slow["peer"].as_str().unwrap().to_owned()), "{slow:#}");
+    let expected = serde_json::json!({
+        "database": database, "role": "client", "family": "inet", "operation": "SELECT", "summary": "SELECT",
+        "outcome": "ok", "sqlstate": null, "transaction": "idle", "rows": 1, "statements": 1, "pid": std::process::id(),
+        "query": statement(b"select pg_sleep(0.06), 'secret'", false).fingerprint.to_string(),
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&slow[name], value, "{name}: {slow:#}");
+    }
+    for name in ["connection", "service"] {
+        assert_eq!(field(queries, name), [slow[name].as_str().unwrap(); 3], "{name}");
+    }
     let before = kept["suppressed"].as_u64().unwrap();
     for _ in 0..50 {
         session.query("select * from nowhere").unwrap();

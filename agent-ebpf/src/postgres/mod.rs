@@ -235,6 +235,7 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         walk.broken = 1;
     }
     if walk.over != 0 {
+        Sink { scratch, entry }.end_burst();
         closed(sock, walk.ended_ns);
         return None;
     }

@@ -171,14 +171,14 @@ impl Probes {
 
     /// Slow and failed cycles.
     pub fn slow(&mut self, filter: &Filter, limit: usize) -> SlowQueries {
-        self.drain();
+        self.drain_named();
         let suppressed = self.lost(Loss::QueriesSuppressed);
         self.told.slow(&self.names, filter, limit, suppressed)
     }
 
     /// Slow and failed cycles since this was last asked.
     pub fn untold(&mut self) -> Untold {
-        self.drain();
+        self.drain_named();
         self.told.untold(&self.names)
     }
 
@@ -191,7 +191,7 @@ impl Probes {
 
     /// Statements that came again and again.
     pub fn repeats(&mut self, selection: &Selection) -> Repeats {
-        self.drain();
+        self.drain_named();
         self.told.repeats(&self.names, selection)
     }
 

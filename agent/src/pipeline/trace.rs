@@ -199,6 +199,12 @@ impl Told {
         self.listeners.wants(service)
     }
 
+    /// Services and peers of all that is kept.
+    pub fn ends(&self) -> impl Iterator<Item = (u32, u32)> {
+        let kept = self.kept.iter().map(|kept| (kept.seen.service, kept.seen.peer));
+        kept.chain(self.repeats.iter().map(|seen| (seen.service, seen.peer)))
+    }
+
     /// Whether cycles of this peer can be named.
     pub fn knows_peer(&self, names: &Names, peer: u32) -> bool {
         peer == 0 || names.peer_name(peer).is_some() || self.addresses.contains_key(&peer)

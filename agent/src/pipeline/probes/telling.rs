@@ -60,15 +60,7 @@ impl Probes {
         let traced = self.traces.drain();
         // Names and texts were sent before what bears their numbers.
         self.drain();
-        if traced.iter().any(|one| one.service() != 0 && !self.names.has_service(one.service())) {
-            self.name_new_services();
-        }
-        if traced.iter().any(|one| !self.told.knows_peer(&self.names, one.peer())) {
-            match self.cells.peers() {
-                Ok(peers) => self.told.learn_peers(&peers),
-                Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
-            }
-        }
+        self.name(traced.iter().map(|one| (one.service(), one.peer())).collect());
         if let Ok(profiles) = &mut self.profiles {
             for query in traced.iter().filter_map(|one| if let Traced::Query(query) = one { Some(query) } else { None })
             {
@@ -79,6 +71,25 @@ impl Probes {
         self.told.tell(&self.names, &traced, skipped);
         if self.told.part() {
             self.set_watch();
+        }
+    }
+
+    /// Takes in what has been told, with the names of all in it: those whom the last reading has not met have theirs now.
+    pub(super) fn drain_named(&mut self) {
+        self.drain();
+        self.name(self.told.ends().collect());
+    }
+
+    /// Looks up names for services and peers that have none yet.
+    fn name(&mut self, ends: Vec<(u32, u32)>) {
+        if ends.iter().any(|(service, _)| *service != 0 && !self.names.has_service(*service)) {
+            self.name_new_services();
+        }
+        if ends.iter().any(|(_, peer)| !self.told.knows_peer(&self.names, *peer)) {
+            match self.cells.peers() {
+                Ok(peers) => self.told.learn_peers(&peers),
+                Err(error) => tracing::warn!("cannot read the peers that were met: {error}"),
+            }
         }
     }
 
