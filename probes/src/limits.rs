@@ -1,5 +1,5 @@
 //! Every bound in one place: what a kernel program may hold, copy or walk at most.
-//! The sizes of maps are defaults; the agent lowers or raises them at load within its memory budget.
+//! Those of maps are the most that there can be: the agent makes them as large as its memory budget lets it.
 
 /// Services that are told apart; further ones are counted under service 0, "other".
 pub const SERVICES: u32 = 1024;
@@ -14,7 +14,7 @@ pub const COUNTERS: u32 = 8192;
 /// Counter cells among them that are kept for what found no room: one for each kind and each of its second labels.
 pub const COUNTERS_OTHER: u32 = 64;
 /// Sockets that are followed at one time; the least recently used one is forgotten first.
-pub const CONNECTIONS: u32 = 32768;
+pub const CONNECTIONS: u32 = 262_144;
 /// Sockets that are taken out of the map in one pass, if they have ended without a word.
 pub const ENDED_SOCKETS: usize = 8192;
 /// Peer addresses that are told apart; further ones are counted under peer 0, "other".
@@ -22,15 +22,15 @@ pub const PEERS: u32 = 1024;
 /// Bytes of the ring buffer for records.
 pub const RING_BYTES: u32 = 1 << 20;
 /// Postgres conversations that are followed at one time; the least recently used one is forgotten first.
-pub const WIRES: u32 = 12_288;
+pub const WIRES: u32 = 131_072;
 /// `SSL`s of OpenSSL whose socket is remembered.
-pub const SSLS: u32 = 12_288;
+pub const SSLS: u32 = 131_072;
 /// Files of code that are remembered as looked at.
 pub const CODE_FILES: u32 = 4096;
 /// Walks behind TLS that may be under way on one CPU: what runs them may be interrupted by another one.
 pub const TLS_WALKS: u32 = 3;
 /// Prepared statements and portals that are remembered, of all connections together.
-pub const PREPARED: u32 = 32_768;
+pub const PREPARED: u32 = 262_144;
 /// Cycles that are put off because many are under way on their connection, of all connections together.
 pub const CYCLES_PUT_OFF: u32 = 4096;
 /// Postgres clusters whose processes can be asked what they run.

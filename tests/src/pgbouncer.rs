@@ -45,6 +45,8 @@ impl Pgbouncer {
             "auth_type = any".to_owned(),
             format!("pool_mode = {mode}"),
             format!("default_pool_size = {connections}"),
+            // More than any test opens.
+            "max_client_conn = 12000".to_owned(),
         ];
         std::fs::write(&config, lines.join("\n") + "\n")?;
         let mut command = process::command("pgbouncer", user.as_ref());

@@ -25,7 +25,15 @@ impl Session {
     /// # Errors
     /// If the server cannot be reached or refuses.
     pub fn open(postgres: &Postgres, database: &str) -> Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", postgres.port))?;
+        Self::open_at(postgres.port, database)
+    }
+
+    /// As [`open`](Self::open), through whatever takes connections at a port.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_at(port: u16, database: &str) -> Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(ANSWER))?;
         stream.set_nodelay(true)?;
         let mut session = Self { stream };

@@ -6,9 +6,11 @@ use steth_tests::{
     agent::{Agent, Options},
     exposition::Exposition,
     need_bpf, need_postgres, need_program,
+    pgbouncer::Pgbouncer,
     pgwire::Session,
     postgres::Postgres,
     programs::{CONNECT, PEERS, Program},
+    skipped,
 };
 
 fn full(metrics: &Exposition, map: &str) -> f64 {
@@ -84,7 +86,70 @@ fn of_a_hundred_thousand_statements_each_is_counted() {
         let shown = metrics.matching("steth_postgres_query_duration_seconds_count", &own).count();
         assert!(shown <= SHOWN + 1, "{role}: {shown} are shown");
     }
+    assert_bounded(&metrics);
     assert!(agent.stop().unwrap().success());
+}
+
+/// A pooler takes them: a server's process for each would need the memory of a large machine. Both ends are on this host.
+#[test]
+fn queries_of_ten_thousand_connections_are_each_counted() {
+    need_bpf!();
+    need_postgres!();
+    need_program!("pgbouncer");
+    const CONNECTIONS: usize = 10_000;
+    if let Some(why) = raise_descriptors(CONNECTIONS as u64 + 500) {
+        skipped!("{why}");
+    }
+    let own = std::env::current_exe().unwrap();
+    let own = own.file_name().unwrap().to_str().unwrap();
+    // There is no room for the conversations of both ends, and there is.
+    for (memory, room) in [("32MiB", false), ("96MiB", true)] {
+        let sections = format!("[kernel]\nmemory = \"{memory}\"\n");
+        let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+        let postgres = Postgres::start().unwrap();
+        let pooler = Pgbouncer::start(&postgres, "transaction", 10).unwrap();
+        let database = postgres.create_database().unwrap();
+        let mut sessions: Vec<Session> =
+            (0..CONNECTIONS).map(|_| Session::open_at(pooler.port, &database).unwrap()).collect();
+        for _ in 0..2 {
+            for session in &mut sessions {
+                assert_eq!(session.query("select 'one of many'").unwrap(), None);
+            }
+        }
+        let metrics = agent.settled().unwrap();
+        let query = steth::postgres::statement(b"select 'one of many'", false).fingerprint.to_string();
+        for (service, role) in [(own, "client"), ("pgbouncer", "server")] {
+            let labels = [("service", service), ("role", role), ("query", query.as_str())];
+            for name in ["steth_postgres_statements_total", "steth_postgres_query_duration_seconds_count"] {
+                assert_eq!(metrics.sum(name, &labels), 2.0 * CONNECTIONS as f64, "{memory} {role}");
+            }
+            let idle = metrics.sum("steth_postgres_connections", &[("service", service), ("role", role)]);
+            assert_eq!(idle >= CONNECTIONS as f64, room, "{memory} {role}: {idle} are shown");
+        }
+        // A conversation that is forgotten is found again by its next request; its names are not.
+        assert_eq!(full(&metrics, "wires") == 0.0, room, "{memory}");
+        assert_bounded(&metrics);
+    }
+}
+
+/// An agent that has taken in a flood: four times what one at rest takes.
+fn assert_bounded(metrics: &Exposition) {
+    let resident = metrics.sum("steth_agent_resident_bytes", &[]);
+    println!("{:.1} MiB are resident", resident / 1048576.0);
+    assert!(resident < 128.0 * 1048576.0, "{resident} bytes");
+}
+
+/// Lets this process open so many files, if it may.
+fn raise_descriptors(wanted: u64) -> Option<String> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across both calls.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    (!raised || limit.rlim_cur < wanted).then(|| format!("no more than {} files may be open", limit.rlim_max))
 }
 
 #[test]

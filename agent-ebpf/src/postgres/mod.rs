@@ -176,41 +176,20 @@ fn set_out(call: &Call, scratch: *mut Scratch, behind_tls: bool) -> Option<()> {
 
 #[inline(never)]
 fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Option<()> {
-    let mut source = UserBytes(scratch);
-    let walk = source.walk();
+    let walk = UserBytes(scratch).walk();
     let (reads, now_ns) = (walk.reads != 0, walk.ended_ns);
-    if connection.protocol != walk.postgres as u8 {
-        if walk.over != 0 {
-            return None;
+    let known = connection.protocol == walk.postgres as u8;
+    let mut entry = if known { WIRES.get_ptr_mut(&sock.0) } else { None };
+    if entry.is_none() {
+        if known {
+            // It had to give way to others. This may be a request, and then nothing is missing but names.
+            lost(Loss::ConversationForgotten);
+            connection.protocol = walk.unknown as u8;
         }
-        connection.looks += 1;
-        let opening = opening(&mut source);
-        match opening {
-            Opening::Nothing => {
-                if walk.shared == 0
-                    && let Some(header) = source.header()
-                {
-                    tls::older(header, sock, connection, now_ns);
-                }
-                return None;
-            }
-            Opening::Tls if walk.shared != 0 => return None,
-            Opening::Tls => {
-                tls::begun(connection, 0, now_ns);
-                return None;
-            }
-            _ => {}
-        }
-        let role = if reads { Role::Server } else { Role::Client };
-        start(sock, scratch, opening, role, now_ns)?;
-        connection.protocol = walk.postgres as u8;
+        recognise(sock, connection, scratch)?;
+        entry = WIRES.get_ptr_mut(&sock.0);
     }
-    let Some(entry) = WIRES.get_ptr_mut(&sock.0) else {
-        // It had to give way to others.
-        lost(Loss::ConversationForgotten);
-        connection.protocol = walk.unknown as u8;
-        return None;
-    };
+    let entry = entry?;
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
     let up = walk.over == 0 && reads == (wire.role == Role::Server as u8);
@@ -250,6 +229,39 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         let _ = WIRES.remove(&sock.0);
     }
     None
+}
+
+/// Looks whether what a conversation of which nothing is known begins with is Postgres; if so, it begins.
+#[inline(always)]
+fn recognise(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Option<()> {
+    let mut source = UserBytes(scratch);
+    let walk = source.walk();
+    let now_ns = walk.ended_ns;
+    if walk.over != 0 {
+        return None;
+    }
+    connection.looks += 1;
+    let opening = opening(&mut source);
+    match opening {
+        Opening::Nothing => {
+            if walk.shared == 0
+                && let Some(header) = source.header()
+            {
+                tls::older(header, sock, connection, now_ns);
+            }
+            return None;
+        }
+        Opening::Tls if walk.shared != 0 => return None,
+        Opening::Tls => {
+            tls::begun(connection, 0, now_ns);
+            return None;
+        }
+        _ => {}
+    }
+    let role = if walk.reads != 0 { Role::Server } else { Role::Client };
+    start(sock, scratch, opening, role, now_ns)?;
+    connection.protocol = walk.postgres as u8;
+    Some(())
 }
 
 /// Sets the walk to what the server would have said.
