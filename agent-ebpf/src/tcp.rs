@@ -26,7 +26,7 @@ use crate::{
 const AF_INET: u16 = 2;
 const IPPROTO_TCP: u16 = 6;
 /// `sk_shutdown`: the peer has sent its FIN.
-const RCV_SHUTDOWN: u8 = 1;
+pub const RCV_SHUTDOWN: u8 = 1;
 /// Who called is not seen of a connection that was there before; ports from here on are given to callers
 /// (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;

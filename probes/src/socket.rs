@@ -52,8 +52,10 @@ record! {
         pub unseen: u8,
         /// 1: it was counted as one of which nothing is seen.
         pub unseen_counted: u8,
+        /// 1: Postgres was spoken on it, so it is worth more than a few looks whether that goes on.
+        pub was_postgres: u8,
         /// Spare.
-        pub _pad2: [u8; 2],
+        pub _pad2: u8,
         /// The process that began to connect, or accepted; 0 if that was not seen.
         pub pid: u32,
     }

@@ -26,9 +26,10 @@ use steth_probes::{
 
 use crate::{
     cells::{ANY, claim, lost, unclaim},
-    kernel::{Address, read_user, setting},
+    kernel::{Address, offset, read_user, setting},
     maps::{SCRATCH, TLS_SCRATCH, WIRES},
     socket::Call,
+    tcp::RCV_SHUTDOWN,
     tls, wall,
 };
 
@@ -46,7 +47,7 @@ struct Context {
 pub fn moved(call: &Call, connection: &mut Connection) -> bool {
     match Protocol::from_u8(connection.protocol) {
         Some(Protocol::Postgres) => {}
-        Some(Protocol::Unknown) if connection.looks < LOOKS => {}
+        Some(Protocol::Unknown) if connection.looks < LOOKS || connection.was_postgres != 0 => {}
         Some(Protocol::PostgresEncrypted) => {
             tls::passed(call, connection);
             return false;
@@ -96,7 +97,7 @@ pub fn walk_here(connection: &mut Connection) -> Option<()> {
 fn is_wanted_behind_tls(connection: &Connection) -> Option<bool> {
     Some(match Protocol::from_u8(connection.protocol)? {
         Protocol::PostgresTls => true,
-        Protocol::Tls | Protocol::PostgresEncrypted => connection.looks < LOOKS,
+        Protocol::Tls | Protocol::PostgresEncrypted => connection.looks < LOOKS || connection.was_postgres != 0,
         _ => false,
     })
 }
@@ -180,16 +181,26 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     let (reads, now_ns) = (walk.reads != 0, walk.ended_ns);
     let known = connection.protocol == walk.postgres as u8;
     let mut entry = if known { WIRES.get_ptr_mut(&sock.0) } else { None };
-    if entry.is_none() {
+    let fresh = entry.is_none();
+    if fresh {
         if known {
             // It had to give way to others. This may be a request, and then nothing is missing but names.
             lost(Loss::ConversationForgotten);
+            connection.was_postgres = 1;
             connection.protocol = walk.unknown as u8;
         }
         recognise(sock, connection, scratch)?;
         entry = WIRES.get_ptr_mut(&sock.0);
     }
     let entry = entry?;
+    let counted = walk.shared == 0 && connection.tcp_state != 0;
+    if counted && (reads || fresh) && has_read_past(sock, entry, walk.left + walk.beyond) && !fresh {
+        lost(Loss::PostgresOutOfStep);
+        connection.was_postgres = 1;
+        connection.protocol = walk.unknown as u8;
+        let _ = WIRES.remove(&sock.0);
+        return None;
+    }
     // SAFETY: a map value that lives as long as the program runs.
     let wire = unsafe { &mut (*entry).wire };
     let up = walk.over == 0 && reads == (wire.role == Role::Server as u8);
@@ -221,6 +232,7 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     if walk.broken != 0 {
         if wire.is_known() {
             lost(Loss::PostgresOutOfStep);
+            connection.was_postgres = 1;
         }
         connection.protocol = walk.unknown as u8;
         let _ = WIRES.remove(&sock.0);
@@ -229,6 +241,21 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
         let _ = WIRES.remove(&sock.0);
     }
     None
+}
+
+/// Whether the process has read more from its TCP socket than by the calls that are walked, of which the last one gave it so
+/// many bytes: by io_uring or splice. What it was cannot be known any more, and so not what comes next.
+#[inline(always)]
+fn has_read_past(sock: Address, entry: *mut WireEntry, moved: u32) -> bool {
+    let Some(copied) = sock.read::<u32>(offset!(tcp_copied)) else { return false };
+    // SAFETY: a map value that lives as long as the program runs.
+    let before = core::mem::replace(unsafe { &mut (*entry).copied }, copied);
+    if before == 0 || before.wrapping_add(moved) == copied {
+        return false;
+    }
+    // The peer's FIN counts for a byte.
+    let is_over = sock.read::<u8>(offset!(sock_shutdown)).is_some_and(|halves| halves & RCV_SHUTDOWN != 0);
+    !(is_over && before.wrapping_add(moved).wrapping_add(1) == copied)
 }
 
 /// Looks whether what a conversation of which nothing is known begins with is Postgres; if so, it begins.
@@ -240,7 +267,7 @@ fn recognise(sock: Address, connection: &mut Connection, scratch: *mut Scratch) 
     if walk.over != 0 {
         return None;
     }
-    connection.looks += 1;
+    connection.looks = connection.looks.saturating_add(1);
     let opening = opening(&mut source);
     match opening {
         Opening::Nothing => {

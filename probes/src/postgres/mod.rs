@@ -252,8 +252,8 @@ record! {
         pub sock: u64,
         /// The last error.
         pub sqlstate: u32,
-        /// Spare.
-        pub _pad: u32,
+        /// How far its process had read in TCP's own count of bytes, after the last read that was walked; 0 if not known.
+        pub copied: u32,
     }
 }
 
