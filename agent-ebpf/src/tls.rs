@@ -22,8 +22,8 @@ use steth_probes::{
     socket::{Connection, Protocol},
     syscalls::SocketCall,
     tls::{
-        CodeFile, LOOKED_AT, POSTGRES_PORT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument, is_data, is_record, kind_of,
-        plaintext_of,
+        CodeFile, LOOKED_AT, POSTGRES_PORT, SslKey, SslSocket, TlsCall, TlsCallKind, Unseen, count_argument, is_data,
+        is_record, kind_of, plaintext_of,
     },
 };
 

@@ -142,14 +142,12 @@ fn assert_bounded(metrics: &Exposition) {
 /// Lets this process open so many files, if it may.
 fn raise_descriptors(wanted: u64) -> Option<String> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives across both calls.
-    let raised = unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
-        }
-    };
-    (!raised || limit.rlim_cur < wanted).then(|| format!("no more than {} files may be open", limit.rlim_max))
+    // SAFETY: `limit` lives across the call.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0;
+    (!known || !raised || limit.rlim_cur < wanted).then(|| format!("no more than {} files may be open", limit.rlim_max))
 }
 
 #[test]

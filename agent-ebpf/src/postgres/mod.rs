@@ -18,7 +18,9 @@ use source::UserBytes;
 use steth_probes::{
     cell::{Loss, Role},
     limits,
-    postgres::{LAST_WORDS, Mode, Opening, Phase, STEPS, Source as _, Step, Wire, WireEntry, last_words, opening, step, whole},
+    postgres::{
+        LAST_WORDS, Mode, Opening, Phase, STEPS, Source as _, Step, Wire, WireEntry, last_words, opening, step, whole,
+    },
     record::clear,
     socket::{Connection, LOOKS, Protocol},
     syscalls::SocketCall,

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use steth_probes::{
     cell::{Loss, Role, TransactionOutcome},
     postgres::{
-        CYCLES, Cycle, Effects, LAST_WORDS, NAME_LEN, Opening, PARSES, PUT_OFF, Phase, STATEMENT_FIRST, STATEMENT_UNKNOWN,
-        STATEMENTS, STEPS, Source, Step, Turn, Wire, last_words, opening, step, unpack_sqlstate, whole,
+        CYCLES, Cycle, Effects, LAST_WORDS, NAME_LEN, Opening, PARSES, PUT_OFF, Phase, STATEMENT_FIRST,
+        STATEMENT_UNKNOWN, STATEMENTS, STEPS, Source, Step, Turn, Wire, last_words, opening, step, unpack_sqlstate,
+        whole,
     },
     record::bytes_of,
     shape::Shape,
