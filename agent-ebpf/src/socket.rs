@@ -37,8 +37,11 @@ const AF_UNIX: u16 = 1;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
-/// `MSG_OOB | MSG_PEEK | MSG_ERRQUEUE`: the bytes are not the stream's next ones.
-const MSG_NOT_NEXT: u32 = 0x1 | 0x2 | 0x2000;
+const MSG_OOB: u32 = 0x1;
+const MSG_PEEK: u32 = 0x2;
+const MSG_ERRQUEUE: u32 = 0x2000;
+/// The bytes are not the stream's next ones.
+const MSG_NOT_NEXT: u32 = MSG_OOB | MSG_PEEK | MSG_ERRQUEUE;
 
 /// A socket call returned after `ns`, which fall into that bucket. Says what there is to [walk](postgres::walk_here).
 #[inline(always)]
@@ -74,7 +77,9 @@ pub fn exit(
         _ => 0,
     };
     let peeks = flags & MSG_NOT_NEXT != 0;
-    if call.result == 0 && reads && call.length != 0 {
+    // A message's length stands elsewhere, and nobody reads messages of no length.
+    let asks = call.length != 0 || call.syscall == RECVMSG;
+    if call.result == 0 && reads && asks && flags & (MSG_OOB | MSG_ERRQUEUE) == 0 {
         return over(call, sock, connection);
     }
     if call.result == 0 || peeks {

@@ -334,11 +334,7 @@ pub fn older(header: [u8; 5], sock: Address, connection: &mut Connection, now_ns
     if connection.complete != 0 || connection.tcp_state == 0 || !is_data(header) {
         return None;
     }
-    let port = match connection.incoming {
-        0 => u16::from_be(sock.read(offset!(sock_peer_port))?),
-        _ => connection.port,
-    };
-    if port == POSTGRES_PORT {
+    if connection.port == POSTGRES_PORT || u16::from_be(sock.read(offset!(sock_peer_port))?) == POSTGRES_PORT {
         begun(connection, 0, now_ns);
         if connection.unseen == Unseen::NoOpenssl as u8 {
             connection.unseen = Unseen::Older as u8;

@@ -171,6 +171,8 @@ offsets! {
         tcp_srtt: "tcp_sock"."srtt_us",
         /// Payload bytes received.
         tcp_bytes_received: "tcp_sock"."bytes_received",
+        /// How far bytes have come, in TCP's count of bytes.
+        tcp_received: "tcp_sock"."rcv_nxt",
         /// How far its process has read, in TCP's count of bytes.
         tcp_copied: "tcp_sock"."copied_seq",
         /// Payload bytes sent, with those sent again.

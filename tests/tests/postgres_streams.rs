@@ -197,7 +197,10 @@ fn a_query_whose_connection_breaks_off_has_failed() {
     for (role, queries) in [("server", 2.0), ("client", 3.0)] {
         let labels = [("role", role), ("database", database.as_str())];
         let errors = metrics.sums_by(ERRORS, &labels, "sqlstate");
-        assert_eq!(errors, BTreeMap::from([("08006".to_owned(), queries)]), "{role}");
+        // Whether the server's last answer is sent before it is known that nobody listens is a race.
+        let broken_off = errors.get("08006").copied().unwrap_or_default();
+        let told = if role == "server" { errors.get("57014").copied().unwrap_or_default() } else { 0.0 };
+        assert_eq!((broken_off + told, broken_off >= 1.0), (queries, true), "{role}: {errors:?}");
         assert_eq!(metrics.sum(CYCLES, &labels), queries, "{role}");
         assert_eq!(metrics.sum(STATEMENTS, &labels), 0.0, "{role}");
     }

@@ -47,6 +47,12 @@ fn ask(program: &Program, port: impl ToString, database: &str, how: &str, seen: 
     asking.finish(SOON).unwrap();
 }
 
+/// What holds OpenSSL is found when it is first mapped, which takes a moment.
+fn find(agent: &Agent, file: &str) {
+    let followed = || Ok(agent.log().contains(&format!("{file}\n")).then_some(()));
+    steth_tests::wait::poll("the agent to find OpenSSL", SOON, followed).unwrap();
+}
+
 #[test]
 fn every_function_of_openssl_is_followed_shared_and_static() {
     need_postgres!();
@@ -63,11 +69,7 @@ fn every_function_of_openssl_is_followed_shared_and_static() {
             SHARED => "libssl.so.3".to_owned(),
             _ => program.path.display().to_string(),
         };
-        ask(&program, postgres.port, &database, "asked", || {
-            // What holds OpenSSL is found when it is first mapped, which takes a moment.
-            let followed = || Ok(agent.log().contains(&format!("{followed}\n")).then_some(()));
-            steth_tests::wait::poll("the agent to find OpenSSL", SOON, followed).unwrap();
-        });
+        ask(&program, postgres.port, &database, "asked", || find(&agent, &followed));
         ran.push((format!("{libraries:?} ex: {ex}"), program, database));
     }
     let metrics = agent.settled().unwrap();
@@ -99,7 +101,7 @@ fn tls_from_the_first_byte_is_followed_at_both_its_ends() {
         let arguments = ["relay", &postgres.port.to_string(), &certificate, &key];
         let relaying = relay.start(&arguments).unwrap();
         let port = relaying.wait_for_line("its port", SOON, |line| said_number(line, "port").ok()).unwrap();
-        ask(&client, port, &database, "direct", || {});
+        ask(&client, port, &database, "direct", || find(&agent, "libssl.so.3"));
         relaying.finish(SOON).unwrap();
         let metrics = agent.settled().unwrap();
         for (role, service) in [("client", &client.name), ("server", &relay.name), ("client", &relay.name)] {

@@ -2,31 +2,56 @@
 //! itself, which tells more of it.
 
 use steth_probes::{
-    cell::{CounterKind, HistogramKind, Loss},
-    postgres::{CONNECTION_FAILURE, CYCLES, Cycle, Wire, WireEntry},
+    cell::{CounterKind, HistogramKind, Loss, Role},
+    postgres::{CONNECTION_FAILURE, CYCLES, Cycle, STATEMENT_OTHER, Wire},
+    socket::Protocol,
 };
 
 use crate::{
     cells::{count, lost_several, observe},
-    kernel::Address,
+    kernel::{Address, offset},
     maps::WIRES,
     socket,
+    tcp::RCV_SHUTDOWN,
 };
 
-/// Forgets the conversation of a socket.
+/// A TCP connection is closed.
 #[inline(never)]
 pub fn closed(sock: Address, now_ns: u64) -> Option<()> {
-    let entry = WIRES.get_ptr_mut(&sock.0)?;
-    // SAFETY: a map value that lives as long as the program runs.
-    let entry = unsafe { &mut *entry };
-    if entry.wire.unanswered() != 0 {
-        count_unanswered(sock, entry, now_ns);
+    let connection = socket::known(sock)?;
+    let protocol = Protocol::from_u8(connection.protocol)?;
+    // Else what stands under its address is another's, which was forgotten for lack of room.
+    if matches!(protocol, Protocol::Postgres | Protocol::PostgresTls)
+        && let Some(entry) = WIRES.get_ptr_mut(&sock.0)
+    {
+        // SAFETY: a map value that lives as long as the program runs.
+        let wire = unsafe { &mut (*entry).wire };
+        if wire.role == Role::Client as u8 && has_unread(sock) {
+            return replaced(sock);
+        }
+        if wire.unanswered() != 0 {
+            count_unanswered(connection.service, wire, now_ns);
+        }
     }
     let _ = WIRES.remove(&sock.0);
     None
 }
 
-/// Another socket has taken this one's address: of what was under way on it nothing more will be known.
+/// Whether bytes have come that the process has not read, and may yet: after a reset, the answer that came before it.
+#[inline(always)]
+fn has_unread(sock: Address) -> bool {
+    let (Some(received), Some(copied), Some(halves)) = (
+        sock.read::<u32>(offset!(tcp_received)),
+        sock.read::<u32>(offset!(tcp_copied)),
+        sock.read::<u8>(offset!(sock_shutdown)),
+    ) else {
+        return false;
+    };
+    // The peer's FIN counts for a byte.
+    received.wrapping_sub(copied) > (halves & RCV_SHUTDOWN) as u32
+}
+
+/// Of what is under way on a socket nothing more will be known: another one has taken its address.
 #[inline(never)]
 pub fn replaced(sock: Address) -> Option<()> {
     let entry = WIRES.get_ptr(&sock.0)?;
@@ -40,29 +65,26 @@ pub fn replaced(sock: Address) -> Option<()> {
 }
 
 #[inline(always)]
-fn count_unanswered(sock: Address, entry: &mut WireEntry, now_ns: u64) -> Option<()> {
-    let service = socket::known(sock)?.service;
-    let wire = &mut entry.wire;
+fn count_unanswered(service: u32, wire: &Wire, now_ns: u64) {
     for nth in 0..CYCLES {
         if nth >= wire.cycle_count as usize {
             break;
         }
         let cycle = &wire.cycles[(wire.cycle_first as usize + nth) % CYCLES];
-        if cycle.executions != 0 {
+        if cycle.is_unanswered() {
             count_cycle(service, wire, cycle, nth == 0 && wire.failed != 0, now_ns);
         }
     }
-    let rest = wire.put_off.saturating_add(wire.cycles_untracked);
-    if rest != 0 {
-        lost_several(Loss::PipelineTooDeep, rest as u64);
+    if wire.put_off != 0 {
+        lost_several(Loss::CycleEndUnseen, wire.put_off as u64);
     }
-    None
 }
 
 /// Nothing is told of it one by one: there may be no work space here.
 #[inline(never)]
 fn count_cycle(service: u32, wire: &Wire, cycle: &Cycle, told: bool, now_ns: u64) {
-    let (role, database, statement) = (wire.role, wire.database, cycle.statement);
+    let statement = if cycle.mixed == 0 { cycle.statement } else { STATEMENT_OTHER };
+    let (role, database) = (wire.role, wire.database);
     let ns = now_ns.saturating_sub(cycle.begun_ns);
     let first_byte_ns = if cycle.first_byte_ns == 0 { ns } else { cycle.first_byte_ns.saturating_sub(cycle.begun_ns) };
     observe(HistogramKind::PostgresQuery, role, service, database, statement, ns);

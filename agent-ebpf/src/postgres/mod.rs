@@ -108,7 +108,7 @@ fn is_wanted_behind_tls(connection: &Connection) -> Option<bool> {
 /// CPU, also by itself for another task: so it claims a work space.
 #[inline(always)]
 pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) -> Option<()> {
-    if !is_wanted_behind_tls(connection)? {
+    if call.result <= 0 || !is_wanted_behind_tls(connection)? {
         return None;
     }
     for at in 0..limits::TLS_WALKS {
@@ -198,7 +198,7 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     }
     let entry = entry?;
     let counted = walk.shared == 0 && connection.tcp_state != 0;
-    if counted && (reads || fresh) && has_read_past(sock, entry, walk.left + walk.beyond) && !fresh {
+    if counted && (reads || fresh) && has_read_past(sock, entry, walk.left + walk.beyond) {
         lost(Loss::PostgresOutOfStep);
         connection.was_postgres = 1;
         connection.protocol = walk.unknown as u8;
@@ -209,6 +209,11 @@ fn walk(sock: Address, connection: &mut Connection, scratch: *mut Scratch) -> Op
     let wire = unsafe { &mut (*entry).wire };
     let up = walk.over == 0 && reads == (wire.role == Role::Server as u8);
     if walk.over != 0 {
+        if wire.role == Role::Server as u8 {
+            // Its client has nothing more to say, and may yet listen.
+            Sink { scratch, entry }.end_burst();
+            return None;
+        }
         connection.protocol = walk.unknown as u8;
         set_to_last_words(wire, scratch);
     }
@@ -252,12 +257,14 @@ fn has_read_past(sock: Address, entry: *mut WireEntry, moved: u32) -> bool {
     let Some(copied) = sock.read::<u32>(offset!(tcp_copied)) else { return false };
     // SAFETY: a map value that lives as long as the program runs.
     let before = core::mem::replace(unsafe { &mut (*entry).copied }, copied);
-    if before == 0 || before.wrapping_add(moved) == copied {
+    // Less is no sign of that: bytes may be led around TCP.
+    let more = copied.wrapping_sub(before.wrapping_add(moved)) as i32;
+    if before == 0 || more <= 0 {
         return false;
     }
     // The peer's FIN counts for a byte.
     let is_over = sock.read::<u8>(offset!(sock_shutdown)).is_some_and(|halves| halves & RCV_SHUTDOWN != 0);
-    !(is_over && before.wrapping_add(moved).wrapping_add(1) == copied)
+    more > is_over as i32
 }
 
 /// Looks whether what a conversation of which nothing is known begins with is Postgres; if so, it begins.

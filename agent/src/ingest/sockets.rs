@@ -1,6 +1,6 @@
 //! Takes sockets out of the map that have ended without a word from the kernel: it reports the end of TCP connections only.
 
-use std::io;
+use std::{collections::HashSet, io};
 
 use steth_probes::{
     limits::ENDED_SOCKETS,
@@ -35,15 +35,18 @@ impl Passes {
     /// # Errors
     /// If the kernel refuses to give the map's entries.
     pub fn end(&mut self, tables: &mut Tables) -> io::Result<()> {
-        let mut ended: Vec<u64> = Vec::new();
+        let mut ended: HashSet<u64> = HashSet::new();
         tables.connections.visit(u32::MAX, |key, value| {
             if let (Some(sock), Some(known)) = (read(key), read::<Connection>(value))
                 && ended.len() < ENDED_SOCKETS
                 && has_ended(&known, self.pass)
             {
-                ended.push(sock);
+                ended.insert(sock);
             }
         })?;
+        if ended.is_empty() {
+            return Ok(());
+        }
         let of_ended = |key: &[u8]| read(key).is_some_and(|sock| ended.contains(&sock));
         tables.wires.visit(u32::MAX, |key, value| {
             if of_ended(key) {

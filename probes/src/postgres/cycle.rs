@@ -21,7 +21,7 @@ const LOOSE_STATEMENTS: u8 = 1;
 /// There was no room for one of its Parse messages.
 const LOOSE_PARSES: u8 = 2;
 /// It became a stream of replication, whose end the server tells twice (PostgreSQL 15, `exec_replication_command`).
-const COPIES_BOTH: u8 = 4;
+pub(super) const COPIES_BOTH: u8 = 4;
 /// Statements of it were not looked at.
 const UNSEEN: u8 = 8;
 /// It binds a named portal.

@@ -275,6 +275,14 @@ pub enum Phase {
     Cancel = 6,
 }
 
+impl Cycle {
+    /// Whether it asked for something that ends with an answer, as a stream of replication does not.
+    #[inline(always)]
+    pub fn is_unanswered(&self) -> bool {
+        self.executions != 0 && self.loose & cycle::COPIES_BOTH == 0
+    }
+}
+
 impl Wire {
     /// A conversation of which nothing is known but which end the process is.
     #[inline(always)]
@@ -348,13 +356,21 @@ impl Wire {
         !self.is_active() && self.up.have == 0 && self.up.left == 0
     }
 
-    /// How many requests wait for an answer, of those that somebody made who was let in.
+    /// How many requests wait for an answer, of those that somebody made who was let in. Those that found no room were counted as
+    /// lost when they began.
     #[inline(always)]
     pub fn unanswered(&self) -> u32 {
         if self.phase != Phase::Confirmed as u8 || self.is_logging_in() {
             return 0;
         }
-        (self.cycle_count as u32).saturating_add(self.put_off).saturating_add(self.cycles_untracked)
+        let mut count = self.put_off;
+        for nth in 0..CYCLES {
+            if nth >= self.cycle_count as usize {
+                break;
+            }
+            count += self.cycles[(self.cycle_first as usize + nth) % CYCLES].is_unanswered() as u32;
+        }
+        count
     }
 
     /// Whether a request is under way.

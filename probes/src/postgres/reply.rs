@@ -7,7 +7,6 @@ use super::{
     frame::{Frame, Mode, RUN, Source, frame, next_of_run, skip, take_terminator},
     message::{Effects, Step},
     opening::is_reply,
-    over::CONNECTION_FAILURE,
     push_hash, push_sqlstate, sqlstate_of,
 };
 
@@ -189,12 +188,12 @@ fn end<E: Effects>(wire: &mut Wire, fx: &mut E, ended_ns: u64) {
 }
 
 /// Whether a session ends with an error of this code, whatever was under way (PostgreSQL 17, `src/backend/tcop/postgres.c`,
-/// `ProcessInterrupts` and `quickdie`), or [without one](super::last_words).
+/// `ProcessInterrupts` and `quickdie`).
 #[inline(always)]
 fn is_last_word(sqlstate: u32) -> bool {
     const ADMIN_SHUTDOWN: u32 = sqlstate_of(b"57P01");
     const CRASH_SHUTDOWN: u32 = sqlstate_of(b"57P02");
     const DATABASE_DROPPED: u32 = sqlstate_of(b"57P04");
     const TRANSACTION_TIMEOUT: u32 = sqlstate_of(b"25P04");
-    matches!(sqlstate, ADMIN_SHUTDOWN | CRASH_SHUTDOWN | DATABASE_DROPPED | TRANSACTION_TIMEOUT | CONNECTION_FAILURE)
+    matches!(sqlstate, ADMIN_SHUTDOWN | CRASH_SHUTDOWN | DATABASE_DROPPED | TRANSACTION_TIMEOUT)
 }

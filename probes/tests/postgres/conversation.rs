@@ -236,6 +236,33 @@ impl Conversation {
         self.restart();
     }
 
+    /// The connection is closed, without a word: what the kernel programs count then at either end.
+    pub fn breaks_off(&mut self) {
+        let Some(wire) = self.wire.filter(|wire| wire.unanswered() > 0) else { return };
+        let database = self.maps.database_name(wire.database);
+        for nth in 0..wire.cycle_count as usize {
+            let cycle = wire.cycles[(wire.cycle_first as usize + nth) % CYCLES];
+            if !cycle.is_unanswered() {
+                continue;
+            }
+            assert_eq!(cycle.mixed, 0, "it has no name");
+            self.maps.findings.queries.push(Query {
+                statement: self.maps.name(cycle.statement),
+                database: database.clone(),
+                user: String::new(),
+                statements: cycle.executions,
+                waited_ns: 0,
+                turn: Turn::WITHIN,
+                duration_ns: 0,
+                first_byte_ns: 0,
+            });
+            if nth > 0 || wire.failed == 0 {
+                self.maps.findings.errors.push((database.clone(), "08006".to_owned()));
+            }
+        }
+        self.restart();
+    }
+
     /// How many databases and users bear a number.
     pub fn databases(&self) -> usize {
         self.maps.databases.len()

@@ -69,6 +69,14 @@ fn what_waits_for_an_answer_when_the_connection_breaks_off_has_failed() {
     transaction.sends(&query("begin")).gets(&all([complete("BEGIN"), ready(b'T')]));
     transaction.sends(&query("select 1")).reads_its_end();
     assert_eq!(transaction.findings().transactions.iter().map(|it| it.0).collect::<Vec<_>>(), [Rollback]);
+    // A server may tell that error of another connection of its own, as postgres_fdw does, and goes on.
+    let mut goes_on = connected();
+    goes_on.sends(&query("select 1")).sends(&query("select 2"));
+    goes_on.gets(&all([error("08006"), ready(b'I'), complete("SELECT 7"), ready(b'I')]));
+    assert_eq!((goes_on.statements(), goes_on.done()), (vec!["select 1", "select 2"], vec![("select 2", 7)]));
+    // A stream of replication has no answer.
+    let mut stream = connected();
+    stream.sends(&query("START_REPLICATION 0/0")).gets(b"W\0\0\0\x07\0\0\0").reads_its_end();
     // Nobody waits; nobody has been let in; not known to be Postgres.
     let mut idle = connected();
     idle.reads_its_end();
@@ -77,7 +85,7 @@ fn what_waits_for_an_answer_when_the_connection_breaks_off_has_failed() {
     let mut candidate = Conversation::new(Role::Client);
     candidate.sends(&query("select 1")).reads_its_end();
     assert!(refused.findings().connected.is_empty());
-    for quiet in [idle, refused, candidate] {
+    for quiet in [idle, refused, candidate, stream] {
         assert_eq!(quiet.statements().len(), 0);
     }
 }
