@@ -47,6 +47,9 @@ fn what_waits_for_an_answer_when_the_connection_breaks_off_has_failed() {
     let mut alone = connected();
     alone.sends(&query("select 1")).reads_its_end();
     assert_eq!((alone.statements(), alone.sqlstates()), (vec!["select 1"], vec!["08006"]));
+    let mut closed = connected();
+    closed.sends(&query("select 1")).breaks_off();
+    assert_eq!((closed.statements(), closed.sqlstates()), (alone.statements(), alone.sqlstates()), "both ways are one");
     // Half a row has come.
     let mut half = connected();
     half.sends(&query("select 1")).gets(b"D\0\0\0\x20\0").reads_its_end();
@@ -71,9 +74,9 @@ fn what_waits_for_an_answer_when_the_connection_breaks_off_has_failed() {
     assert_eq!(transaction.findings().transactions.iter().map(|it| it.0).collect::<Vec<_>>(), [Rollback]);
     // A server may tell that error of another connection of its own, as postgres_fdw does, and goes on.
     let mut goes_on = connected();
-    goes_on.sends(&query("select 1")).sends(&query("select 2"));
+    goes_on.sends(&query("select a")).sends(&query("select b"));
     goes_on.gets(&all([error("08006"), ready(b'I'), complete("SELECT 7"), ready(b'I')]));
-    assert_eq!((goes_on.statements(), goes_on.done()), (vec!["select 1", "select 2"], vec![("select 2", 7)]));
+    assert_eq!((goes_on.statements(), goes_on.done()), (vec!["select a", "select b"], vec![("select b", 7)]));
     // A stream of replication has no answer.
     let mut stream = connected();
     stream.sends(&query("START_REPLICATION 0/0")).gets(b"W\0\0\0\x07\0\0\0").reads_its_end();
