@@ -1,11 +1,16 @@
 //! What is no question and answer: streams of replication, copies that the client gives up, requests that are cancelled.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use steth_tests::{
     agent::{Agent, Options},
     exposition::Exposition,
-    need_postgres,
+    need_bpf, need_postgres,
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
     postgres::Postgres,
@@ -230,4 +235,60 @@ fn queries_that_differ_in_their_comments_are_one_statement() {
         assert_eq!(counts, [f64::from(QUERIES)], "{role}: {counted:?}");
     }
     assert_eq!(metrics.sum("steth_cells_full_total", &[("map", "statements")]), 0.0);
+}
+
+/// A client that has nothing more to ask may say so before it reads its answer.
+#[test]
+fn a_client_that_closes_its_half_gets_its_answer_and_nothing_has_failed() {
+    need_postgres!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start().unwrap();
+    let database = postgres.create_database().unwrap();
+    let mut session = Session::open(&postgres, &database).unwrap();
+    session.send("select pg_sleep(0.2)").unwrap();
+    session.stream().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(session.until_ready().unwrap(), None);
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let all = [STATEMENTS, CYCLES, ERRORS].map(|name| metrics.sum(name, &labels));
+        assert_eq!(all, [1.0, 1.0, 0.0], "{role}");
+    }
+    assert_eq!(lost(&metrics), BTreeMap::new());
+}
+
+/// A server that hangs up on requests which it has not read resets the connection. What it said before is there to be read, but TCP has
+/// closed by then: whether an answer is among it is not known.
+#[test]
+fn a_reset_behind_an_answer_makes_no_failed_query_of_it() {
+    need_bpf!();
+    let agent = Agent::start(&Options::default()).unwrap();
+    let database = format!("reset_{}", std::process::id());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let mut server = listener.accept().unwrap().0;
+    let startup = [&196_608u32.to_be_bytes()[..], format!("user\0ann\0database\0{database}\0\0").as_bytes()].concat();
+    let startup = [&(startup.len() as u32 + 4).to_be_bytes()[..], &startup].concat();
+    let query = b"Q\0\0\0\x0dselect 1\0";
+    // Who says what to whom: all of it is read.
+    let mut pass = |up: bool, said: &[u8], read: usize| {
+        let (from, to) = if up { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        from.write_all(said).unwrap();
+        to.read_exact(&mut vec![0; read]).unwrap();
+    };
+    let welcome = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    pass(true, &startup, startup.len());
+    pass(false, welcome, welcome.len());
+    pass(true, &[&query[..], query].concat(), query.len());
+    server.write_all(b"E\0\0\0\x0cC53300\0\0Z\0\0\0\x05I").unwrap();
+    drop(server);
+    let unseen = [("map", "wires"), ("reason", "end_unseen")];
+    let metrics =
+        agent.scrape_until("the reset", |metrics| metrics.sum("steth_records_lost_total", &unseen) >= 2.0).unwrap();
+    let errors = |role| metrics.sums_by(ERRORS, &[("role", role), ("database", &database)], "sqlstate");
+    assert_eq!((errors("client"), errors("server")), (BTreeMap::new(), BTreeMap::from([("53300".to_owned(), 1.0)])));
+    assert_eq!(lost(&metrics), BTreeMap::from([("end_unseen".to_owned(), 2.0)]));
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap_err();
+    assert!(answer.ends_with(b"Z\0\0\0\x05I"), "the answer was there to be read: {answer:?}");
 }
