@@ -61,6 +61,14 @@ record! {
     }
 }
 
+impl Connection {
+    /// Whether the next read or write is looked at for a protocol.
+    #[inline(always)]
+    pub fn is_worth_a_look(&self) -> bool {
+        self.looks < LOOKS || self.was_postgres != 0
+    }
+}
+
 kinds! {
     /// What is spoken on a connection.
     pub enum Protocol {
@@ -79,7 +87,7 @@ kinds! {
 
 /// Place of the number of the current pass over all open files among the numbers that the kernel programs keep.
 pub const PASS_NUMBER: u32 = 12;
-/// Reads and writes that are looked at for a protocol in each sampling interval.
+/// Reads and writes that are looked at for a protocol in each sampling interval, where Postgres was not spoken before.
 pub const LOOKS: u8 = 16;
 /// How often a busy connection's round-trip time is sampled and its bytes are put into cells.
 pub const SAMPLE_NS: u64 = 1_000_000_000;

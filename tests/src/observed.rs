@@ -38,10 +38,10 @@ pub struct Unharmed {
 }
 
 impl Observed {
-    /// Starts a cluster and a pgbench that goes on until it is told to end.
+    /// Starts a cluster and a pgbench that goes on until it is told to end. Returns once transactions were run.
     ///
     /// # Errors
-    /// If there is no PostgreSQL, or it does not start.
+    /// If there is no PostgreSQL, or it does not start, or runs no transaction.
     pub fn start() -> Result<Self> {
         Self::of(Postgres::start()?)
     }
@@ -58,7 +58,21 @@ impl Observed {
         pgbench.current_dir(folder.path()).args(["-n", "-l", "--log-prefix=log", "-T", "3600", "-c", "2", "-j", "2"]);
         pgbench.args(["-R", &RATE.to_string(), "-f", "script.sql", "-U", USER, "-h", "127.0.0.1"]);
         pgbench.args(["-p", &postgres.port.to_string(), &database]);
-        Ok(Self { pgbench: Process::start("pgbench", pgbench)?, postgres, database, folder })
+        let observed = Self { pgbench: Process::start("pgbench", pgbench)?, postgres, database, folder };
+        // An ALRM before pgbench awaits one would kill it. It writes many lines of its log at once.
+        crate::wait::poll("the observed pgbench to log", Duration::from_secs(60), || observed.has_logged())
+            .with_context(|| format!("it said: {}", observed.pgbench.log()))?;
+        Ok(observed)
+    }
+
+    fn has_logged(&self) -> Result<Option<()>> {
+        for file in fs::read_dir(self.folder.path())? {
+            let file = file?;
+            if file.file_name().as_encoded_bytes().starts_with(b"log.") && file.metadata()?.len() > 0 {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
     }
 
     /// Ends it.
@@ -94,7 +108,6 @@ mod tests {
             skipped!("{why}");
         }
         let observed = Observed::start().unwrap();
-        std::thread::sleep(Duration::from_millis(500));
         assert!(observed.end().unwrap().transactions > 10);
         let observed = Observed::start().unwrap();
         // A backend of its own, once there is one; and it has seen that before it is told to end.

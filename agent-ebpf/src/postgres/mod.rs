@@ -12,6 +12,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 pub use closed::{closed, replaced};
+use scratch::WINDOW;
 pub use scratch::{PreparedKey, Scratch, TlsScratch};
 use sink::Sink;
 use source::UserBytes;
@@ -22,7 +23,7 @@ use steth_probes::{
         LAST_WORDS, Mode, Opening, Phase, STEPS, Source as _, Step, Wire, WireEntry, last_words, opening, step, whole,
     },
     record::clear,
-    socket::{Connection, LOOKS, Protocol},
+    socket::{Connection, Protocol},
     syscalls::SocketCall,
 };
 
@@ -34,6 +35,8 @@ use crate::{
     tcp::RCV_SHUTDOWN,
     tls, wall,
 };
+
+const _: () = assert!(LAST_WORDS <= WINDOW);
 
 /// Empty buffers before the first byte that are passed over.
 const EMPTY_BUFFERS: u32 = 4;
@@ -49,7 +52,7 @@ struct Context {
 pub fn moved(call: &Call, connection: &mut Connection) -> bool {
     match Protocol::from_u8(connection.protocol) {
         Some(Protocol::Postgres) => {}
-        Some(Protocol::Unknown) if connection.looks < LOOKS || connection.was_postgres != 0 => {}
+        Some(Protocol::Unknown) if connection.is_worth_a_look() => {}
         Some(Protocol::PostgresEncrypted) => {
             tls::passed(call, connection);
             return false;
@@ -99,7 +102,7 @@ pub fn walk_here(connection: &mut Connection) -> Option<()> {
 fn is_wanted_behind_tls(connection: &Connection) -> Option<bool> {
     Some(match Protocol::from_u8(connection.protocol)? {
         Protocol::PostgresTls => true,
-        Protocol::Tls | Protocol::PostgresEncrypted => connection.looks < LOOKS || connection.was_postgres != 0,
+        Protocol::Tls | Protocol::PostgresEncrypted => connection.is_worth_a_look(),
         _ => false,
     })
 }
@@ -132,8 +135,8 @@ pub fn read_behind_tls(call: &Call, sock: Address, connection: &mut Connection) 
     None
 }
 
-/// Sets the walk to the bytes that a call moved, or to the end of the stream. Apart from the walk, which then is the same to the verifier whatever the
-/// call was: it checks it once.
+/// Sets the walk to the bytes that a call moved, or to the end of the stream. Apart from the walk, which then is the same to
+/// the verifier whatever the call was: it checks it once.
 #[inline(never)]
 fn set_out(call: &Call, scratch: *mut Scratch, behind_tls: bool) -> Option<()> {
     let mut source = UserBytes(scratch);
@@ -311,7 +314,7 @@ fn end_of_stream(sock: Address, scratch: *mut Scratch, entry: *mut WireEntry) ->
 #[inline(never)]
 fn set_to_last_words(wire: &mut Wire, scratch: *mut Scratch) {
     let walk = UserBytes(scratch).walk();
-    // SAFETY: this CPU's own work space; the window is longer.
+    // SAFETY: this CPU's own work space; the window is at least as long.
     let words = unsafe { &mut *(&raw mut (*scratch).window).cast::<[u8; LAST_WORDS]>() };
     if let Some((begin, end)) = last_words(wire, words) {
         walk.window_at = begin;
