@@ -14,6 +14,7 @@ use steth_probes::{
     cell::{CellKey, HistogramKind, Loss},
     identity::TaskState,
     message::{Header, Kind, Worker},
+    record::clear,
     syscalls::COMPAT,
     wall::{
         DEAD, LOOKS, Leaving, PENDING_NS, RequestWall, Split, THREAD_STATES, ThreadWall, WORKER_NAME, Waits, WallState,
@@ -78,7 +79,8 @@ fn leaves(task: Known, is_preempted: bool, task_state: u32, now_ns: u64) -> Opti
     if state.wall.looks != 0 {
         works_for(task, state);
     }
-    settle(task, state, now_ns);
+    let mut request = request_of(task, state);
+    settle(task, state, request.as_deref_mut(), now_ns);
     state.wall.on_cpu = 0;
     state.wall.event = 0;
     if is_preempted || task_state == 0 {
@@ -86,9 +88,18 @@ fn leaves(task: Known, is_preempted: bool, task_state: u32, now_ns: u64) -> Opti
     } else if task_state & DEAD != 0 {
         flush(state);
     } else {
-        find_out(task, &mut state.wall, task_state);
+        find_out(task, &mut state.wall, request, task_state);
     }
     None
+}
+
+/// What the request spent so far that a thread serves, if it serves one.
+#[inline(always)]
+fn request_of(task: Known, state: &TaskState) -> Option<&'static mut RequestWall> {
+    if state.wall.serves == 0 {
+        return None;
+    }
+    REQUEST_WALLS.get(task)
 }
 
 #[inline(always)]
@@ -100,8 +111,8 @@ fn comes(task: Known, now_ns: u64) -> Option<()> {
     let (at_ns, told_ns) = (wall.at_ns, exchange(&mut wall.told_ns, now_ns));
     wall.at_ns = now_ns;
     if at_ns != 0 {
-        wall.away_ns = now_ns.saturating_sub(at_ns);
-        wall.away_told_ns = now_ns.saturating_sub(told_ns);
+        wall.away.ns = now_ns.saturating_sub(at_ns);
+        wall.away.told_ns = now_ns.saturating_sub(told_ns);
         if wall.on_cpu != 0 {
             // It left unseen.
             wall.state = WallState::Unknown as u8;
@@ -118,7 +129,7 @@ const CLOCKS_DIFFER_NS: u64 = 20_000;
 /// Notes how far the clock of run queues is behind, by a thread that leaves its CPU and was seen to come.
 #[inline(always)]
 fn compare_clocks(task: Known, wall: &ThreadWall) -> Option<()> {
-    if wall.on_cpu == 0 || wall.away_ns == 0 {
+    if wall.on_cpu == 0 || wall.away.ns == 0 {
         // It came unseen, or has had its time accounted for since.
         return None;
     }
@@ -146,8 +157,8 @@ fn came_unseen(task: Known, wall: &mut ThreadWall, now_ns: u64) -> Option<()> {
     let came_ns = task.load::<u64>(offset!(task_arrived)).wrapping_add(ahead_ns).clamp(at_ns, now_ns);
     // What its service was told meanwhile stays told.
     let is_told = told_ns >= came_ns || compare_exchange(&mut wall.told_ns, told_ns, came_ns) != told_ns;
-    wall.away_ns = came_ns - at_ns;
-    wall.away_told_ns = if is_told { 0 } else { came_ns - told_ns };
+    wall.away.ns = came_ns - at_ns;
+    wall.away.told_ns = if is_told { 0 } else { came_ns - told_ns };
     wall.at_ns = came_ns;
     wall.on_cpu = 1;
     None
@@ -155,7 +166,7 @@ fn came_unseen(task: Known, wall: &mut ThreadWall, now_ns: u64) -> Option<()> {
 
 /// Accounts for the time of a thread that runs until now: its last wait, and what it has run since.
 #[inline(never)]
-fn settle(task: Known, state: &mut TaskState, now_ns: u64) -> Option<()> {
+fn settle(task: Known, state: &mut TaskState, request: Option<&mut RequestWall>, now_ns: u64) -> Option<()> {
     let queued_ns: u64 = task.load(offset!(task_queued));
     let wall = &mut state.wall;
     if wall.on_cpu == 0 {
@@ -163,20 +174,17 @@ fn settle(task: Known, state: &mut TaskState, now_ns: u64) -> Option<()> {
     }
     let told_ns = exchange(&mut wall.told_ns, now_ns);
     let (at_ns, was_queued_ns, was) = (wall.at_ns, queued_ns.wrapping_sub(wall.queued_ns), wall.state);
-    let (away_ns, away_told_ns) = (wall.away_ns, wall.away_told_ns);
+    let (away_ns, away_told_ns) = (wall.away.ns, wall.away.told_ns);
     // When it came is not known if it is not known to run.
     let now = if wall.on_cpu != 0 { WallState::OnCpu } else { WallState::Unknown } as usize;
     wall.at_ns = if at_ns > now_ns { at_ns } else { now_ns };
     wall.queued_ns = queued_ns;
-    wall.away_ns = 0;
-    wall.away_told_ns = 0;
+    clear(&mut wall.away);
     if at_ns == 0 {
         return None;
     }
     let ran_ns = now_ns.saturating_sub(at_ns);
-    if wall.serves != 0
-        && let Some(request) = REQUEST_WALLS.get(task)
-    {
+    if let Some(request) = request {
         let (waited_ns, queue_ns) = part(away_ns, was_queued_ns);
         request.ns[now & 15] += ran_ns;
         request.ns[WallState::RunQueue as usize] += queue_ns;
@@ -294,7 +302,7 @@ fn works_for(task: Known, state: &mut TaskState) -> Option<()> {
     request.leader = leader;
     request.event_address = backends.event_address;
     // With the wait that it came from, which is told next.
-    request.begin(state.wall.at_ns.saturating_sub(state.wall.away_ns));
+    request.begin(state.wall.at_ns.saturating_sub(state.wall.away.ns));
     state.wall.serves = 1;
     None
 }
@@ -309,7 +317,7 @@ pub fn worker_ends(task: Known, state: &mut TaskState) -> Option<()> {
     }
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    settle(task, state, now_ns);
+    settle(task, state, Some(request), now_ns);
     // It stays on its CPU a little longer: that is its service's.
     state.wall.on_cpu = 1;
     state.wall.serves = 0;
@@ -328,9 +336,8 @@ pub fn worker_ends(task: Known, state: &mut TaskState) -> Option<()> {
 
 /// Finds out what a thread waits for that is about to leave its CPU, or has left it.
 #[inline(never)]
-fn find_out(task: Known, wall: &mut ThreadWall, task_state: u32) -> Option<()> {
-    if wall.serves != 0
-        && let Some(request) = REQUEST_WALLS.get(task)
+fn find_out(task: Known, wall: &mut ThreadWall, request: Option<&mut RequestWall>, task_state: u32) -> Option<()> {
+    if let Some(request) = request
         && request.event_address != 0
         && let Some(event) = read_user::<u64>(request.event_address).and_then(read_user::<u32>)
         && let Some(state) = of_event(event)
@@ -400,7 +407,7 @@ pub fn request_begins(sock: u64, service: u32, now_ns: u64) -> Option<()> {
         request.event_address = unsafe { BACKENDS.get(&service) }.map_or(0, |backends| backends.event_address);
     }
     state.wall.serves = 0;
-    settle(task, state, now_ns);
+    settle(task, state, None, now_ns);
     state.wall.on_cpu = 1;
     request.begin(now_ns);
     state.wall.serves = 1;
@@ -424,7 +431,7 @@ fn request_split(sock: u64, begun_ns: u64, now_ns: u64, more: bool, split: &mut 
     if request.sock != sock || state.wall.serves == 0 {
         return None;
     }
-    settle(task, state, now_ns);
+    settle(task, state, Some(request), now_ns);
     split_of(request, begun_ns, now_ns - begun_ns, split);
     if more {
         request.begin(now_ns);
@@ -466,7 +473,7 @@ fn so_far(task: Known) -> Option<()> {
         wall.queued_ns = task.load(offset!(task_queued));
         wall.on_cpu = (task.load::<u32>(offset!(task_on_cpu)) != 0) as u8;
         if wall.on_cpu == 0 {
-            find_out(task, wall, task_state);
+            find_out(task, wall, None, task_state);
         }
         wall.told_ns = now_ns;
         wall.at_ns = now_ns;

@@ -59,6 +59,16 @@ pub const PENDING_NS: u64 = 1 << 23;
 pub const EVENTS: usize = 4;
 
 record! {
+    /// A wait.
+    pub struct Away {
+        /// How long it took.
+        pub ns: u64,
+        /// What of that its service is still to be told.
+        pub told_ns: u64,
+    }
+}
+
+record! {
     /// What is kept of each thread.
     pub struct ThreadWall {
         /// Up to when its time is known; 0 if it was never seen.
@@ -68,9 +78,7 @@ record! {
         /// How long the kernel says that it has been in run queues, up to when its waits are told.
         pub queued_ns: u64,
         /// The last wait, of which it is not known yet how much was spent in a run queue behind it.
-        pub away_ns: u64,
-        /// What of that its service was told.
-        pub away_told_ns: u64,
+        pub away: Away,
         /// The wait event of Postgres; 0 if none.
         pub event: u32,
         /// A [`WallState`]: what a request waits for while the thread is off its CPU.
@@ -347,9 +355,9 @@ impl RequestWall {
     #[inline(always)]
     pub fn begin(&mut self, now_ns: u64) {
         self.since_ns = now_ns;
-        self.ns = [0; STATES];
-        self.events = [0; EVENTS];
-        self.event_ns = [0; EVENTS];
+        clear(&mut self.ns);
+        // An event without time is none.
+        clear(&mut self.event_ns);
     }
 
     /// The request has waited with this wait event. A new one takes the place of the one with the least time, and its time:
