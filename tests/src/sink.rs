@@ -18,12 +18,24 @@ use crate::wait;
 /// What is posted, with when it came.
 type Posts = Arc<Mutex<Vec<(Instant, Value)>>>;
 
+/// How it answers what is posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// With success.
+    Takes,
+    /// With these bytes, and by hanging up.
+    Says(&'static str),
+    /// Never.
+    Hangs,
+}
+
 /// A server on a free port of 127.0.0.1. Its threads end with the test.
 #[derive(Debug)]
 pub struct Sink {
     address: SocketAddr,
     posts: Posts,
     is_away: Arc<AtomicBool>,
+    manner: Arc<Mutex<Manner>>,
 }
 
 impl Sink {
@@ -43,17 +55,23 @@ impl Sink {
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         let address = listener.local_addr()?;
         let (posts, is_away) = (Posts::default(), Arc::new(AtomicBool::new(false)));
-        let (kept, away) = (Arc::clone(&posts), Arc::clone(&is_away));
+        let manner = Arc::new(Mutex::new(Manner::Takes));
+        let (kept, away, how) = (Arc::clone(&posts), Arc::clone(&is_away), Arc::clone(&manner));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if away.load(Ordering::SeqCst) {
                     break;
                 }
-                let (posts, away) = (Arc::clone(&kept), Arc::clone(&away));
-                std::thread::spawn(move || serve(stream, &posts, &away));
+                let (posts, away, how) = (Arc::clone(&kept), Arc::clone(&away), Arc::clone(&how));
+                std::thread::spawn(move || serve(stream, &posts, &away, &how));
             }
         });
-        Ok(Self { address, posts, is_away })
+        Ok(Self { address, posts, is_away, manner })
+    }
+
+    /// How it answers from now on. What it does not answer with success is not kept.
+    pub fn set_manner(&self, manner: Manner) {
+        *self.manner.lock().unwrap_or_else(PoisonError::into_inner) = manner;
     }
 
     /// Goes away: nobody listens there any more, and who is connected gets no answer. Returns what came.
@@ -89,7 +107,7 @@ impl Sink {
 }
 
 /// Answers one request after the other until the other side hangs up, or has said that it is the last.
-fn serve(stream: TcpStream, posts: &Posts, is_away: &AtomicBool) -> Option<()> {
+fn serve(stream: TcpStream, posts: &Posts, is_away: &AtomicBool, manner: &Mutex<Manner>) -> Option<()> {
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -112,6 +130,13 @@ fn serve(stream: TcpStream, posts: &Posts, is_away: &AtomicBool) -> Option<()> {
         reader.read_exact(&mut body).ok()?;
         if is_away.load(Ordering::SeqCst) {
             return None;
+        }
+        let manner = *manner.lock().unwrap_or_else(PoisonError::into_inner);
+        match manner {
+            Manner::Takes => {}
+            Manner::Says(bytes) => return writer.write_all(bytes.as_bytes()).ok(),
+            // Until the other side hangs up.
+            Manner::Hangs => return reader.read(&mut [0]).map(drop).ok(),
         }
         let post = serde_json::from_slice(&body).unwrap_or(Value::Null);
         posts.lock().unwrap_or_else(PoisonError::into_inner).push((Instant::now(), post));

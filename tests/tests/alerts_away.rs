@@ -9,7 +9,7 @@ use steth_tests::{
     need_bpf, need_program,
     network::free_port,
     programs::{HOLD_RESOURCES, Program},
-    sink::Sink,
+    sink::{Manner, Sink},
     stage::{Stage, TOLD, find, hold_files},
     wait,
 };
@@ -108,5 +108,86 @@ fn receivers_that_come_back_are_told_once_also_by_an_agent_that_was_started_anew
     assert_eq!(count(&stage.sink, name, "resolved"), 1);
     // What is over it does not list.
     assert!(alertmanager.alerts().unwrap().iter().all(|alert| alert["labels"]["groupname"] != name));
+    assert!(agent.stop().unwrap().success());
+}
+
+/// What receivers do that are there and take nothing. All but the one that says that the request is wrong are asked again.
+const MANNERS: [(&str, &str, Manner); 5] = [
+    (WRONG, "slack", Manner::Says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nlost")),
+    ("busy", "webhook", Manner::Says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")),
+    ("mad", "webhook", Manner::Says("\x01\x02 no HTTP at all\r\n\r\n")),
+    ("short", "alertmanager", Manner::Says("HTTP/1.1 200 OK\r\nContent-Len")),
+    ("mute", "webhook", Manner::Hangs),
+];
+const WRONG: &str = "lost";
+
+#[test]
+fn receivers_that_refuse_rave_or_hang_hold_up_nobody_and_are_told_when_they_listen() {
+    need_bpf!();
+    need_program!("gcc");
+    let sinks = MANNERS.map(|(.., manner)| {
+        let sink = Sink::start().unwrap();
+        sink.set_manner(manner);
+        sink
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let channels = MANNERS.iter().zip(&sinks).map(|((name, kind, _), sink)| {
+        let endpoint = match *kind {
+            "slack" => {
+                let file = folder.path().join(name);
+                std::fs::write(&file, sink.url()).unwrap();
+                format!("url_file = {file:?}")
+            }
+            _ => format!("endpoint = {{ url = {:?}, timeout = \"1s\" }}", sink.url().trim_end_matches('/')),
+        };
+        format!("[[channel]]\nname = {name:?}\nkind = {kind:?}\n{endpoint}\n")
+    });
+    let stage = Stage::new(&channels.collect::<String>());
+    let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+    let name = program.name.as_str();
+    let agent = stage.agent();
+    let mut holder = hold_files(&program);
+    stage.told(RULE, name, "firing");
+    let of = |all: &Exposition, channel: &str, outcome: &str| {
+        all.sum("steth_alert_notices_total", &[("channel", channel), ("outcome", outcome)])
+    };
+    let refused = |all: &Exposition| {
+        let is_refused = |channel| match channel {
+            WRONG => of(all, channel, "dropped") >= 1.0,
+            _ => of(all, channel, "failed") >= 2.0,
+        };
+        MANNERS.iter().all(|(channel, ..)| is_refused(channel))
+    };
+    let metrics = agent.scrape_until("what each refuses", refused).unwrap();
+    for (channel, ..) in MANNERS {
+        let wrong = channel == WRONG;
+        assert_eq!(
+            (of(&metrics, channel, "arrived"), of(&metrics, channel, "failed") == 0.0),
+            (0.0, wrong),
+            "{channel}"
+        );
+        assert!(agent.log().contains(&format!("channel {channel}: ")), "nothing is said of it: {}", agent.log());
+    }
+    // Nobody else waits for them.
+    windows(&agent, 3);
+    assert_eq!(stage.count(RULE, name), 1);
+
+    sinks.iter().for_each(|sink| sink.set_manner(Manner::Takes));
+    let told = |sink: &Sink| sink.posts().iter().filter(|(_, post)| post.to_string().contains(name)).count();
+    let waiting = MANNERS.iter().zip(&sinks).filter(|((channel, ..), _)| *channel != WRONG);
+    for ((channel, kind, _), sink) in waiting {
+        sink.wait_for(channel, TOLD, |post| post.to_string().contains(name).then_some(())).unwrap();
+        windows(&agent, 2);
+        // Alertmanager is told again and again.
+        assert!(told(sink) == 1 || *kind == "alertmanager", "{channel} was told {} times", told(sink));
+    }
+    holder.signal("KILL").unwrap();
+    drop(holder.wait(TOLD));
+    // What has come to an end Alertmanager is told by a time, as the test above has it.
+    for ((channel, ..), sink) in MANNERS.iter().zip(&sinks).filter(|((_, kind, _), _)| *kind != "alertmanager") {
+        let is_over = |post: &Value| post.to_string().contains(name) && post.to_string().contains("resolved");
+        sink.wait_for(&format!("{channel} to be told that it is over"), TOLD, |post| is_over(post).then_some(()))
+            .unwrap();
+    }
     assert!(agent.stop().unwrap().success());
 }

@@ -10,11 +10,11 @@ use std::{
 use steth_tests::{
     agent::{Agent, Options},
     exposition::Exposition,
-    need_bpf, need_postgres,
+    need_bpf, need_postgres, need_program,
     pgbench::{Endpoint, Mode, Pgbench},
     pgwire::Session,
     postgres::Postgres,
-    process::{Process, send_signal},
+    process::{self, Process, send_signal},
     wait,
 };
 
@@ -214,6 +214,50 @@ fn a_query_whose_connection_breaks_off_has_failed() {
     let slow = agent.get_json(&format!("/api/v1/postgres/slow?database={database}")).unwrap();
     let kept: Vec<_> = slow["queries"].as_array().unwrap().iter().map(|it| (&it["role"], &it["sqlstate"])).collect();
     assert_eq!(kept, [(&"client".into(), &"08006".into()); 2], "{slow:#}");
+}
+
+/// A client that reads by messages, to the end that a server makes instead of an answer.
+const READS_MESSAGES: &str = r#"
+import socket, struct, sys
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+body = struct.pack("!i", 196608) + b"user\0ann\0database\0" + sys.argv[2].encode() + b"\0\0"
+sock.sendall(struct.pack("!i", len(body) + 4) + body)
+assert sock.recvmsg(100)[0].endswith(b"Z\0\0\0\5I")
+sock.sendall(b"Q\0\0\0\x0dselect 1\0")
+assert sock.recvmsg(100)[0] == b""
+"#;
+
+#[test]
+fn the_end_is_the_same_to_who_reads_by_messages() {
+    need_bpf!();
+    need_program!("python3");
+    let agent = Agent::start(&Options::default()).unwrap();
+    let database = format!("messages_{}", std::process::id());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("client.py");
+    std::fs::write(&script, READS_MESSAGES).unwrap();
+    let mut python = process::command("python3", None);
+    python.arg(&script).args([&listener.local_addr().unwrap().port().to_string(), &database]);
+    let client = Process::start("python3", python).unwrap();
+    let mut server = listener.accept().unwrap().0;
+    let startup = 4 + 4 + "user\0ann\0database\0".len() + database.len() + 2;
+    server.read_exact(&mut vec![0; startup]).unwrap();
+    server.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").unwrap();
+    server.read_exact(&mut [0; 14]).unwrap();
+    drop(server);
+    client.finish(SOON).unwrap();
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let errors = metrics.sums_by(ERRORS, &labels, "sqlstate");
+        assert_eq!(errors, BTreeMap::from([("08006".to_owned(), 1.0)]), "{role}");
+        assert_eq!(metrics.sum(CYCLES, &labels), 1.0, "{role}");
+    }
+    assert_eq!(lost(&metrics), BTreeMap::new());
+    let slow = agent.get_json(&format!("/api/v1/postgres/slow?database={database}")).unwrap();
+    let kept: Vec<_> = slow["queries"].as_array().unwrap().iter().map(|it| (&it["role"], &it["sqlstate"])).collect();
+    assert_eq!(kept, [(&"client".into(), &"08006".into())], "{slow:#}");
 }
 
 /// As those do who write what trace it belongs to into each query: more texts than there are numbers of statements.

@@ -17,7 +17,7 @@ use steth_tests::{
     pgbench::{Endpoint, Mode, Pgbench},
     postgres::{Postgres, USER},
     process::{self, Process},
-    skipped,
+    skipped, wait,
 };
 
 const COUNT: &str = "steth_postgres_query_duration_seconds_count";
@@ -386,6 +386,44 @@ fn direct_hello() -> Vec<u8> {
     body.extend(extensions);
     let length = body.len() as u16;
     [&[22, 3, 1][..], &(length + 4).to_be_bytes(), &[1, 0], &length.to_be_bytes(), &body].concat()
+}
+
+/// Nobody says a word then: the process is killed, and the kernel closes the connection.
+#[test]
+fn a_query_whose_connection_breaks_off_has_failed() {
+    need_postgres!();
+    need_program!("openssl");
+    let agent = Agent::start(&Options::default()).unwrap();
+    let postgres = Postgres::start_tls().unwrap();
+    let database = postgres.create_database().unwrap();
+    let running = format!("select pid from pg_stat_activity where datname = '{database}' and wait_event = 'PgSleep'");
+    let begun = || Ok(postgres.psql("postgres", &running)?.parse::<u32>().ok());
+    let sleeper = || {
+        let mut psql = psql(&postgres, &database, None);
+        psql.say("select pg_sleep(60);").unwrap();
+        let server = wait::poll("the query", SOON, begun).unwrap();
+        (psql, server)
+    };
+    // The client goes first; the server finds out when its statement is done, which is told to end.
+    let (mut client, server) = sleeper();
+    client.signal("KILL").unwrap();
+    client.wait(SOON).unwrap();
+    assert_eq!(postgres.psql("postgres", &format!("select pg_cancel_backend({server})")).unwrap(), "t");
+    wait::poll("the server to see it", SOON, || Ok(begun()?.is_none().then_some(()))).unwrap();
+    // Its own cluster's: all sessions end with it, and the server starts anew.
+    let (mut client, server) = sleeper();
+    process::send_signal(server, "KILL").unwrap();
+    assert!(!client.wait(SOON).unwrap().success());
+    let metrics = agent.settled().unwrap();
+    for role in ROLES {
+        let labels = [("role", role), ("database", database.as_str())];
+        let mut errors = by(&metrics, "steth_postgres_errors_total", &labels, "sqlstate");
+        // Whether the server's last answer is sent before it is known that nobody listens is a race.
+        let told = if role == "server" { errors.remove("57014").unwrap_or_default() } else { 0.0 };
+        assert_eq!(errors.into_iter().collect::<Vec<_>>(), [("08006".to_owned(), 2.0 - told)], "{role}");
+        assert_eq!(metrics.sum(COUNT, &labels), 2.0, "{role}");
+    }
+    assert_eq!(by(&metrics, "steth_records_lost_total", &[("map", "wires")], "reason"), BTreeMap::new());
 }
 
 #[test]

@@ -348,19 +348,12 @@ extern "C" fn walk_step(_index: u64, context: *mut c_void) -> i64 {
         let context = context.cast::<Context>();
         ((*context).scratch, (*context).entry)
     };
-    for _ in 0..AT_ONCE {
-        // One after the other, not one within the other: before Linux 6.13 there is no stack for both.
-        match short_step(scratch, entry) {
-            0 => {}
-            NOT_WHOLE => return long_step(scratch, entry),
-            done => return done,
-        }
+    // One after the other, not one within the other: before Linux 6.13 there is no stack for both.
+    match short_step(scratch, entry) {
+        NOT_WHOLE => long_step(scratch, entry),
+        done => done,
     }
-    0
 }
-
-/// Messages taken by one call of `bpf_loop`'s, which is an indirect one and costs as much as a short message.
-const AT_ONCE: u32 = 4;
 
 /// What a step says that took nothing.
 const NOT_WHOLE: i64 = 2;

@@ -192,11 +192,11 @@ impl Alerter {
                 self.book.note(&channel, &notice.told);
             }
             Err(failed) => {
-                told.failed += 1;
                 if told.problem.as_ref() != Some(&failed.what) {
                     tracing::warn!("alerts: channel {channel}: {}", failed.what);
                 }
                 if failed.is_worth_another_try {
+                    told.failed += 1;
                     told.planner.failed(failed.retry_after, Instant::now());
                 } else {
                     // The same would be refused again; what comes of the alerts next is told.
