@@ -199,10 +199,61 @@ fn alerts_are_acknowledged_silenced_and_tried_and_wrong_rules_are_refused_with_t
     std::fs::write(&wrong, "[[rule]]\nname = \"a\"\nmetric = \"node_lod1\"\nabove = 1.0\nsummary = \"x\"\n").unwrap();
     let (code, _, said) = run(&["test", wrong.to_str().unwrap()]);
     assert!(code == Some(1) && said.contains("wrong.toml:3: there is no metric \"node_lod1\""), "{said}");
+    let (code, said, _) = steth(&["config", "check", wrong.to_str().unwrap()]).unwrap();
+    assert!(code == Some(2) && said.contains("wrong.toml:3: there is no metric"), "{said}");
+    assert_eq!(steth(&["config", "check", rules.to_str().unwrap()]).unwrap().0, Some(0));
     let config = stage.folder().join("steth.toml");
     std::fs::write(&config, format!("[alerts]\nfiles = [{:?}]\n", wrong.to_str().unwrap())).unwrap();
     let (code, said, _) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
     assert!(code == Some(2) && said.contains("wrong.toml:3: there is no metric"), "{said}");
+    assert!(agent.stop().unwrap().success());
+}
+
+/// A rule that waits for long.
+const SLOW_RULE: &str = "[[rule]]\nname = \"slowly\"\nmetric = \"namedprocess_namegroup_worst_fd_ratio\"\nabove = 0.8\nfor = \"15s\"\nsummary = \
+                         \"{groupname} has used {value}\"\n";
+const SLOW_RULE_WAITS_MS: u64 = 15_000;
+
+#[test]
+fn what_is_acknowledged_silenced_or_pending_is_so_after_a_restart() {
+    need_bpf!();
+    need_program!("gcc");
+    let stage = Stage::new(SLOW_RULE);
+    let program = Program::build("hold", HOLD_RESOURCES).unwrap();
+    let quiet = program.under_another_name("hush").unwrap();
+    let of = |agent: &Agent, rule: &str, name: &str| {
+        let listed = agent.get_json("/api/v1/alerts").unwrap()["alerts"].as_array().unwrap().clone();
+        listed.into_iter().find(|it| it["rule"] == rule && it["labels"]["groupname"] == name)
+    };
+    let until = |agent: &Agent, rule: &str, name: &str, is_so: &dyn Fn(&Value) -> bool| {
+        let what = format!("{rule} of {name} to become what is wanted");
+        wait::poll(&what, TOLD, || Ok(of(agent, rule, name).filter(is_so))).unwrap()
+    };
+    let agent = stage.agent();
+    let run = |arguments: &[&str]| steth(&[&["alerts", "--agent", agent.address()], arguments].concat()).unwrap();
+    let label = format!("groupname={}", quiet.name);
+    assert_eq!(run(&["silence", "--label", &label, "--for", "10m", "--by", "me", "--comment", "known"]).0, Some(0));
+    let (_loud, _quiet) = (hold_files(&program), hold_files(&quiet));
+    stage.told("open_files_high", &program.name, "firing");
+    let loud = until(&agent, "open_files_high", &program.name, &|alert| alert["state"] == "firing");
+    assert_eq!(run(&["ack", &loud["id"].to_string(), "--by", "me"]).0, Some(0));
+    let is_silenced = |alert: &Value| alert["state"] == "firing" && alert["suppressed"] == "silence";
+    let hushed = until(&agent, "open_files_high", &quiet.name, &is_silenced);
+    let pending = until(&agent, "slowly", &program.name, &|alert| alert["state"] == "pending");
+    assert!(agent.stop().unwrap().success());
+
+    let agent = stage.agent();
+    let again = until(&agent, "open_files_high", &program.name, &|alert| alert["state"] == "acknowledged");
+    assert_eq!((&again["id"], &again["acknowledged"]["by"]), (&loud["id"], &"me".into()), "{again:#}");
+    let again = until(&agent, "open_files_high", &quiet.name, &is_silenced);
+    assert_eq!(again["id"], hushed["id"], "{again:#}");
+    let fires = until(&agent, "slowly", &program.name, &|alert| alert["state"] == "firing");
+    assert_eq!((&fires["id"], &fires["pending_unix_ms"]), (&pending["id"], &pending["pending_unix_ms"]), "{fires:#}");
+    let waited_ms = fires["firing_unix_ms"].as_u64().unwrap() - fires["pending_unix_ms"].as_u64().unwrap();
+    assert!(waited_ms >= SLOW_RULE_WAITS_MS, "{waited_ms}");
+    stage.told("slowly", &program.name, "firing");
+    let counts = [&program.name, &quiet.name].map(|name| stage.count("open_files_high", name));
+    assert_eq!(counts, [1, 0], "told once, and never of what is silenced");
     assert!(agent.stop().unwrap().success());
 }
 

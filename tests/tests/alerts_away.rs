@@ -112,14 +112,15 @@ fn receivers_that_come_back_are_told_once_also_by_an_agent_that_was_started_anew
 }
 
 /// What receivers do that are there and take nothing. All but the one that says that the request is wrong are asked again.
-const MANNERS: [(&str, &str, Manner); 5] = [
-    (WRONG, "slack", Manner::Says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nlost")),
+const MANNERS: [(&str, &str, Manner); 6] = [
+    (WRONG, "slack", Manner::Says("HTTP/1.1 400 Bad Request\r\nContent-Length: 4\r\n\r\nwhat")),
+    ("elsewhere", "slack", Manner::Says("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nlost")),
     ("busy", "webhook", Manner::Says("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")),
     ("mad", "webhook", Manner::Says("\x01\x02 no HTTP at all\r\n\r\n")),
     ("short", "alertmanager", Manner::Says("HTTP/1.1 200 OK\r\nContent-Len")),
     ("mute", "webhook", Manner::Hangs),
 ];
-const WRONG: &str = "lost";
+const WRONG: &str = "strict";
 
 #[test]
 fn receivers_that_refuse_rave_or_hang_hold_up_nobody_and_are_told_when_they_listen() {

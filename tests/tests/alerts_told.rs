@@ -199,7 +199,7 @@ fn a_storm_of_a_thousand_conditions_is_a_handful_of_notices_and_a_count() {
         })
         .unwrap();
     let metrics = agent.scrape().unwrap();
-    assert_eq!(metrics.sum("steth_alert_lost_total", &[]), 0.0);
+    assert_eq!(metrics.sum("steth_alerts_lost_total", &[]), 0.0);
     wait::poll("Slack is told of both rules", TOLD, || Ok((slack.posts().len() >= 2).then_some(()))).unwrap();
     for (_, message) in slack.posts() {
         assert_taken_by_slack(&message);

@@ -138,7 +138,7 @@ impl Alerter {
         for channel in wanted {
             if self.channels.iter().all(|told| told.channel != *channel) {
                 let queue = channel::start(channel.clone(), self.sender.clone(), self.report.clone());
-                let (channel, planner) = (channel.clone(), Planner::default());
+                let (channel, planner) = (channel.clone(), Planner::new(&channel.kind));
                 self.channels.push(Told { channel, planner, queue, sent: 0, failed: 0, dropped: 0, problem: None });
             }
         }

@@ -1,5 +1,5 @@
 //! When which channel is told of which alerts: what it has been told is compared with what is, so that an outage, a restart or a
-//! storm leaves no queue behind. Pure: time is handed in.
+//! storm leaves no queue behind. Pure but for the chance in pauses: time is handed in.
 //!
 //! Channels to people get the alerts of one rule together, the first at once, what follows after `alerts.throttle`, and are told
 //! when they are over. Alertmanager groups by itself: it gets all that fires, again and again until it is over, as its API asks.
@@ -13,6 +13,7 @@ use super::book::{Book, Entry, Key, Told, key_of};
 use crate::{
     config::alerts::{Channel, ChannelKind},
     model::alert::{Alert, AlertState},
+    send::backoff::Backoff,
 };
 
 /// Alerts that one notice bears; the rest is counted.
@@ -21,8 +22,7 @@ pub const MOST_OF_NOTICE: usize = 50;
 const MOST_OF_POST: usize = 256;
 /// How often Alertmanager is told of what lasts: Prometheus does as much (`--rules.alert.resend-delay`).
 pub const RESEND: Duration = Duration::from_secs(60);
-/// The first pause after a failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// What a channel is told at a time.
@@ -61,11 +61,11 @@ pub struct Pace {
 }
 
 /// When a channel is told next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Planner {
     in_flight: bool,
     not_before: Option<Instant>,
-    failures: u32,
+    backoff: Backoff,
     last: HashMap<String, Instant>,
     waiting: HashSet<u64>,
     /// Alerts that had to wait for others of their group.
@@ -73,6 +73,23 @@ pub struct Planner {
 }
 
 impl Planner {
+    /// One that has told nothing yet.
+    pub fn new(kind: &ChannelKind) -> Self {
+        let longest = match kind {
+            // What it does not hear of again is over to it.
+            ChannelKind::Alertmanager(_) => RESEND,
+            _ => LONGEST_PAUSE,
+        };
+        Self {
+            in_flight: false,
+            not_before: None,
+            backoff: Backoff::new(longest),
+            last: HashMap::new(),
+            waiting: HashSet::new(),
+            throttled: 0,
+        }
+    }
+
     /// What the channel is to be told now, if anything.
     pub fn next(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {
         if self.in_flight || self.not_before.is_some_and(|moment| now.instant < moment) {
@@ -88,7 +105,8 @@ impl Planner {
 
     /// The notice arrived.
     pub fn arrived(&mut self, notice: &Notice, now: Instant) {
-        (self.in_flight, self.failures, self.not_before) = (false, 0, None);
+        (self.in_flight, self.not_before) = (false, None);
+        self.backoff.reset();
         self.last.insert(notice.group.clone(), now);
         self.waiting.retain(|id| !notice.told.iter().any(|(_, told)| told.id == *id));
     }
@@ -96,9 +114,7 @@ impl Planner {
     /// The notice did not arrive: the channel is left alone for a while.
     pub fn failed(&mut self, retry_after: Option<Duration>, now: Instant) {
         self.in_flight = false;
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        self.not_before = Some(now + pause.max(retry_after.unwrap_or_default()));
+        self.not_before = Some(now + self.backoff.next(retry_after));
     }
 
     fn group(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {

@@ -1,19 +1,20 @@
 //! `steth config`: looks at configuration files.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
 use super::{Failure, Outcome, terminal};
-use crate::config::{Config, Given};
+use crate::config::{Complaints, Config, Given, alerts::AlertFile};
 
 /// The subcommands of `steth config`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Say whether a configuration file is valid, or list everything that is not
+    /// Say whether a configuration file, or one of rules for alerts, is valid, or list everything that is not
     #[command(after_help = "\
 Examples:
   steth config check /etc/steth/steth.toml
+  steth config check my-alerts.toml
   steth config check new.toml && cp new.toml /etc/steth/steth.toml && systemctl reload steth")]
     Check(CheckArguments),
 }
@@ -30,12 +31,21 @@ pub struct CheckArguments {
 /// # Errors
 /// When the file is not valid.
 pub fn check(arguments: &CheckArguments) -> Outcome {
-    let given = Given { file: Some(&arguments.file), ..Given::default() };
-    match Config::load(&given) {
-        Ok(_) => terminal::result(&format!("{}: valid\n", arguments.file.display())),
+    let file = &arguments.file;
+    let read = match fs::read_to_string(file).ok().filter(|text| has_rules(text)) {
+        Some(rules) => AlertFile::parse(file, &rules).map(drop).map_err(Complaints),
+        None => Config::load(&Given { file: Some(file), ..Given::default() }).map(drop),
+    };
+    match read {
+        Ok(()) => terminal::result(&format!("{}: valid\n", file.display())),
         Err(complaints) => {
             terminal::result(&format!("{complaints}\n"))?;
-            Err(Failure::usage(format!("{} is not valid: {} to correct", arguments.file.display(), complaints.0.len())))
+            Err(Failure::usage(format!("{} is not valid: {} to correct", file.display(), complaints.0.len())))
         }
     }
+}
+
+/// Whether it is a file of `alerts.files`. One that is no TOML at all is looked at as a configuration.
+fn has_rules(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|all| all.contains_key("rule") || all.contains_key("channel"))
 }

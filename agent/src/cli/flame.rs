@@ -125,7 +125,7 @@ pub struct Arguments {
 }
 
 /// Beyond its length, a profile takes this long at most until it is drawn.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(150);
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(200);
 

@@ -210,8 +210,9 @@ impl Walk {
             return Some(without);
         }
         if bp == 0 {
-            // As the ABI asks of the outermost frame (System V ABI for AMD64, section 3.4.1). In the innermost it says nothing.
-            return Some(if self.frames > 1 { Stop::End } else { without });
+            // As the ABI asks of the outermost frame (System V ABI for AMD64, section 3.4.1). It says nothing in the innermost one, or
+            // behind those that keep no frame pointers: then it is that of the outermost all along.
+            return Some(if self.guessed != 0 { Stop::End } else { without });
         }
         // `bp` below `sp` gives a large difference.
         if bp & (WORD - 1) != 0 || bp.wrapping_sub(self.sp) > FRAME_POINTER_REACH {

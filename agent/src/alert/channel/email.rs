@@ -29,12 +29,17 @@ pub async fn send(email: &Email, sender: &Sender, notice: &Notice) -> Result<(),
     match transport.send(message).await {
         Ok(_) => Ok(()),
         Err(error) => Err(Failed {
-            // A server that refuses for good says so with 5xx; all else may pass.
-            is_worth_another_try: !error.is_permanent(),
+            // A server that refuses for good says so with 5xx; all else may pass, and proof of who one is may be set right.
+            is_worth_another_try: !error.is_permanent() || error.status().map(u16::from).is_some_and(is_of_proof),
             what: format!("{}:{}: {}", email.host, email.port, chain(&error)),
             retry_after: None,
         }),
     }
+}
+
+/// Whether a server wants a better proof of who sends (RFC 4954, section 6).
+fn is_of_proof(code: u16) -> bool {
+    matches!(code, 530 | 534 | 535 | 538)
 }
 
 fn transport(email: &Email) -> Result<AsyncSmtpTransport<Tokio1Executor>, Failed> {
@@ -208,7 +213,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_refuses_for_now_is_asked_again_and_one_that_refuses_for_good_is_not() {
-        for (refusal, again) in [("450 busy", true), ("550 nobody of that name", false)] {
+        let refusals = [("450 busy", true), ("550 nobody of that name", false), ("530 authentication required", true)];
+        for (refusal, again) in refusals {
             let failed = sent(Some(refusal)).await.0.unwrap_err();
             assert_eq!(failed.is_worth_another_try, again, "{failed:?}");
         }

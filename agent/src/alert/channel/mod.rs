@@ -21,7 +21,7 @@ use crate::{
         alert::{Alert, Noted},
         figure::figure,
     },
-    send::http::{Client, ClientError, Failure, Request},
+    send::http::{Client, ClientError, Failure, Reason, Request},
 };
 
 /// What came of a notice.
@@ -152,9 +152,14 @@ fn began(alert: &Alert) -> u64 {
     alert.firing_unix_ms.unwrap_or(alert.pending_unix_ms)
 }
 
+/// What a server says of a request that it understands and never takes: its content, its size, or what that means (RFC 9110, 15.5.1,
+/// 15.5.14 and 15.5.21).
+const NEVER_TAKEN: [u16; 3] = [400, 413, 422];
+
 impl From<Failure> for Failed {
     fn from(failure: Failure) -> Self {
-        let is_worth_another_try = failure.is_worth_another_try();
+        // All else may be mended without another notice: an address, a token, a right. People are to be told then.
+        let is_worth_another_try = !matches!(failure.reason, Reason::Status(status) if NEVER_TAKEN.contains(&status));
         Self { what: failure.what, is_worth_another_try, retry_after: failure.retry_after }
     }
 }

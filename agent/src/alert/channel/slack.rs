@@ -61,7 +61,8 @@ fn one(alert: &Alert) -> String {
     let mut text = format!("*{state}*: {}", escaped(&alert.summary));
     let annotations = annotations(alert);
     text.push_str(&format!("\n_since_: {}", moment(began(alert))));
-    for name in ["value", "usual", "impact", "findings", "step"] {
+    // What may be long stands last.
+    for name in ["value", "usual", "impact", "step", "findings"] {
         if let Some(value) = annotations.get(name) {
             text.push_str(&format!("\n_{name}_: {}", escaped(value)));
         }

@@ -29,7 +29,8 @@ struct Told {
 impl Told {
     fn new(kind: fn(Endpoint) -> ChannelKind) -> Self {
         let channel = Channel { name: "c".into(), kind: kind(Endpoint::at("http://x")), least: Severity::Warning };
-        Self { world: World::new(FD), channel, planner: Planner::default(), began: Instant::now() }
+        let planner = Planner::new(&channel.kind);
+        Self { world: World::new(FD), channel, planner, began: Instant::now() }
     }
 
     fn now(&self) -> Now {
