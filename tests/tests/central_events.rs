@@ -111,6 +111,13 @@ fn alerts_and_slow_queries_arrive_as_logs_once_also_over_a_killed_agent() {
         "{firing:#}"
     );
     assert_eq!(of(&firing, "steth.alert.step"), "close some");
+    let found = record(&receiver, "what is found", |it| {
+        it["event"] == "steth.finding" && it["resource"]["service.name"] == program.name.as_str()
+    });
+    assert!(
+        found["body"].as_str().unwrap().starts_with(&format!("a process of {} has used 9", program.name)),
+        "{found:#}"
+    );
     assert_eq!(figure(&first, "steth_send_failed_total", &[("reason", "server_error")]), 1.0);
 
     // Killed, without a word: the next one knows what was told.
