@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::model::{
     catalog::{
         CHAPTERS,
+        alert::{LOST, NOTICES},
         kernel::{CELLS_FULL, RECORDS_LOST},
         send::{DROPPED, OLDEST},
         steth::BUILD_INFO,
@@ -94,6 +95,13 @@ pub fn rules() -> String {
             "steth on {{ $labels.instance }} drops what {{ $labels.destination }} should get."
         ),
         rule(
+            "StethAlertsUndelivered",
+            format!("sum by (instance, channel) (increase({}{{outcome!=\"arrived\"}}[10m])) > 0", NOTICES.name),
+            "5m",
+            "Who is to be told of alerts by {{ $labels.channel }} of {{ $labels.instance }} is not."
+        ),
+        rule("StethAlertsLost", lost(&LOST), "0s", "Alerts of {{ $labels.instance }} are lost."),
+        rule(
             "StethSendLate",
             format!("max by (instance, destination) ({}) > 300", OLDEST.name),
             "5m",
@@ -148,6 +156,7 @@ fn unit(metric: &Metric) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::alerts::AlertFile;
 
     fn packaged(path: &str) -> String {
         std::fs::read_to_string(format!("{}/../packaging/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap_or_default()
@@ -157,6 +166,18 @@ mod tests {
     fn the_packaged_dashboard_and_rules_are_current() {
         assert!(packaged("grafana/steth.json") == dashboard(), "cargo xtask docs");
         assert!(packaged("prometheus/steth.rules.yml") == rules(), "cargo xtask docs");
+    }
+
+    #[test]
+    fn what_inhibits_a_shipped_rule_inhibits_it_in_alertmanager_too() {
+        let inhibits = packaged("prometheus/alertmanager.yml");
+        for rule in &AlertFile::shipped().rules {
+            for by in &rule.inhibited_by {
+                let (source, target) = (format!("['alertname=\"{by}\"']"), format!("['alertname=\"{}\"']", rule.name));
+                let both = format!("- source_matchers: {source}\n  target_matchers: {target}\n  equal: [instance]\n");
+                assert!(inhibits.contains(&both), "{both}");
+            }
+        }
     }
 
     #[test]
