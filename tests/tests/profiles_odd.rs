@@ -12,7 +12,7 @@ use std::{
 use object::{Object as _, ObjectSection as _};
 use steth_tests::{
     agent::{self, steth},
-    flame::{Flame, Folded},
+    flame::{Flame, Folded, flame},
     need_bpf, need_program,
     process::{self, Process, User},
     programs::{Program, SPINS},
@@ -136,6 +136,30 @@ fn a_program_that_was_replaced_keeps_the_names_that_it_runs_with() {
     let new = started(program.command(&["spin"]));
     let folded = begin(new.id(), &["-d", "1s", "-F", "499"]).end(false).unwrap();
     assert!(folded.share("other") >= 0.97 && folded.share("inner") == 0.0, "{folded:#?}");
+}
+
+/// As a copy over it does, or whoever gets the number of its inode when it is gone. What an agent has seen of it holds no more.
+#[test]
+fn a_program_that_was_written_over_has_the_names_that_it_has_now() {
+    need_bpf!();
+    let agent = agent::Agent::start(&agent::Options::default()).unwrap();
+    let program = spins(BARE);
+    let through = |pid: u32| {
+        let options = ["--agent", agent.address(), "-p", &pid.to_string(), "-d", "1s", "-F", "499"];
+        flame(&options).unwrap()
+    };
+    let mut old = started(program.command(&["spin"]));
+    assert_full(&through(old.id()));
+    old.signal("KILL").unwrap();
+    old.wait(SOON).unwrap();
+    // Longer frames, so that callers are found by its own rules alone.
+    let other = SPINS.replace("inner", "other").replace("outer", "another");
+    let other = Program::build_with("othr", &other, &["-O1", "-fomit-frame-pointer", "-g"]).unwrap();
+    fs::write(&program.path, fs::read(&other.path).unwrap()).unwrap();
+    let new = started(program.command(&["spin"]));
+    let folded = through(new.id());
+    let (whole, share) = (folded.whole(), folded.share("other"));
+    assert!(share >= 0.97 && whole >= 0.995 && folded.share("inner") == 0.0, "{share}, {whole}: {folded:#?}");
 }
 
 #[test]

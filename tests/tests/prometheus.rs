@@ -109,7 +109,7 @@ fn promtool_takes_the_packaged_rules_and_prometheus_every_panel() {
     let mut promtool = process::command("promtool", None);
     promtool.args(["check", "rules"]).arg(packaging.join("prometheus/steth.rules.yml"));
     let said = Process::start("promtool", promtool).unwrap().finish(Duration::from_secs(30)).unwrap();
-    assert!(said.contains("SUCCESS: 19 rules found"), "{said}");
+    assert!(said.contains("SUCCESS: 21 rules found"), "{said}");
     let prometheus = Prometheus::receiver().unwrap();
     let text = std::fs::read_to_string(packaging.join("grafana/steth.json")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();

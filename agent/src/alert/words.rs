@@ -6,6 +6,7 @@ use super::evaluate::Figure;
 use crate::model::{
     alert::{Alert, AlertState, Surroundings},
     figure::{figure, listed},
+    finding::Dependency,
     rule::Rule,
 };
 
@@ -92,7 +93,9 @@ impl Words<'_> {
         alert.findings = findings;
         if !callers.is_empty() {
             let more = callers.len().saturating_sub(NAMED_CALLERS);
-            let mut names: Vec<String> = callers.into_iter().take(NAMED_CALLERS).collect();
+            let named =
+                |it: &Dependency| format!("{} ({})", printable(&it.service), figure(it.bytes_per_second, "B/s"));
+            let mut names: Vec<String> = callers.iter().take(NAMED_CALLERS).map(named).collect();
             names.extend((more > 0).then(|| format!("{more} more")));
             alert.impact = format!("{} It is called by {}.", alert.impact, listed(&names)).trim_start().to_owned();
         }

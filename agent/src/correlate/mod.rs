@@ -129,14 +129,17 @@ impl Correlator {
     /// What lies around an alert of a service, or of the host: what was found and lasts, and who calls it.
     pub fn surroundings(&self, service: Option<&str>) -> Surroundings {
         let lasting = self.ledger.all().into_iter().filter(|it| it.until_unix_ms.is_none());
-        let same = lasting.filter(|finding| finding.service.as_deref() == service);
+        // Whose fault it is that the host lacks something is found at a service.
+        let is_near = |finding: &&Finding| service.is_none() || finding.service.as_deref() == service;
+        let mut near: Vec<&Finding> = lasting.filter(is_near).collect();
+        near.sort_by_key(|finding| finding.service.is_some());
         let brief = |finding: &Finding| {
             let evidence = finding.evidence.iter().take(MOST_NOTED).map(noted).collect();
             Noted { id: finding.id, conclusion: finding.conclusion.clone(), evidence }
         };
-        let findings = same.take(MOST_AROUND).map(brief).collect();
+        let findings = near.into_iter().take(MOST_AROUND).map(brief).collect();
         let callers = service.map(|service| dependency::callers(&self.history, service)).unwrap_or_default();
-        Surroundings { findings, callers: callers.into_iter().map(|edge| edge.service).collect() }
+        Surroundings { findings, callers }
     }
 
     /// The correlator's own figures.

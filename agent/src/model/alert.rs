@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::rule::Severity;
+use super::{finding::Dependency, rule::Severity};
 
 /// Something that a rule says is to be known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,12 +138,12 @@ pub struct Silence {
 }
 
 /// What lies around an alert when it fires.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Surroundings {
-    /// Findings of the same service, or of the host.
+    /// Findings of the same service; of the host those about itself, and then those about its services.
     pub findings: Vec<Noted>,
-    /// Services that call it.
-    pub callers: Vec<String>,
+    /// Who calls it, and how much.
+    pub callers: Vec<Dependency>,
 }
 
 /// All that is known of alerts.

@@ -121,6 +121,7 @@ impl Profiles {
     /// Forgets files that no frame can stand for any more; all of them before there is no room, or no number, for others. For when
     /// nobody holds frames.
     fn forget_files(&mut self) {
+        self.forget_changed();
         let forgotten = self.sampler.files().and_then(|files| {
             let crowded = files.len() as u32 > limits::UNWIND_FILES / 4 * 3;
             if crowded || self.sampler.slots()? > KERNEL_SLOTS / 4 * 3 {
@@ -133,6 +134,18 @@ impl Profiles {
         match forgotten {
             Ok(known) => self.files.retain(|slot| known.contains(&slot)),
             Err(error) => tracing::warn!("files of code cannot be forgotten: {error}"),
+        }
+    }
+
+    /// Has files met anew that are not any more what they were: written over, or others by the same number. Frames that are held keep the
+    /// file that they were of.
+    fn forget_changed(&mut self) {
+        let forgotten = self.sampler.files().and_then(|mut met| {
+            met.retain(|(_, file)| self.files.code(file.slot).is_some_and(|code| !code.is_current()));
+            met.iter().try_for_each(|(code, _)| self.sampler.forget_file(code))
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!("files of code that have changed cannot be forgotten: {error}");
         }
     }
 
@@ -171,6 +184,7 @@ impl Profiles {
             span_ns: (u64::MAX, 0),
             closing: None,
         };
+        self.forget_changed();
         self.pythons.begin(session.request.whose.pids(), &self.sampler);
         self.sessions.push(session);
         let prepared = self.steer(kernel, names).and_then(|()| kernel.tell_files().map_err(|error| error.to_string()));

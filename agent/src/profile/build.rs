@@ -31,6 +31,11 @@ impl Files {
         self.0.insert(slot, code);
     }
 
+    /// The file that a slot stands for, if it was met and could be opened.
+    pub fn code(&self, slot: u32) -> Option<&Code> {
+        self.0.get(&slot)?.as_deref()
+    }
+
     /// How many slots there are.
     pub fn count(&self) -> usize {
         self.0.len()

@@ -142,6 +142,11 @@ impl Code {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// Whether its number still stands for what it was when it was met. One that was closed is looked for.
+    pub fn is_current(&self) -> bool {
+        if self.is_open() { self.is_unchanged() } else { self.file().is_ok() }
+    }
+
     /// Whether the inode still has the content that it had.
     fn is_unchanged(&self) -> bool {
         let held = self.file.lock().unwrap_or_else(PoisonError::into_inner);

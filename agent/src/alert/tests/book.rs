@@ -6,7 +6,10 @@ use crate::{
         book::{ABSENT, Book, Evaluation, Told, key_of},
         silence::Wanted,
     },
-    model::alert::{Alert, AlertState, Noted, Suppressed, Surroundings},
+    model::{
+        alert::{Alert, AlertState, Noted, Suppressed, Surroundings},
+        finding::Dependency,
+    },
 };
 
 const FD: &str = "[[rule]]\nname = \"fd\"\nmetric = \"namedprocess_namegroup_worst_fd_ratio\"\nabove = 0.8\nclear = 0.7\nfor = \"20s\"\n\
@@ -42,7 +45,12 @@ impl World {
             let conclusion = format!("found at {}", service.unwrap_or("the host"));
             Surroundings {
                 findings: vec![Noted { id: 7, conclusion, evidence: vec!["used 0.9: up".into()] }],
-                callers: vec!["web".into()],
+                callers: vec![Dependency {
+                    service: "web".into(),
+                    callee: "a".into(),
+                    is_local: true,
+                    bytes_per_second: 1_258_291.2,
+                }],
             }
         };
         let (now_unix_ms, elapsed, host) = (self.now(), WINDOW, "h");
@@ -80,7 +88,7 @@ fn an_alert_is_pending_for_its_time_fires_and_is_over_behind_its_clear_threshold
     let times = [Some(alert.pending_unix_ms), alert.firing_unix_ms, alert.resolved_unix_ms];
     assert_eq!(times.map(|time| time.unwrap() - BEGIN_MS), [10_000, 30_000, 50_000]);
     assert_eq!((alert.summary.as_str(), alert.unit.as_str()), ("a on h at 70 %", "ratio"));
-    assert_eq!(alert.impact, "a. It is called by web.");
+    assert_eq!(alert.impact, "a. It is called by web (1.2 MiB/s).");
     assert_eq!(alert.findings[0].conclusion, "found at a");
     // An hour later nobody asks any more.
     for _ in 0..360 {

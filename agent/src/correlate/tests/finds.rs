@@ -220,6 +220,9 @@ fn memory_that_grows_steadily_is_a_leak_with_the_time_that_is_left() {
     assert_eq!(world.made(), ["leak memory  shop.service"]);
     let answer = world.explain(SHOP);
     assert_eq!(answer.cause, cause("leak", "memory", Some(SHOP)));
+    // It lies around alerts of the service, and around those of the host that lacks the memory.
+    let around = |service| world.correlator.surroundings(service).findings.len();
+    assert_eq!([Some(SHOP), None, Some("another.service")].map(around), [1, 1, 0]);
     // 4 GB at 0.1 MB a second: eleven hours.
     assert!(answer.conclusion.contains("the memory of the host is used up in 11") && answer.conclusion.contains(" h"));
 }
