@@ -36,8 +36,9 @@ use crate::{
     socket::{self, Call},
 };
 
-/// An encrypted connection of which nothing was seen for so long is counted as such.
-const UNSEEN_NS: u64 = 1_000_000_000;
+/// An encrypted connection that talks, and of which nothing was seen for so long, is counted as such: a program that has just been
+/// started on a busy host may take more than a second for its handshake.
+const UNSEEN_NS: u64 = 3_000_000_000;
 /// A file of code is reported so often until it is looked at.
 const REPORT_NS: u64 = 1_000_000_000;
 const PROT_EXEC: u64 = 4;
@@ -351,6 +352,10 @@ pub fn passed(call: &Call, connection: &mut Connection) -> Option<()> {
     }
     if matches!(connection.unseen, NO_OPENSSL | OLDER) && TASKS.get(Known::current())?.memory_bio != 0 {
         connection.unseen = Unseen::MemoryBio as u8;
+    }
+    if connection.encrypted_talks == 0 {
+        connection.encrypted_talks = 1;
+        connection.encrypted_ns = call.now_ns;
     }
     if call.now_ns.saturating_sub(connection.encrypted_ns) >= UNSEEN_NS {
         count_unseen(connection);

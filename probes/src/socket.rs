@@ -24,7 +24,7 @@ record! {
         pub received_counted: u64,
         /// Bytes that were put into cells, sent.
         pub sent_counted: u64,
-        /// Since when it is known to be Postgres and encrypted; 0 if it is not.
+        /// Since when it is known to be Postgres and encrypted, or bytes have gone through it since then; 0 if it is not.
         pub encrypted_ns: u64,
         /// Service of the process, 0 while unknown.
         pub service: u32,
@@ -54,8 +54,8 @@ record! {
         pub unseen_counted: u8,
         /// 1: Postgres was spoken on it, so it is worth more than a few looks whether that goes on.
         pub was_postgres: u8,
-        /// Spare.
-        pub _pad2: u8,
+        /// 1: bytes have gone through it since it is encrypted.
+        pub encrypted_talks: u8,
         /// The process that began to connect, or accepted; 0 if that was not seen.
         pub pid: u32,
     }
