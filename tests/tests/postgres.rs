@@ -91,37 +91,64 @@ fn assert_counted_by_postgres(postgres: &Postgres, database: &str, mode: Mode, e
     }
 }
 
+/// A busy machine lengthens what pgbench sees of some runs: a pause between its clock and its system call is in its figure and
+/// not in ours. A fault of ours is in every run.
+const ROUNDS: usize = 3;
+
+/// The truth of each round beside the client's histogram of it, by mode and endpoint.
+fn rounds(
+    postgres: &Postgres,
+    bench: impl Fn(Mode, Endpoint) -> Pgbench<'static>,
+    modes: &[Mode],
+) -> Vec<(String, Vec<(String, Run)>)> {
+    let kinds = modes.iter().flat_map(|mode| Endpoint::ALL.map(|endpoint| (*mode, endpoint)));
+    let run = |bench: &Pgbench<'_>| -> (String, Run) {
+        let database = postgres.create_database().unwrap();
+        let run = bench.run(postgres, &database).unwrap();
+        (database, run)
+    };
+    kinds
+        .map(|(mode, endpoint)| {
+            let bench = bench(mode, endpoint);
+            (format!("{mode:?} {endpoint:?}"), (0..ROUNDS).map(|_| run(&bench)).collect())
+        })
+        .collect()
+}
+
 /// One query in one transaction of one client, so that pgbench's latency of the transaction is the query's.
 #[test]
 fn median_p99_and_mean_of_the_client_are_those_of_pgbench() {
     need_postgres!();
     let (agent, postgres) = start();
-    let mut runs = Vec::new();
-    for (mode, endpoint) in Mode::ALL.into_iter().flat_map(|mode| Endpoint::ALL.map(|endpoint| (mode, endpoint))) {
-        let database = postgres.create_database().unwrap();
-        let run = Pgbench { mode, endpoint, script: SINGLE, clients: 1, transactions: 5_000 };
-        runs.push((mode, endpoint, run.run(&postgres, &database).unwrap(), database));
-    }
+    let bench = |mode, endpoint| Pgbench { mode, endpoint, script: SINGLE, clients: 1, transactions: 2_000 };
+    let kinds = rounds(&postgres, bench, &Mode::ALL);
     let metrics = agent.settled().unwrap();
-    for (mode, endpoint, run, database) in &runs {
-        let ours = metrics.histogram(DURATION, &[("role", "client"), ("database", database)]);
-        assert_eq!(ours.count, run.transactions as f64);
-        let what = format!("{mode:?} {endpoint:?}");
-        assert_near(&format!("{what} mean"), ours.mean().unwrap(), run.mean());
-        let listed = format!("/api/v1/postgres/queries?role=client&database={database}");
-        let listed = &agent.get_json(&listed).unwrap()["queries"][0];
-        for (quantile, near, field) in [(0.5, 0.02, "p50"), (0.95, 0.01, "p95"), (0.99, 0.005, "p99")] {
-            let name = format!("{what} {quantile}");
-            let ours = ours.quantile(quantile).unwrap();
-            let told = listed[format!("{field}_seconds")].as_f64().unwrap();
-            // Where few lie, as between the times of a quiet and those of a busy machine, neighbours in rank are far apart.
-            let [least, most] = [quantile - near, quantile + near].map(|quantile| run.quantile(quantile));
-            // Within its bucket, an eighth wide, a quantile is a guess: where a busy machine makes it long, that counts for more.
-            let tolerance = |truth: f64| (0.02 * truth + 20e-6).max(truth / 8.0);
-            let bounds = least - tolerance(least)..=most + tolerance(most);
-            for (ours, whose) in [(ours, "metrics"), (told, "API")] {
-                assert!(bounds.contains(&ours), "{name} of the {whose}: {ours} s, pgbench says {bounds:?} s");
+    for (what, rounds) in &kinds {
+        let mut means = Vec::new();
+        let mut quantiles: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (database, run) in rounds {
+            let ours = metrics.histogram(DURATION, &[("role", "client"), ("database", database)]);
+            assert_eq!(ours.count, run.transactions as f64);
+            means.push((ours.mean().unwrap(), run.mean()));
+            let listed = format!("/api/v1/postgres/queries?role=client&database={database}");
+            let listed = &agent.get_json(&listed).unwrap()["queries"][0];
+            for (quantile, near, field) in [(0.5, 0.02, "p50"), (0.95, 0.01, "p95"), (0.99, 0.005, "p99")] {
+                let ours = ours.quantile(quantile).unwrap();
+                let told = listed[format!("{field}_seconds")].as_f64().unwrap();
+                // Where few lie, as between the times of a quiet and those of a busy machine, neighbours in rank are far apart.
+                let [least, most] = [quantile - near, quantile + near].map(|quantile| run.quantile(quantile));
+                // Within its bucket, an eighth wide, a quantile is a guess: where a busy machine makes it long, that counts for more.
+                let tolerance = |truth: f64| (0.02 * truth + 20e-6).max(truth / 8.0);
+                let bounds = least - tolerance(least)..=most + tolerance(most);
+                let missed = quantiles.entry(field).or_default();
+                if !(bounds.contains(&ours) && bounds.contains(&told)) {
+                    missed.push(format!("metrics {ours} s, API {told} s, pgbench {bounds:?} s"));
+                }
             }
+        }
+        assert_near(what, &means);
+        for (field, missed) in quantiles {
+            assert!(missed.len() < ROUNDS, "{what} {field} in every round: {missed:?}");
         }
     }
 }
@@ -131,31 +158,29 @@ fn median_p99_and_mean_of_the_client_are_those_of_pgbench() {
 fn the_mean_of_slow_queries_is_that_of_pgbench() {
     need_postgres!();
     let (agent, postgres) = start();
-    let run = |endpoint: Endpoint| -> (String, Run) {
-        let database = postgres.create_database().unwrap();
-        let bench = Pgbench {
-            mode: Mode::Extended,
-            endpoint,
-            script: "select pg_sleep(0.01);\n",
-            clients: 1,
-            transactions: 100,
-        };
-        let run = bench.run(&postgres, &database).unwrap();
-        (database, run)
-    };
-    let runs = Endpoint::ALL.map(run);
+    let script = "select pg_sleep(0.01);\n";
+    let bench = |mode, endpoint| Pgbench { mode, endpoint, script, clients: 1, transactions: 50 };
+    let kinds = rounds(&postgres, bench, &[Mode::Extended]);
     let metrics = agent.settled().unwrap();
-    for (database, run) in &runs {
-        let client = metrics.histogram(DURATION, &[("role", "client"), ("database", database)]);
-        let server = metrics.histogram(DURATION, &[("role", "server"), ("database", database)]);
-        assert_near("client", client.mean().unwrap(), run.mean());
-        assert!((0.01..=client.mean().unwrap()).contains(&server.mean().unwrap()), "the server is inside the client");
+    for (what, rounds) in &kinds {
+        let mean = |role, database: &str| {
+            metrics.histogram(DURATION, &[("role", role), ("database", database)]).mean().unwrap()
+        };
+        let client = rounds.iter().map(|(database, run)| (mean("client", database), run.mean()));
+        assert_near(what, &client.collect::<Vec<_>>());
+        for (database, _) in rounds {
+            let [server, client] = ROLES.map(|role| mean(role, database));
+            assert!((0.01..=client).contains(&server), "the server is inside the client: {server} s of {client} s");
+        }
     }
 }
 
-fn assert_near(what: &str, ours: f64, truth: f64) {
-    let tolerance = 0.02 * truth + 20e-6;
-    assert!((ours - truth).abs() <= tolerance, "{what}: {:.1} µs, pgbench says {:.1} µs", ours * 1e6, truth * 1e6);
+/// Pairs of our mean and pgbench's, in seconds. Ours lies within pgbench's, always; pgbench writes whole microseconds.
+fn assert_near(what: &str, means: &[(f64, f64)]) {
+    let is_inside = |(ours, truth): &(f64, f64)| *ours <= truth + 1e-6;
+    let is_near = |(ours, truth): &(f64, f64)| truth - ours <= 0.02 * truth + 20e-6;
+    assert!(means.iter().all(is_inside), "{what}: longer than pgbench's (ours, pgbench's): {means:?} s");
+    assert!(means.iter().any(is_near), "{what}: far from pgbench's in every round (ours, pgbench's): {means:?} s");
 }
 
 #[test]

@@ -124,7 +124,8 @@ pub struct Arguments {
     config: Option<PathBuf>,
 }
 
-/// Beyond its length, a profile takes this long at most until it is drawn.
+/// Beyond its length, a profile takes this long at most until it is drawn: up to 50 s for the stacks of threads that wait still, and
+/// then names.
 const GRACE: Duration = Duration::from_secs(150);
 /// How often progress is shown.
 const PROGRESS: Duration = Duration::from_millis(200);

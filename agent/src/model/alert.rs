@@ -35,7 +35,7 @@ pub struct Alert {
     pub impact: String,
     /// What to do.
     pub step: String,
-    /// What was found about the same service, or the host, meanwhile.
+    /// What was found meanwhile: about the same service, or, if it is about the host, about that and its services.
     pub findings: Vec<Noted>,
     /// When the condition began, in milliseconds since the Unix epoch.
     pub pending_unix_ms: u64,

@@ -141,7 +141,7 @@ impl Profiles {
     /// file that they were of.
     fn forget_changed(&mut self) {
         let forgotten = self.sampler.files().and_then(|mut met| {
-            met.retain(|(_, file)| self.files.code(file.slot).is_some_and(|code| !code.is_current()));
+            met.retain(|(_, file)| self.files.code(file.slot).is_some_and(|code| !code.is_unchanged()));
             met.iter().try_for_each(|(code, _)| self.sampler.forget_file(code))
         });
         if let Err(error) = forgotten {

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 use super::symbols::elf;
 
@@ -142,21 +142,23 @@ impl Code {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Whether its number still stands for what it was when it was met. One that was closed is looked for.
-    pub fn is_current(&self) -> bool {
-        if self.is_open() { self.is_unchanged() } else { self.file().is_ok() }
-    }
-
-    /// Whether the inode still has the content that it had.
-    fn is_unchanged(&self) -> bool {
-        let held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        held.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|now| Content::of(&now) == self.content)
+    /// Whether the inode still has the content that it had. Of one that was closed nobody knows: its number may be another's.
+    pub fn is_unchanged(&self) -> bool {
+        let held = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.and_then(|file| Content::known(&file)).is_some_and(|now| now == self.content)
     }
 }
 
 impl Content {
     fn of(metadata: &std::fs::Metadata) -> Self {
         Self { bytes: metadata.len(), modified: (metadata.mtime(), metadata.mtime_nsec()) }
+    }
+
+    /// As the kernel knows it without asking a file system that may hang (statx(2), `AT_STATX_DONT_SYNC`).
+    fn known(file: &File) -> Option<Self> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let now = rustix::fs::statx(file, c"", flags, StatxFlags::SIZE | StatxFlags::MTIME).ok()?;
+        Some(Self { bytes: now.stx_size, modified: (now.stx_mtime.tv_sec, now.stx_mtime.tv_nsec.into()) })
     }
 }
 
