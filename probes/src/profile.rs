@@ -212,7 +212,7 @@ record! {
         pub used_ns: u64,
         /// Its table; without pages as long as there is none.
         pub table: unwind::Table,
-        /// What stands for it in frames; given out in the kernel.
+        /// What stands for it in frames; given out in the kernel. 0 for a file that only holds memory: its addresses stand for themselves.
         pub slot: u32,
         /// Spare.
         pub _pad: u32,

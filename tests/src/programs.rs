@@ -74,6 +74,8 @@ pub const ACTOR: &str = include_str!("../programs/actor.c");
 pub const TWO_PATHS: &str = include_str!("../programs/two_paths.c");
 /// Spends all its CPU time on one path, or waits there.
 pub const SPINS: &str = include_str!("../programs/spins.c");
+/// Spends all its CPU time in code that it made in a file which only memory holds, and lists.
+pub const MEMFD_CODE: &str = include_str!("../programs/memfd_code.c");
 /// Throws, catches, and calls a library (C++).
 pub const THROWS: &str = include_str!("../programs/throws.cpp");
 /// The library that it calls (C++).

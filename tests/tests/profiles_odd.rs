@@ -15,7 +15,7 @@ use steth_tests::{
     flame::{Flame, Folded, flame},
     need_bpf, need_program,
     process::{self, Process, User},
-    programs::{Program, SPINS},
+    programs::{MEMFD_CODE, Program, SPINS},
     skipped, wait,
 };
 
@@ -160,6 +160,23 @@ fn a_program_that_was_written_over_has_the_names_that_it_has_now() {
     let folded = through(new.id());
     let (whole, share) = (folded.whole(), folded.share("other"));
     assert!(share >= 0.97 && whole >= 0.995 && folded.share("inner") == 0.0, "{share}, {whole}: {folded:#?}");
+}
+
+/// Samples of the first milliseconds come before it is known that the file is none.
+#[test]
+fn code_made_in_a_file_that_only_memory_holds_has_the_names_of_its_list() {
+    need_bpf!();
+    need_program!("gcc");
+    let flags = ["-O2", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-g"];
+    let program = Program::build_with("memf", MEMFD_CODE, &flags).unwrap();
+    let mut process = started(program.command(&["made_in_memory"]));
+    let folded = begin(process.id(), &["-d", "2s", "-F", "499"]).end(false).unwrap();
+    process.say("end").unwrap();
+    assert!(process.wait(SOON).unwrap().success());
+    let made = folded.only(|line| line.has("made_in_memory_[j]"));
+    let named = made.ns() as f64 / folded.ns() as f64;
+    let called = made.only(|line| line.has("main") && line.has("calls")).ns() as f64 / made.ns() as f64;
+    assert!(named >= 0.9 && called >= 0.99, "{named} named, {called} of it called by main: {folded:#?}");
 }
 
 #[test]

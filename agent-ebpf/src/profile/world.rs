@@ -73,7 +73,10 @@ impl World {
         file.used_ns = unsafe { bpf_ktime_get_ns() };
         mapping.slot = file.slot;
         mapping.table = file.table;
-        mapping.kind = if file.table.page_count == 0 { MappingKind::NoTable as u32 } else { MappingKind::Table as u32 };
+        if file.slot != 0 {
+            mapping.kind =
+                if file.table.page_count == 0 { MappingKind::NoTable as u32 } else { MappingKind::Table as u32 };
+        }
         None
     }
 

@@ -1,11 +1,15 @@
 //! Where fields lie in the running kernel's structures, from its own type information. Knows BTF, not what the fields mean.
 
 use std::{
-    fs,
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
-use btf_rs::{Btf, BtfType, Type};
+use btf_rs::{Backend, Btf, BtfType, Type};
+use rustix::fs::MemfdFlags;
 use steth_probes::offsets::{ABSENT, MEMBERS, Member, Offsets};
 use thiserror::Error;
 
@@ -33,16 +37,23 @@ impl KernelTypes {
     /// # Errors
     /// If the file is missing or broken.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        // At once: read piece by piece, it would take a system call for each of its hundred thousand types.
-        let read = fs::read(path).map_err(btf_rs::Error::from).and_then(|bytes| Btf::from_bytes(&bytes));
+        let read = copy(path).map_err(btf_rs::Error::from).and_then(|copy| {
+            let copied = format!("/proc/self/fd/{}", copy.as_raw_fd());
+            Btf::from_file_with_backend(copied, Backend::Mmap)
+        });
         let btf = read.map_err(|source| BtfError::Unreadable { path: path.to_path_buf(), source })?;
         Ok(Self { btf })
     }
 
     /// The offsets of all fields that the kernel programs read, [`ABSENT`] for those that this kernel does not have.
     pub fn offsets(&self) -> Offsets {
-        let offset = |member: &Member| self.offset(member.structure, member.path).unwrap_or(ABSENT);
-        let offsets: Vec<u32> = MEMBERS.iter().map(offset).collect();
+        // To find a name takes a look at all of them.
+        let mut known: HashMap<&str, Option<Type>> = HashMap::new();
+        let mut offset = |member: &Member| {
+            let structure = known.entry(member.structure).or_insert_with(|| self.structure(member.structure));
+            Some(self.bits(structure.clone()?, member.path)? / 8)
+        };
+        let offsets: Vec<u32> = MEMBERS.iter().map(|member| offset(member).unwrap_or(ABSENT)).collect();
         Offsets::from_slice(&offsets).unwrap_or_else(|| unreachable!("one offset for each member"))
     }
 
@@ -60,20 +71,15 @@ impl KernelTypes {
 
     /// The bit that a field is, in the byte at its offset.
     pub fn bit(&self, structure: &str, path: &str) -> Option<u32> {
-        Some(1 << (self.bits(structure, path)? % 8))
+        Some(1 << (self.bits(self.structure(structure)?, path)? % 8))
     }
 
-    fn offset(&self, structure: &str, path: &str) -> Option<u32> {
-        Some(self.bits(structure, path)? / 8)
+    fn structure(&self, name: &str) -> Option<Type> {
+        let named = self.btf.resolve_types_by_name(name).ok()?;
+        named.into_iter().find(|kind| matches!(kind, Type::Struct(_) | Type::Union(_)))
     }
 
-    fn bits(&self, structure: &str, path: &str) -> Option<u32> {
-        let mut kind = self
-            .btf
-            .resolve_types_by_name(structure)
-            .ok()?
-            .into_iter()
-            .find(|kind| matches!(kind, Type::Struct(_) | Type::Union(_)))?;
+    fn bits(&self, mut kind: Type, path: &str) -> Option<u32> {
         let mut bits = 0;
         for name in path.split('.') {
             let (member_bits, member_kind) = self.member(&kind, name)?;
@@ -108,6 +114,14 @@ impl KernelTypes {
         }
         Some(kind)
     }
+}
+
+/// A file in memory of what a file holds. Types are looked up where they stand, some dozens of a hundred thousand; to read all of them
+/// takes longer than to verify most programs. The kernel's own file can be mapped from Linux 6.16 on only.
+fn copy(path: &Path) -> io::Result<File> {
+    let mut copy = File::from(rustix::fs::memfd_create(c"steth-btf", MemfdFlags::CLOEXEC)?);
+    copy.write_all(&fs::read(path)?)?;
+    Ok(copy)
 }
 
 #[cfg(test)]

@@ -96,6 +96,15 @@ impl Unwinding {
             let area = mappings.as_ref().and_then(|mappings| mappings.area(told.start));
             let code = match area.map(|area| &area.backing) {
                 Some(Backing::File(code)) => Some(Arc::clone(code)),
+                // Its addresses are told as those of memory that no file holds: a list of names has them so.
+                Some(Backing::Memory) => {
+                    news.files.push((told.slot, None));
+                    let memory = UnwindFile { used_ns: now_ns(), table: Table::zeroed(), slot: 0, _pad: 0 };
+                    if let Err(error) = sampler.set_file(&told.file, &memory) {
+                        tracing::debug!("code in memory stays unknown: {error}");
+                    }
+                    continue;
+                }
                 _ if told.file.device == VDSO => None,
                 // Another process may show it; it then has another slot.
                 _ => {
@@ -207,9 +216,7 @@ impl Unwinding {
                 table
             }
         };
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let used_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-        sampler.set_file(&told.file, &UnwindFile { used_ns, table, slot: told.slot, _pad: 0 })
+        sampler.set_file(&told.file, &UnwindFile { used_ns: now_ns(), table, slot: told.slot, _pad: 0 })
     }
 
     /// Room for a table; who was not used longest gives way.
@@ -255,4 +262,10 @@ impl Unwinding {
         ages.sort_by(|(a, _), (b, _)| b.cmp(a));
         Ok(ages.into_iter().map(|(_, identity)| identity).collect())
     }
+}
+
+/// As the kernel's programs tell the time.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Bytes of symbols and their names that are taken from one file.
-const SYMBOL_BYTES: u64 = 64 << 20;
+pub const MOST_SYMBOL_BYTES: u64 = 64 << 20;
 /// Sections of debug information that say names and lines.
 const DEBUG_SECTIONS: &[&str] = &[
     ".debug_abbrev",
@@ -55,6 +55,8 @@ pub struct Excerpt {
     pub symbols: u64,
     /// Whether it has debug information.
     pub has_debug: bool,
+    /// Whether symbols were left out for their size.
+    pub lacks_symbols: bool,
 }
 
 /// What an excerpt is made from.
@@ -126,13 +128,14 @@ struct Writer {
     headers: Vec<SectionHeader64<LE>>,
     names: Vec<u8>,
     symbols: u64,
+    lacks_symbols: bool,
 }
 
 impl Writer {
     fn new(name: &str) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(rustix::fs::memfd_create(name, flags)?);
-        let mut writer = Self { file, at: 0, headers: Vec::new(), names: vec![0], symbols: 0 };
+        let mut writer = Self { file, at: 0, headers: Vec::new(), names: vec![0], symbols: 0, lacks_symbols: false };
         writer.put(&[0; size_of::<FileHeader64<LE>>()])?;
         writer.header("", SHT_NULL, 0, 0, 0);
         Ok(writer)
@@ -210,9 +213,12 @@ impl Writer {
         if table.is_packed() || names.is_packed() {
             return Ok(());
         }
-        let fits = |section: &Section<'_>| whole(elf, section).filter(|length| *length <= SYMBOL_BYTES);
-        let (Some(length), Some(_)) = (fits(&table), fits(&names)) else { return Ok(()) };
+        let (Some(length), Some(name_bytes)) = (whole(elf, &table), whole(elf, &names)) else { return Ok(()) };
         if length % ENTRY_BYTES != 0 {
+            return Ok(());
+        }
+        if length.max(name_bytes) > MOST_SYMBOL_BYTES {
+            self.lacks_symbols = true;
             return Ok(());
         }
         self.copy(elf, &table, table.header.sh_type.get(LE), ENTRY_BYTES)?;
@@ -285,7 +291,8 @@ impl Writer {
         self.file.write_all_at(pod::bytes_of(&header), 0)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(self.file.as_fd(), seals)?;
-        Ok(Excerpt { file: self.file, bytes: self.at, symbols: self.symbols, has_debug })
+        let (symbols, lacks_symbols) = (self.symbols, self.lacks_symbols);
+        Ok(Excerpt { file: self.file, bytes: self.at, symbols, has_debug, lacks_symbols })
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     super::code::Place,
     debug_file,
     elf::{Elf, ElfError},
-    excerpt::{Excerpt, Sources},
+    excerpt::{Excerpt, MOST_SYMBOL_BYTES, Sources},
     names::Names,
     words,
 };
@@ -39,7 +39,7 @@ pub struct Loaded {
     with_lines: Option<Source<'static>>,
     without: Source<'static>,
     /// What the reader reads from.
-    _excerpts: (Excerpt, Option<Excerpt>),
+    excerpts: (Excerpt, Option<Excerpt>),
     /// Memory that it takes.
     pub bytes: u64,
 }
@@ -91,7 +91,7 @@ impl Loaded {
             reader,
             with_lines: excerpt.has_debug.then(|| source(true)),
             without: source(false),
-            _excerpts: (excerpt, shared),
+            excerpts: (excerpt, shared),
         })
     }
 
@@ -156,7 +156,11 @@ impl Loaded {
 
     fn unknown(&self, address: Option<u64>, names: &mut Names) -> Frame {
         let in_linkage = self.linkage.iter().any(|range| address.is_some_and(|address| range.contains(&address)));
-        let what = if in_linkage { words::linkage_of(&self.name) } else { words::unknown_in(&self.name) };
+        let what = match (in_linkage, self.excerpts.0.lacks_symbols) {
+            (true, _) => words::linkage_of(&self.name),
+            (false, true) => words::too_many_in(&self.name, MOST_SYMBOL_BYTES),
+            (false, false) => words::unknown_in(&self.name),
+        };
         plain(names.get(&what), Arc::clone(&self.name), Origin::User, names)
     }
 

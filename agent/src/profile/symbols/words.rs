@@ -123,6 +123,11 @@ pub fn unknown_in(file: &str) -> String {
     format!("[unknown in {file}]")
 }
 
+/// A function of a file whose symbols take more than this many bytes, and were left out.
+pub fn too_many_in(file: &str, bytes: u64) -> String {
+    format!("[unknown in {file}, whose symbols exceed {} MiB]", bytes >> 20)
+}
+
 /// A step from one file into another.
 pub fn linkage_of(file: &str) -> String {
     format!("[linkage table of {file}]")
