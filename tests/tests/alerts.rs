@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 use steth_tests::{
-    agent::{Agent, steth},
+    agent::{Agent, Options, steth},
     alertmanager::Alertmanager,
     cgroup::Group,
     exposition::Exposition,
@@ -206,6 +206,49 @@ fn alerts_are_acknowledged_silenced_and_tried_and_wrong_rules_are_refused_with_t
     std::fs::write(&config, format!("[alerts]\nfiles = [{:?}]\n", wrong.to_str().unwrap())).unwrap();
     let (code, said, _) = steth(&["config", "check", config.to_str().unwrap()]).unwrap();
     assert!(code == Some(2) && said.contains("wrong.toml:3: there is no metric"), "{said}");
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn a_start_leaves_out_what_is_wrong_and_a_reload_with_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let rule = |name: &str, metric: &str| {
+        format!("[[rule]]\nname = {name:?}\nmetric = {metric:?}\nabove = -1.0\nsummary = \"x\"\n")
+    };
+    let write = |file: &str, text: String| {
+        let path = folder.path().join(file);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let half = write("half.toml", rule("right", "node_load1") + &rule("wrong", "node_lod1"));
+    let broken = write("broken.toml", "[[rule]\n".to_owned());
+    let files = format!("files = [{:?}, {:?}]", half.to_str().unwrap(), broken.to_str().unwrap());
+    let sections = format!("[window]\nlive = \"1s\"\nkept = \"1s\"\n\n[alerts]\n{files}\n");
+    let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
+    let fired = || {
+        let listed = agent.get_json("/api/v1/alerts")?["alerts"].clone();
+        Ok(listed.as_array().unwrap().iter().find(|alert| alert["rule"] == "right").cloned())
+    };
+    wait::poll("the right one of two rules to fire", TOLD, fired).unwrap();
+    let log = agent.log();
+    for said in ["half.toml:8: there is no metric \"node_lod1\"", "broken.toml:1: "] {
+        assert!(log.contains(&format!("left out: {}/{said}", folder.path().display())), "{log}");
+    }
+    // What alerting counts of a window stands in the next one.
+    let counts = |refused: f64, taken_over: f64, left_out: f64| {
+        move |metrics: &Exposition| {
+            let reloads = |outcome| metrics.sum("steth_config_reloads_total", &[("outcome", outcome)]);
+            let wrong = metrics.sum("steth_alert_rules_left_out", &[]);
+            (reloads("refused"), reloads("taken_over"), wrong) == (refused, taken_over, left_out)
+        }
+    };
+    agent.scrape_until("what was left out, and no reload", counts(0.0, 0.0, 2.0)).unwrap();
+    agent.signal("HUP").unwrap();
+    agent.scrape_until("the reload that is refused", counts(1.0, 0.0, 2.0)).unwrap();
+    write("half.toml", rule("right", "node_load1"));
+    write("broken.toml", String::new());
+    agent.signal("HUP").unwrap();
+    agent.scrape_until("the reload that is taken over", counts(1.0, 1.0, 0.0)).unwrap();
     assert!(agent.stop().unwrap().success());
 }
 

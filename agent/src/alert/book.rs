@@ -67,6 +67,9 @@ pub struct Entry {
     /// Whether its figure begins anew, after a restart or a change of its rule: it may be absent for as long as it takes to have one.
     #[serde(skip)]
     pub begins_anew: bool,
+    /// Whether nobody was to be told of it when it was over.
+    #[serde(skip)]
+    pub was_suppressed: bool,
     /// By channel: what was told last.
     #[serde(default)]
     pub told: BTreeMap<String, Told>,
@@ -183,8 +186,10 @@ impl Book {
             }
             self.next_id += 1;
             let alert = words::alert(self.next_id, figure, &key.1, now_unix_ms);
-            let (held_seconds, absent, absent_seconds, begins_anew) = (0.0, 0, 0.0, false);
-            self.entries.insert(key.clone(), Entry { alert, held_seconds, absent, absent_seconds, begins_anew, told });
+            let (held_seconds, absent, absent_seconds) = (0.0, 0, 0.0);
+            let (begins_anew, was_suppressed) = (false, false);
+            let entry = Entry { alert, held_seconds, absent, absent_seconds, begins_anew, was_suppressed, told };
+            self.entries.insert(key.clone(), entry);
         } else if let Some(entry) = self.entries.get_mut(key).filter(|_| is_met) {
             entry.held_seconds += elapsed.as_secs_f64();
         }
@@ -397,7 +402,7 @@ impl Book {
 impl Entry {
     fn resolve(&mut self, now_unix_ms: u64, by: &str) {
         self.alert.state = AlertState::Resolved;
-        self.alert.suppressed = None;
+        self.was_suppressed = self.alert.suppressed.take().is_some();
         self.alert.resolved_unix_ms = Some(now_unix_ms.max(self.alert.pending_unix_ms));
         self.alert.resolved_by = Some(by.to_owned());
     }

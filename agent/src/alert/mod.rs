@@ -165,6 +165,9 @@ impl Alerter {
             self.kept = Instant::now();
             self.state.keep(&self.book);
         }
+        for told in &mut self.channels {
+            told.planner.count_brief(&told.channel, &self.book, now_unix_ms);
+        }
         self.tell(now_unix_ms);
         self.recording.push(snapshot, elapsed);
         self.evaluated += began.elapsed();
@@ -327,9 +330,13 @@ impl Alerter {
             }
         }
         let counts = self.book.counts();
-        let throttled: u64 = self.channels.iter().map(|told| told.planner.throttled).sum();
-        for (reason, count) in [("silence", counts.silenced), ("inhibition", counts.inhibited), ("throttle", throttled)]
-        {
+        let sum = |count: fn(&Planner) -> u64| -> u64 { self.channels.iter().map(|told| count(&told.planner)).sum() };
+        for (reason, count) in [
+            ("silence", counts.silenced),
+            ("inhibition", counts.inhibited),
+            ("throttle", sum(|planner| planner.throttled)),
+            ("brief", sum(|planner| planner.brief)),
+        ] {
             series.push(number(&catalog::SUPPRESSED, &[reason], count as f64));
         }
         for told in &self.channels {
@@ -349,6 +356,7 @@ impl Alerter {
         ] {
             series.push(number(&catalog::LOST, &[reason], count as f64));
         }
+        series.push(number(&catalog::LEFT_OUT, &[], self.settings.left_out.len() as f64));
         series.push(number(&catalog::EVALUATION, &[], self.evaluated.as_secs_f64()));
         series
     }

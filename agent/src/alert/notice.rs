@@ -63,13 +63,16 @@ pub struct Pace {
 /// When a channel is told next.
 #[derive(Debug)]
 pub struct Planner {
-    in_flight: bool,
+    /// The alerts of the notice that is on its way.
+    in_flight: Option<Vec<u64>>,
     not_before: Option<Instant>,
     backoff: Backoff,
     last: HashMap<String, Instant>,
     waiting: HashSet<u64>,
     /// Alerts that had to wait for others of their group.
     pub throttled: u64,
+    /// Alerts that were over before the channel could be told of them.
+    pub brief: u64,
 }
 
 impl Planner {
@@ -81,31 +84,32 @@ impl Planner {
             _ => LONGEST_PAUSE,
         };
         Self {
-            in_flight: false,
+            in_flight: None,
             not_before: None,
             backoff: Backoff::new(longest),
             last: HashMap::new(),
             waiting: HashSet::new(),
             throttled: 0,
+            brief: 0,
         }
     }
 
     /// What the channel is to be told now, if anything.
     pub fn next(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {
-        if self.in_flight || self.not_before.is_some_and(|moment| now.instant < moment) {
+        if self.in_flight.is_some() || self.not_before.is_some_and(|moment| now.instant < moment) {
             return None;
         }
         let notice = match channel.kind {
             ChannelKind::Alertmanager(_) => all_that_fires(channel, book, now.unix_ms),
             _ => self.group(channel, book, pace, now),
         }?;
-        self.in_flight = true;
+        self.in_flight = Some(notice.told.iter().map(|(_, told)| told.id).collect());
         Some(notice)
     }
 
     /// The notice arrived.
     pub fn arrived(&mut self, notice: &Notice, now: Instant) {
-        (self.in_flight, self.not_before) = (false, None);
+        (self.in_flight, self.not_before) = (None, None);
         self.backoff.reset();
         self.last.insert(notice.group.clone(), now);
         self.waiting.retain(|id| !notice.told.iter().any(|(_, told)| told.id == *id));
@@ -113,8 +117,23 @@ impl Planner {
 
     /// The notice did not arrive: the channel is left alone for a while.
     pub fn failed(&mut self, retry_after: Option<Duration>, now: Instant) {
-        self.in_flight = false;
+        self.in_flight = None;
         self.not_before = Some(now + self.backoff.next(retry_after));
+    }
+
+    /// Counts what was over at this moment and will never be told.
+    pub fn count_brief(&mut self, channel: &Channel, book: &Book, now_unix_ms: u64) {
+        let is_brief = |entry: &&Entry| {
+            let alert = &entry.alert;
+            let is_on_its_way = self.in_flight.iter().flatten().any(|id| *id == alert.id);
+            alert.resolved_unix_ms == Some(now_unix_ms)
+                && alert.firing_unix_ms.is_some()
+                && !entry.was_suppressed
+                && alert.severity >= channel.least
+                && !is_on_its_way
+                && entry.told.get(&channel.name).is_none_or(|told| told.id != alert.id)
+        };
+        self.brief += book.entries().filter(is_brief).count() as u64;
     }
 
     fn group(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {

@@ -34,7 +34,7 @@ pub fn check(arguments: &CheckArguments) -> Outcome {
     let file = &arguments.file;
     let read = match fs::read_to_string(file).ok().filter(|text| has_rules(text)) {
         Some(rules) => AlertFile::parse(file, &rules).map(drop).map_err(Complaints),
-        None => Config::load(&Given { file: Some(file), ..Given::default() }).map(drop),
+        None => Config::load(&Given { file: Some(file), ..Given::default() }).and_then(Config::whole).map(drop),
     };
     match read {
         Ok(()) => terminal::result(&format!("{}: valid\n", file.display())),

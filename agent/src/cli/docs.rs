@@ -17,6 +17,7 @@ use crate::{
     model::{
         catalog::CHAPTERS,
         metric::{Bounds, Kind, Metric},
+        semantic,
     },
 };
 
@@ -116,7 +117,31 @@ fn metrics_document() -> String {
             false => table(&mut out, &metrics),
         }
     }
+    opentelemetry(&mut out);
     out
+}
+
+/// What stands elsewhere under another name.
+fn opentelemetry(out: &mut String) {
+    out.push_str(
+        "\n## Names at an OpenTelemetry collector\n\nWhat is sent by OTLP has the names of OpenTelemetry's semantic conventions where \
+         there are such, and the metric's own otherwise. The service is the resource (`service.name`), not an attribute.\n\n\
+         | metric | there | unit | attribute |\n|---|---|---|---|\n",
+    );
+    for row in semantic::NAMES {
+        let only = row.only.map(|(label, value)| format!(" with `{label}=\"{value}\"`")).unwrap_or_default();
+        let attribute = row.attribute.map_or_else(|| "–".into(), |(name, value)| format!("`{name}={value}`"));
+        let _ = writeln!(out, "| `{}`{only} | `{}` | `{}` | {attribute} |", row.ours, row.theirs, row.unit);
+    }
+    out.push_str("\n| label | attribute there |\n|---|---|\n");
+    for (label, attribute) in semantic::ATTRIBUTES {
+        let _ = writeln!(out, "| `{label}` | `{attribute}` |");
+    }
+    out.push_str("\nFields of the records of logs; any other bears the record's name before its own:\n\n");
+    out.push_str("| record | field | attribute there |\n|---|---|---|\n");
+    for (record, field, attribute) in semantic::FIELDS {
+        let _ = writeln!(out, "| `{record}` | `{field}` | `{attribute}` |");
+    }
 }
 
 fn table(out: &mut String, metrics: &[&Metric]) {

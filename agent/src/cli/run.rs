@@ -67,6 +67,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
     if let Err(error) = undumpable {
         tracing::warn!("cannot switch core dumps of the agent off: {error}; what it holds of secrets would be in one");
     }
+    for wrong in &config.alerts.left_out {
+        tracing::error!("left out: {wrong}; all else goes on. Correct it, and reload the agent");
+    }
     let _instance = only_instance(&config)?;
     // Before there is a second thread: capabilities are those of threads, and new ones have those of who starts them.
     match privileges::keep_needed(&config) {
@@ -165,13 +168,17 @@ impl Signals {
                     service_manager::reloading();
                     let next = reload(&config, &arguments);
                     let status = if next.is_some() { "reloaded" } else { "a reload was refused: see the log" };
-                    if let Some(next) = next {
-                        config = next;
-                        logging.set_level(config.log.level);
-                        let _ = orders.send(Command::Reload(Box::new(config.clone()))).await;
-                        // There is room for the next order once this one was taken.
-                        let _ = orders.reserve().await;
-                    }
+                    let order = match next {
+                        Some(next) => {
+                            config = next;
+                            logging.set_level(config.log.level);
+                            Command::Reload(Box::new(config.clone()))
+                        }
+                        None => Command::CountRefused,
+                    };
+                    let _ = orders.send(order).await;
+                    // There is room for the next order once this one was taken.
+                    let _ = orders.reserve().await;
                     service_manager::ready(status);
                     continue;
                 }
@@ -202,6 +209,7 @@ fn end_at_once_if_need_be(ended: &AtomicBool) {
 fn reload(old: &Config, arguments: &Arguments) -> Option<Config> {
     let new = arguments
         .configuration()
+        .and_then(Config::whole)
         .inspect_err(|complaints| {
             tracing::error!("SIGHUP: the new configuration is refused, the old one stays:\n{complaints}")
         })

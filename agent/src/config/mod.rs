@@ -418,11 +418,20 @@ impl Config {
         }
         // The files may have changed though their names have not.
         next.alerts.book = Arc::clone(&new.alerts.book);
+        next.alerts.left_out.clone_from(&new.alerts.left_out);
         (next, waiting)
     }
 }
 
 impl Config {
+    /// The same, if nothing of it is left out: for whoever is there to correct it.
+    ///
+    /// # Errors
+    /// What is wrong with rules and channels for alerts. An agent that starts goes on without them.
+    pub fn whole(self) -> Result<Self, Complaints> {
+        if self.alerts.left_out.is_empty() { Ok(self) } else { Err(Complaints(self.alerts.left_out)) }
+    }
+
     /// This configuration with one key changed, as it is typed in an environment variable.
     ///
     /// # Errors

@@ -213,7 +213,7 @@ impl Reading {
         if let Some(file) = self.config.alerts.files.iter().find(|file| !Path::new(file).is_absolute()).cloned() {
             self.refuse("alerts.files", &format!("{file:?} is no absolute path"));
         } else if self.complaints.is_empty() {
-            self.complaints = self.config.alerts.load();
+            self.config.alerts.load();
         }
         if self.complaints.is_empty() { Ok(self.config) } else { Err(Complaints(self.complaints)) }
     }

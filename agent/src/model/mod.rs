@@ -15,6 +15,7 @@ pub mod query;
 pub mod robust;
 pub mod rule;
 pub mod sample;
+pub mod semantic;
 pub mod service;
 pub mod settings;
 pub mod snapshot;

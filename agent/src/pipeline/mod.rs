@@ -39,6 +39,7 @@ pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_p
 use governing::Governing;
 use news::Newsroom;
 use probes::Probes;
+use settings::Reloads;
 use sources::Sources;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
@@ -78,6 +79,8 @@ const NO_PULSE: Duration = Duration::from_secs(3_600);
 pub enum Command {
     /// Take over what can change live.
     Reload(Box<Config>),
+    /// Count that what was to be taken over is wrong.
+    CountRefused,
     /// End cleanly.
     Stop,
 }
@@ -133,6 +136,7 @@ pub struct Pipeline {
     observed: Option<Instant>,
     alerter: Option<Alerter>,
     governing: Governing,
+    reloads: Reloads,
     newsroom: Option<Newsroom>,
 }
 
@@ -218,6 +222,7 @@ pub async fn start(config: Config) -> Result<Pipeline, StartError> {
         observed,
         alerter,
         governing,
+        reloads: Reloads::default(),
     })
 }
 
@@ -277,6 +282,7 @@ impl Pipeline {
                 }
                 command = commands.recv() => match command {
                     Some(Command::Reload(config)) => self.reload(*config),
+                    Some(Command::CountRefused) => self.reloads.refused += 1,
                     Some(Command::Stop) | None => break,
                 },
             }
@@ -301,6 +307,7 @@ impl Pipeline {
 
     /// Takes over what may change.
     fn reload(&mut self, config: Config) {
+        self.reloads.taken_over += 1;
         let before = self.governing.applied(&self.config);
         self.governing.reload(&self.config, &config);
         self.sources.reload(&before, &self.governing.applied(&config));
@@ -454,6 +461,7 @@ impl Pipeline {
         fresh.series.extend(self.senders.series());
         fresh.series.extend(self.server.series());
         fresh.series.extend(self.governing.series(&self.config));
+        fresh.series.extend(self.reloads.series());
         fresh.features = self.governing.features(&self.config);
         fresh.budget = self.governing.budget();
         fresh.series.extend(self.alerter.iter().flat_map(Alerter::series));

@@ -2,8 +2,29 @@
 
 use crate::{
     config::{Config, keys::KEYS},
-    model::settings::{Setting, SettingOrder, SettingRefused, Settings},
+    model::{
+        catalog::steth::RELOADS,
+        settings::{Setting, SettingOrder, SettingRefused, Settings},
+        snapshot::Series,
+    },
 };
+
+/// How often the configuration was read again, and what came of it.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// What may change live is as it says.
+    pub taken_over: u64,
+    /// Something in it is wrong: the one before stays.
+    pub refused: u64,
+}
+
+impl Reloads {
+    /// The series of this moment.
+    pub fn series(&self) -> [Series; 2] {
+        [("taken_over", self.taken_over), ("refused", self.refused)]
+            .map(|(outcome, count)| Series::number(&RELOADS, vec![outcome.into()], count as f64))
+    }
+}
 
 /// All settings.
 pub fn list(config: &Config) -> Settings {

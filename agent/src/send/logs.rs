@@ -1,5 +1,5 @@
 //! Single events as OpenTelemetry's protocol has them over HTTP (OTLP 1.5, logs in protobuf): alerts, findings, slow and failed
-//! queries. Each bears all fields that it has in our JSON; names are those of [`semantic`](super::semantic).
+//! queries. Each bears all fields that it has in our JSON; names are those of [`semantic`](crate::model::semantic).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use serde_json::Value as Json;
 use super::{
     message::{self, Value},
     otlp,
-    semantic::{self, event, severity},
     spool::Entry,
 };
 use crate::model::{
@@ -16,6 +15,7 @@ use crate::model::{
     figure::figure,
     news::{News, What},
     rule::Severity,
+    semantic::{self, event, severity},
 };
 
 /// Records in one request.

@@ -11,7 +11,6 @@ mod message;
 mod otlp;
 mod profiles;
 mod remote_write;
-mod semantic;
 mod sink;
 pub mod spool;
 #[cfg(test)]

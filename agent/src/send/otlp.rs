@@ -1,5 +1,5 @@
 //! A snapshot as OpenTelemetry's protocol has it over HTTP (OTLP 1.5, metrics in protobuf). Each service is a resource of its own,
-//! and so is the host; names are those of [`semantic`](super::semantic). Message types are the part of
+//! and so is the host; names are those of [`semantic`](crate::model::semantic). Message types are the part of
 //! opentelemetry-proto that is sent: its crate brings an SDK along.
 
 use std::{
@@ -12,9 +12,10 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 
-use super::{ended::Ended, message, semantic, spool::Entry};
+use super::{ended::Ended, message, spool::Entry};
 use crate::model::{
     metric::Kind,
+    semantic,
     snapshot::{Series, Snapshot, Value},
 };
 

@@ -64,48 +64,68 @@ fn write_series(writer: &mut Writer, all: &[Label], series: &Series, ended: bool
     let own = |value: f64| if ended { f64::from_bits(STALE) } else { value };
     match (metric.kind, &series.value) {
         (Kind::Counter | Kind::Gauge, Value::Number(number)) => {
-            writer.sample(
-                metric,
-                labels(all, metric, series, Bytes::from_static(metric.name.as_bytes()), None),
-                own(*number),
-            );
+            let mut named = Named::new(all, series, false);
+            writer.sample(metric, named.with(Bytes::from_static(metric.name.as_bytes())), own(*number));
         }
         (Kind::Histogram(bounds), Value::Histogram(distribution)) => {
             let [bucket, sum, count] =
                 ["bucket", "sum", "count"].map(|it| Bytes::from(format!("{}_{it}", metric.name)));
             let counts = distribution.cumulative(bounds).into_iter().map(|(_, count)| count);
+            let mut buckets = Named::new(all, series, true);
+            buckets.with(bucket);
             for (edge, count) in edges(bounds).iter().zip(counts.chain([distribution.count()])) {
-                writer.sample(
-                    metric,
-                    labels(all, metric, series, bucket.clone(), Some(edge.clone())),
-                    own(count as f64),
-                );
+                writer.sample(metric, buckets.up_to(edge.clone()), own(count as f64));
             }
-            let sum_seconds = distribution.sum_ns() as f64 / 1e9;
-            writer.sample(metric, labels(all, metric, series, sum, None), own(sum_seconds));
-            writer.sample(metric, labels(all, metric, series, count, None), own(distribution.count() as f64));
+            let mut named = Named::new(all, series, false);
+            writer.sample(metric, named.with(sum), own(distribution.sum_ns() as f64 / 1e9));
+            writer.sample(metric, named.with(count), own(distribution.count() as f64));
         }
         // No exposition shows it either.
         _ => {}
     }
 }
 
-/// All labels by name, as the protocol wants them; a label that is empty is none.
-fn labels(all: &[Label], metric: &Metric, series: &Series, name: Bytes, edge: Option<Bytes>) -> Vec<Label> {
-    let mut labels = Vec::with_capacity(metric.labels.len() + all.len() + 2);
-    labels.push(Label { name: Bytes::from_static(b"__name__"), value: name });
-    labels.extend(edge.map(|value| Label { name: Bytes::from_static(b"le"), value }));
-    for (name, value) in metric.labels.iter().zip(&series.labels).filter(|(_, value)| !value.is_empty()) {
-        let value = Bytes::copy_from_slice(value.as_bytes());
-        labels.push(Label { name: Bytes::from_static(name.as_bytes()), value });
-    }
-    for label in all {
-        if labels.iter().all(|own| own.name != label.name) {
-            labels.push(label.clone());
+const NAME: Bytes = Bytes::from_static(b"__name__");
+const EDGE: Bytes = Bytes::from_static(b"le");
+
+/// The labels of a series, by name, as the protocol wants them; a label that is empty is none. Made once for all samples of a histogram.
+struct Named {
+    labels: Vec<Label>,
+    /// Where `__name__` and `le` stand.
+    name_at: usize,
+    edge_at: usize,
+}
+
+impl Named {
+    fn new(all: &[Label], series: &Series, has_edge: bool) -> Self {
+        let mut labels = Vec::with_capacity(series.labels.len() + all.len() + 2);
+        labels.push(Label { name: NAME, value: Bytes::new() });
+        labels.extend(has_edge.then_some(Label { name: EDGE, value: Bytes::new() }));
+        for (name, value) in series.metric.labels.iter().zip(&series.labels).filter(|(_, value)| !value.is_empty()) {
+            let value = Bytes::copy_from_slice(value.as_bytes());
+            labels.push(Label { name: Bytes::from_static(name.as_bytes()), value });
         }
+        for label in all {
+            if labels.iter().all(|own| own.name != label.name) {
+                labels.push(label.clone());
+            }
+        }
+        labels.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let place = |name| labels.iter().position(|label| label.name == name).unwrap_or_default();
+        let (name_at, edge_at) = (place(NAME), place(EDGE));
+        Self { labels, name_at, edge_at }
     }
-    labels.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    labels
+
+    fn with(&mut self, name: Bytes) -> &[Label] {
+        self.labels[self.name_at].value = name;
+        &self.labels
+    }
+
+    /// For one that has an edge.
+    fn up_to(&mut self, edge: Bytes) -> &[Label] {
+        self.labels[self.edge_at].value = edge;
+        &self.labels
+    }
 }
 
 /// Gathers samples into requests.
@@ -142,11 +162,11 @@ impl Writer {
         Self { at_unix_ms, request: Open::new(version), entries: Vec::new() }
     }
 
-    fn sample(&mut self, metric: &Metric, labels: Vec<Label>, value: f64) {
+    fn sample(&mut self, metric: &Metric, labels: &[Label], value: f64) {
         let sample = Sample { value, timestamp: i64::try_from(self.at_unix_ms).unwrap_or(i64::MAX) };
         match &mut self.request {
-            Open::One(request) => request.series.push(TimeSeries { labels, samples: vec![sample] }),
-            Open::Two(gathered) => gathered.push(metric, &labels, sample),
+            Open::One(request) => request.series.push(TimeSeries { labels: labels.to_vec(), samples: vec![sample] }),
+            Open::Two(gathered) => gathered.push(metric, labels, sample),
         }
         if self.request.len() == MOST_SAMPLES {
             self.close();

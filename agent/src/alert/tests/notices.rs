@@ -44,9 +44,14 @@ impl Told {
         self.planner.next(&self.channel, &self.world.book, pace, now)
     }
 
+    fn window(&mut self, ratios: &[(&str, f64)]) {
+        self.world.push(ratios);
+        self.planner.count_brief(&self.channel, &self.world.book, self.world.now());
+    }
+
     /// A window, and what comes of it; a notice arrives at once.
     fn push(&mut self, ratios: &[(&str, f64)]) -> Option<Notice> {
-        self.world.push(ratios);
+        self.window(ratios);
         let notice = self.next()?;
         let now = self.now();
         self.planner.arrived(&notice, now.instant);
@@ -126,7 +131,23 @@ fn a_channel_that_fails_is_left_alone_and_gets_what_is_then() {
     drop(told.next().unwrap());
     let now = told.now().instant;
     told.planner.failed(None, now);
-    assert_eq!(told.push(&[("a", 0.1)]), None);
+    assert_eq!((told.push(&[("a", 0.1)]), told.planner.brief), (None, 1), "counted, at least");
+}
+
+#[test]
+fn what_is_over_while_its_notice_is_on_its_way_or_was_silenced_is_not_brief() {
+    let mut told = Told::new(ChannelKind::Webhook);
+    told.window(&[("a", 0.9)]);
+    let notice = told.next().unwrap();
+    told.window(&[("a", 0.1)]);
+    let now = told.now().instant;
+    told.planner.arrived(&notice, now);
+    told.world.book.note("c", &notice.told);
+    let wanted = Wanted { rule: Some("fd".into()), seconds: 600, by: "me".into(), ..Wanted::default() };
+    told.world.book.silences.begin(wanted, told.world.now()).unwrap();
+    told.push(&[("b", 0.9)]);
+    told.push(&[("b", 0.1)]);
+    assert_eq!(told.planner.brief, 0);
 }
 
 #[test]

@@ -108,6 +108,7 @@ pub struct TypedChannel {
 impl TypedChannel {
     /// The channel, if it is one; else what is wrong is complained of.
     pub(super) fn checked(self, text: &mut Text, whole: Range<usize>) -> Option<Channel> {
+        let before = text.complaints.len();
         let name = self.name.get_ref().clone();
         if !is_name(&name) {
             text.complain(self.name.span(), format!("{name:?} is no name: letters, digits, _ and - are allowed"));
@@ -138,7 +139,7 @@ impl TypedChannel {
             text.complain(whole, why);
             return None;
         }
-        Some(Channel { name, kind, least: self.least })
+        (text.complaints.len() == before).then_some(Channel { name, kind, least: self.least })
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Alerts {
     pub repeat: Duration,
     /// What the files hold.
     pub book: Arc<AlertFile>,
+    /// What is wrong with them. The rules, channels and files that are wrong are not in the book.
+    pub left_out: Vec<Complaint>,
 }
 
 /// What files of rules and channels hold.
@@ -81,7 +83,7 @@ struct Text<'a> {
 
 impl Alerts {
     /// Reads the files. A rule replaces a shipped one of its name.
-    pub(super) fn load(&mut self) -> Vec<Complaint> {
+    pub(super) fn load(&mut self) {
         let mut complaints = Vec::new();
         let mut whole = AlertFile::default();
         if self.defaults {
@@ -93,15 +95,20 @@ impl Alerts {
             let read = read_file(path).map_err(|error| {
                 vec![Complaint { place: Place::File(path.into()), text: format!("cannot read the rules: {error}") }]
             });
-            match read.and_then(|text| AlertFile::parse(path, &text)) {
-                Ok(more) => whole.add(more, path, shipped, &mut complaints),
+            match read.map(|text| AlertFile::read(path, &text)) {
+                Ok((more, wrong)) => {
+                    complaints.extend(wrong);
+                    whole.add(more, path, shipped, &mut complaints);
+                }
                 Err(why) => complaints.extend(why),
             }
         }
         complaints.extend(whole.contradictions(&self.without));
         whole.rules.retain(|rule| !self.without.contains(&rule.name));
+        whole.rules.truncate(MOST_RULES);
+        whole.channels.truncate(MOST_CHANNELS);
         self.book = Arc::new(whole);
-        complaints
+        self.left_out = complaints;
     }
 }
 
@@ -118,12 +125,18 @@ impl AlertFile {
     /// # Errors
     /// Everything that is wrong with it, as far as it could be read.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<Complaint>> {
+        let (file, complaints) = Self::read(path, text);
+        if complaints.is_empty() { Ok(file) } else { Err(complaints) }
+    }
+
+    /// What is right in a file that is already in memory, and what is wrong. One that cannot be read to its end holds nothing.
+    fn read(path: &Path, text: &str) -> (Self, Vec<Complaint>) {
         let mut source = Text { path, text, complaints: Vec::new() };
         let typed: TypedFile = match toml::from_str(text) {
             Ok(typed) => typed,
             Err(error) => {
                 source.complain(error.span().unwrap_or_default(), error.message().to_owned());
-                return Err(source.complaints);
+                return (Self::default(), source.complaints);
             }
         };
         let mut file = Self::default();
@@ -135,7 +148,7 @@ impl AlertFile {
             let span = channel.span();
             file.channels.extend(channel.into_inner().checked(&mut source, span));
         }
-        if source.complaints.is_empty() { Ok(file) } else { Err(source.complaints) }
+        (file, source.complaints)
     }
 
     fn add(&mut self, more: Self, path: &Path, shipped: usize, complaints: &mut Vec<Complaint>) {
@@ -202,6 +215,7 @@ impl Default for Alerts {
             throttle: Duration::from_secs(60),
             repeat: Duration::from_secs(4 * 3_600),
             book: Arc::new(AlertFile::shipped().clone()),
+            left_out: Vec::new(),
         }
     }
 }

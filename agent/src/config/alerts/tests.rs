@@ -120,7 +120,7 @@ fn a_channel_is_what_is_written_or_says_what_it_lacks() {
 }
 
 #[test]
-fn files_replace_shipped_rules_and_a_wrong_one_is_an_error_of_the_configuration() {
+fn files_replace_shipped_rules_and_what_is_wrong_is_left_out_and_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("alerts.toml");
     let config = |alerts: &str| Config::parse(Path::new("steth.toml"), &format!("[alerts]\n{alerts}\n"));
@@ -136,10 +136,21 @@ fn files_replace_shipped_rules_and_a_wrong_one_is_an_error_of_the_configuration(
     for (given, why) in [
         (with(""), "alerts.toml:7: node_load1 has no label \"x\""),
         (config("files = [\"/nowhere/a.toml\"]"), "/nowhere/a.toml: cannot read the rules"),
-        (config("files = [\"a.toml\"]"), "\"a.toml\" is no absolute path"),
         (config("without = [\"nobody\"]"), "there is no such rule"),
     ] {
-        let said = given.unwrap_err().to_string();
+        let read = given.unwrap();
+        assert_eq!(read.alerts.book.rules.len(), shipped);
+        let said = read.whole().unwrap_err().to_string();
         assert!(said.contains(why), "{said}");
     }
+    let said = config("files = [\"a.toml\"]").unwrap_err().to_string();
+    assert!(said.contains("\"a.toml\" is no absolute path"), "{said}");
+
+    std::fs::write(&file, rule("by = [\"x\"]") + &rule("").replace("one", "two")).unwrap();
+    let read = with("defaults = false").unwrap().alerts;
+    let names: Vec<&str> = read.book.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!((names, read.left_out.len()), (vec!["two"], 1), "one of them is right");
+    std::fs::write(&file, "[[rule]]\nname = 1\n").unwrap();
+    let read = with("").unwrap().alerts;
+    assert_eq!((read.book.rules.len(), read.left_out.len()), (shipped, 1));
 }

@@ -15,7 +15,8 @@ pub static FIRED: Metric = Metric::counter("steth_alerts_fired_total", "Alerts t
 pub static SUPPRESSED: Metric = Metric::counter(
     "steth_alerts_suppressed_total",
     "Alerts that nobody was told of, or later than they fired. reason is silence, inhibition (another alert says the same and \
-     more) or throttle (told together with others of their rule, after alerts.throttle).",
+     more), throttle (told together with others of their rule, after alerts.throttle) or brief (over before a channel could be \
+     told, for each such channel).",
     &["reason"],
 );
 /// Notices.
@@ -34,6 +35,12 @@ pub static LOST: Metric = Metric::counter(
      window), untold (a channel could not be told for a day that an alert is over) or state (alerts.folder could not be written).",
     &["reason"],
 );
+/// What is wrong with rules.
+pub static LEFT_OUT: Metric = Metric::gauge(
+    "steth_alert_rules_left_out",
+    "What is wrong in the files of rules and channels that the agent started with, and left out; its log names file and line.",
+    &[],
+);
 /// Its cost.
 pub static EVALUATION: Metric = Metric::counter(
     "steth_alert_evaluation_seconds_total",
@@ -45,5 +52,5 @@ pub static EVALUATION: Metric = Metric::counter(
 pub static ALERTING: Chapter = Chapter {
     title: "Alerts",
     source: "the agent's own counts",
-    metrics: || vec![&ALERTS, &FIRED, &SUPPRESSED, &NOTICES, &GROUPS, &LOST, &EVALUATION],
+    metrics: || vec![&ALERTS, &FIRED, &SUPPRESSED, &NOTICES, &GROUPS, &LOST, &LEFT_OUT, &EVALUATION],
 };

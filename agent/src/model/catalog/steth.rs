@@ -78,6 +78,14 @@ pub static AUDIT_LINES: Metric = Metric::counter(
     &["outcome"],
 );
 
+/// Reloads.
+pub static RELOADS: Metric = Metric::counter(
+    "steth_config_reloads_total",
+    "How often the configuration was read again (SIGHUP). outcome is taken_over or refused (something in it is wrong, and the one \
+     before stays).",
+    &["outcome"],
+);
+
 /// What the agent itself costs.
 pub static AGENT: Chapter = Chapter {
     title: "The agent",
@@ -98,6 +106,7 @@ pub static AGENT: Chapter = Chapter {
             &BUDGET_SHARE,
             &BUDGET_USED,
             &GOVERNOR_STEPS,
+            &RELOADS,
         ]
     },
 };

@@ -66,7 +66,7 @@ pub const NAMES: &[Name] = &[
 ];
 
 /// Labels, wherever they stand.
-const ATTRIBUTES: &[(&str, &str)] = &[
+pub const ATTRIBUTES: &[(&str, &str)] = &[
     ("cpu", "cpu.logical_number"),
     ("ctxswitchtype", "process.context_switch.type"),
     ("database", "db.namespace"),
