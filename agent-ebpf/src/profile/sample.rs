@@ -219,16 +219,16 @@ impl Taking {
         }
         head.header.text_len = frames as u32 * 8;
         let size = size_of::<Sample>() as u64 + frames * 8;
-        output(core::ptr::from_mut(head).cast(), size);
+        output(core::ptr::from_mut(head).cast(), size, BPF_RB_NO_WAKEUP);
     }
 }
 
-/// Sends a record to the ring of samples; false, and counted, if there was no room.
+/// Sends a record to the ring of samples, and wakes who reads it or not; false, and counted, if there was no room.
 #[inline(always)]
-pub fn output(record: *mut c_void, size: u64) -> bool {
+pub fn output(record: *mut c_void, size: u64, wake: u32) -> bool {
     let ring = (&raw const SAMPLES).cast_mut().cast();
     // SAFETY: the verifier checks that `size` bytes can be read there.
-    let sent = unsafe { bpf_ringbuf_output(ring, record, size, BPF_RB_NO_WAKEUP as u64) } == 0;
+    let sent = unsafe { bpf_ringbuf_output(ring, record, size, wake as u64) } == 0;
     if !sent {
         lost(Loss::SamplesFull);
     }

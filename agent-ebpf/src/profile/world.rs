@@ -1,7 +1,7 @@
 //! What a walk looks at: the memory of the process that runs now, its mappings, and the tables of the files in them.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP},
     helpers::generated::{bpf_ktime_get_ns, bpf_task_pt_regs},
 };
 use steth_probes::{
@@ -113,7 +113,8 @@ impl World {
         record.offset = stretch.offset;
         record.pid = task.load(offset!(task_tgid));
         record.slot = slot;
-        if !super::sample::output(core::ptr::from_mut(record).cast(), size_of::<NoTable>() as u64) {
+        let size = size_of::<NoTable>() as u64;
+        if !super::sample::output(core::ptr::from_mut(record).cast(), size, BPF_RB_FORCE_WAKEUP) {
             // To be asked for again.
             let _ = UNWIND_FILES.remove(&stretch.file);
         }

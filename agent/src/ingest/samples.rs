@@ -1,5 +1,10 @@
 //! Reads the ring of samples.
 
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
 use aya::maps::{MapData, RingBuf};
 use steth_probes::{
     cell::Role,
@@ -21,6 +26,14 @@ impl Samples {
     /// A reader of this ring.
     pub fn new(ring: RingBuf<MapData>) -> Self {
         Self { ring, malformed: 0 }
+    }
+
+    /// What can be waited for: the kernel says that it is to be read when code is run that has no unwind table.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub fn file(&self) -> io::Result<OwnedFd> {
+        self.ring.as_fd().try_clone_to_owned()
     }
 
     /// Takes all that is there.

@@ -1,7 +1,7 @@
 //! The programs that take samples: their clocks, their hooks, and the maps that steer them. All of it comes and goes while
 //! the agent runs.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use aya::{
     Btf,
@@ -20,6 +20,7 @@ use steth_probes::{
     record::read,
     tls::CodeFile,
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     load::{Kernel, LoadError, map_data, run, table},
@@ -367,4 +368,14 @@ impl Sampler {
         })?;
         Ok(files)
     }
+}
+
+/// A ring that can be waited for until the kernel says that it is to be read. For where tokio runs.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn awaited(ring: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an owned descriptor is open, and the same, as long as it is owned.
+    let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+    Ok(registered?)
 }

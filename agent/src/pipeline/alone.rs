@@ -3,8 +3,9 @@
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    PROFILE_INTERVAL, TRACE_INTERVAL, past as of_past,
+    TRACE_INTERVAL, past as of_past,
     probes::{self, Probes},
+    wakes,
 };
 use crate::{
     config::Config,
@@ -66,10 +67,9 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     let mut probes = Probes::new(load_alone(&config)?, &config)?;
     drop(probes.read());
     probes.profile(request);
-    let mut tick = tokio::time::interval(PROFILE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while probes.is_profiled() {
-        tick.tick().await;
+        let (sampling, wakes) = probes.sampling();
+        wakes::due(sampling, wakes).await;
         probes.drain();
         probes.sample();
     }

@@ -23,6 +23,7 @@ mod tls;
 mod trace;
 mod unwinders;
 mod unwinding;
+mod wakes;
 mod workers;
 mod written;
 
@@ -67,9 +68,6 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// How often those who trace are told: the ring holds at least ten times as much.
 const TRACE_INTERVAL: Duration = Duration::from_millis(20);
-
-/// How often samples are taken from their ring while someone waits for a profile: new code has its unwind table not much later.
-const PROFILE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How often a heart looks that has nobody to tell.
 const NO_PULSE: Duration = Duration::from_secs(3_600);
@@ -246,11 +244,10 @@ impl Pipeline {
         kept.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut trace = tokio::time::interval(TRACE_INTERVAL);
         trace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut profile = tokio::time::interval(PROFILE_INTERVAL);
-        profile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heart = tokio::time::interval(pulse.map_or(NO_PULSE, |pulse| pulse.every));
         heart.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let (sampling, wakes) = self.sources.probes().map(|probes| probes.sampling()).unwrap_or_default();
             tokio::select! {
                 _ = heart.tick() => pulse.into_iter().for_each(|pulse| (pulse.beat)()),
                 Some(request) = self.snapshots.requested() => request.answer(self.fresh_snapshot()),
@@ -259,7 +256,7 @@ impl Pipeline {
                 _ = trace.tick(), if self.sources.probes().is_some_and(|probes| probes.is_traced()) => {
                     self.sources.probes().into_iter().for_each(Probes::tell);
                 }
-                _ = profile.tick(), if self.sources.probes().is_some_and(|probes| probes.is_profiled()) => {
+                () = wakes::due(sampling, wakes) => {
                     slow::step("taking samples", || self.sources.probes().into_iter().for_each(Probes::sample));
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.

@@ -7,6 +7,7 @@ mod telling;
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,7 @@ use super::{
     signals::Signals,
     tls::TlsFiles,
     trace::{self, Told},
+    wakes::Wakes,
 };
 use crate::{
     aggregate::{Names, StatementName, Totals},
@@ -81,6 +83,9 @@ pub struct Probes {
     builds: Builds,
     signals: Signals,
     profiles: Result<Profiles, String>,
+    /// When samples are taken next.
+    sampling: Instant,
+    wakes: Option<Arc<Wakes>>,
 }
 
 /// When all open files are gone over, for sockets that have ended.
@@ -132,6 +137,8 @@ impl Probes {
             builds: Builds::begin(PROC.as_ref()),
             signals: Signals::default(),
             profiles: profiles(&mut kernel, config),
+            sampling: Instant::now(),
+            wakes: None,
             kernel,
         })
     }
@@ -224,7 +231,14 @@ impl Probes {
     pub fn profile(&mut self, request: ProfileRequest) {
         let lost = self.lost(Loss::SamplesFull);
         match &mut self.profiles {
-            Ok(profiles) => profiles.begin(request, &mut self.kernel, &self.names, lost),
+            Ok(profiles) => {
+                profiles.begin(request, &mut self.kernel, &self.names, lost);
+                self.sampling = Instant::now();
+                if self.wakes.is_none() {
+                    let wakes = profiles.wakes().inspect_err(|error| tracing::debug!("samples wake nobody: {error}"));
+                    self.wakes = wakes.ok().map(Arc::new);
+                }
+            }
             Err(why) => drop(request.answer.send(Err(ProfileRefused::Impossible(why.clone())))),
         }
         self.watch_slow();
@@ -235,6 +249,11 @@ impl Probes {
         self.profiles.as_ref().is_ok_and(Profiles::is_busy)
     }
 
+    /// When samples are to be taken next, while someone waits for a profile, and what may come before.
+    pub fn sampling(&self) -> (Option<Instant>, Option<Arc<Wakes>>) {
+        (self.is_profiled().then_some(self.sampling), self.wakes.clone())
+    }
+
     /// Takes what samples there are.
     pub fn sample(&mut self) {
         if self.told.is_heard() {
@@ -243,6 +262,7 @@ impl Probes {
         let lost = self.lost(Loss::SamplesFull);
         if let Ok(profiles) = &mut self.profiles {
             profiles.tick(&mut self.kernel, &self.names, lost);
+            self.sampling = Instant::now() + profiles.pause();
         }
         self.watch_slow();
     }

@@ -1,9 +1,11 @@
 //! Profiles for whoever asks: which samples the kernel takes, whose they are, and when a profile is finished.
 
 mod always;
+mod steering;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
+    io,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
@@ -12,7 +14,7 @@ use std::{
 use steth_probes::{
     cell::Role,
     limits,
-    profile::{KERNEL_SLOTS, SampleKind, Sampling, TARGET_PROCESS, TARGET_SERVICE, Target},
+    profile::{KERNEL_SLOTS, SampleKind, Sampling, Target},
 };
 
 use super::{
@@ -21,15 +23,13 @@ use super::{
     sampled::Sampled,
     session::{Session, names_in, title},
     unwinding::{News, Unwinding},
+    wakes::Wakes,
 };
 use crate::{
     aggregate::Names,
     config::Config,
     ingest::Samples,
-    kernel::{
-        Kernel, LoadError,
-        sampling::{Clock, Sampler},
-    },
+    kernel::{self, Kernel, LoadError, sampling::Sampler},
     model::{
         profile::Kind,
         sample::{ProfileRefused, ProfileRequest, Request, Told},
@@ -51,6 +51,11 @@ pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 pub const MOST_HERTZ: u32 = 999;
 /// Shortest system call and request that is told: more of them would cost those who make them too much.
 const LEAST_WHOLE: Duration = Duration::from_millis(1);
+/// How often samples are taken from their ring, at most and at least.
+const SOON: Duration = Duration::from_millis(20);
+const LATE: Duration = Duration::from_millis(100);
+/// Samples a second of which the ring has room for a multiple of what comes meanwhile.
+const FEW: u64 = 2_000;
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
@@ -81,6 +86,8 @@ pub struct Profiles {
     /// Hertz of the clock on demand; 0 while it stands.
     hertz: u32,
     waits: bool,
+    /// Whether Python was among what was taken last: its names are to be found while it lives.
+    was_python: bool,
 }
 
 impl Profiles {
@@ -109,6 +116,7 @@ impl Profiles {
             targets: Vec::new(),
             hertz: 0,
             waits: false,
+            was_python: false,
         };
         if config.profile.hertz > 0
             && let Err(error) = profiles.start_always(kernel, config)
@@ -160,6 +168,29 @@ impl Profiles {
     /// Whether samples come that someone waits for.
     pub fn is_busy(&self) -> bool {
         !self.sessions.is_empty()
+    }
+
+    /// What tells that samples are to be taken before the next pause is over. For where tokio runs.
+    ///
+    /// # Errors
+    /// If they cannot be waited for.
+    pub fn wakes(&self) -> io::Result<Wakes> {
+        Wakes::new(self.samples.file()?, self.unwinding.made())
+    }
+
+    /// How long samples may wait in their ring.
+    pub fn pause(&self) -> Duration {
+        let is_urgent = |session: &Session| session.preparing.is_some() || session.closing.is_some();
+        // All kinds but those of the clocks come as often as they like.
+        let clocks = SampleKind::Demand.bit() | SampleKind::Always.bit();
+        let ticks = u64::from(self.hertz).saturating_mul(kernel::cpus() as u64);
+        let are_few = self.sampling.any & !clocks == 0 && ticks <= FEW;
+        if !are_few || self.was_python || self.sessions.iter().any(is_urgent) {
+            return SOON;
+        }
+        let now = Instant::now();
+        let ends = self.sessions.iter().map(|session| session.until.saturating_duration_since(now)).min();
+        ends.map_or(LATE, |ends| ends.min(LATE))
     }
 
     /// Begins a profile; the answer comes when it is over. `lost` counts the samples that found no room so far.
@@ -221,115 +252,6 @@ impl Profiles {
         }
         let gone = request.whose.pids.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists());
         gone.map_or(Ok(()), |pid| Err(ProfileRefused::NoProcess(*pid)))
-    }
-
-    /// Tells the kernel what all who wait want together.
-    fn steer(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
-        let taking = || self.sessions.iter().filter(|session| session.closing.is_none());
-        let ready = || taking().filter(|session| session.preparing.is_none());
-        let hertz = ready().filter(|it| it.has(SampleKind::Demand)).map(|it| it.request.hertz).max().unwrap_or(0);
-        let waits = ready().any(|session| session.has(SampleKind::Back));
-        let wholes = [SampleKind::LongCall, SampleKind::LongRequest];
-        let long_ones = ready().any(|session| wholes.iter().any(|kind| session.has(*kind)));
-        let (mut all, mut targets) = (0, HashMap::<Target, u32>::new());
-        for session in taking() {
-            let mut bits = 0;
-            bits |= if session.has(SampleKind::Demand) { SampleKind::Demand.bit() } else { 0 };
-            bits |= if session.has(SampleKind::Back) { SampleKind::WAITS } else { 0 };
-            bits |= wholes.iter().filter(|kind| session.has(**kind)).fold(0, |bits, kind| bits | kind.bit());
-            let whose = &session.request.whose;
-            if whose.is_everybody() {
-                all |= bits;
-            }
-            for pid in &whose.pids {
-                *targets.entry(Target { what: TARGET_PROCESS, number: *pid }).or_default() |= bits;
-            }
-            for (number, name) in names.services() {
-                if whose.has_service(name, names.cgroup(number)) {
-                    *targets.entry(Target { what: TARGET_SERVICE, number }).or_default() |= bits;
-                }
-            }
-        }
-        let mut targets: Vec<_> = targets.into_iter().collect();
-        targets.sort_by_key(|(target, _)| (target.what, target.number));
-        let mut sampling = self.sampling;
-        sampling.all = all | if self.always.is_some() { SampleKind::Always.bit() } else { 0 };
-        sampling.any = sampling.all | targets.iter().fold(0, |any, (_, bits)| any | bits);
-        let fastest = taking().map(|session| session.request.hertz).max().unwrap_or(1);
-        sampling.demand_ns = 1_000_000_000 / u64::from(hertz.max(1));
-        // As often as on a CPU.
-        sampling.interval_ns = 1_000_000_000 / u64::from(fastest.max(1));
-        let [least_call_ns, least_request_ns] = wholes.map(|kind| {
-            let least = taking().filter(|session| session.has(kind)).map(|session| session.request.least).min();
-            u64::try_from(least.unwrap_or(LEAST_WHOLE).as_nanos()).unwrap_or(u64::MAX)
-        });
-        (sampling.long_call_ns, sampling.long_request_ns) = (least_call_ns, least_request_ns);
-        let changed = (sampling.all, sampling.any) != (self.sampling.all, self.sampling.any)
-            || (sampling.demand_ns, sampling.interval_ns) != (self.sampling.demand_ns, self.sampling.interval_ns)
-            || (least_call_ns, least_request_ns) != (self.sampling.long_call_ns, self.sampling.long_request_ns)
-            || targets != self.targets;
-        if changed {
-            if self.waits {
-                // What has been waited for so far is settled; everybody begins anew.
-                kernel.tell_waiting().map_err(|error| error.to_string())?;
-                self.drain(names);
-            }
-            sampling.epoch_ns = monotonic_ns();
-            self.sampler.set(&sampling, &targets).map_err(|error| error.to_string())?;
-            (self.sampling, self.targets) = (sampling, targets);
-        }
-        if hertz != self.hertz {
-            if hertz == 0 {
-                kernel.stop_clock(Clock::Demand);
-            } else {
-                kernel.start_clock(Clock::Demand, hertz).map_err(|error| error.to_string())?;
-            }
-            self.hertz = hertz;
-        }
-        let taking = |session: &&mut Session| session.preparing.is_none() && session.closing.is_none();
-        self.sessions.iter_mut().filter(taking).for_each(|session| session.hertz = session.hertz.max(hertz));
-        kernel.look_at(waits, long_ones).map_err(|error| error.to_string())?;
-        if waits != self.waits {
-            if waits {
-                // That took its time, in which nobody was looked at.
-                self.sampling.epoch_ns = monotonic_ns();
-            }
-            self.sampling.waits = waits.into();
-            self.sampler.set(&self.sampling, &self.targets).map_err(|error| error.to_string())?;
-        }
-        self.waits = waits;
-        Ok(())
-    }
-
-    /// Lets profiles begin whose unwind tables are there.
-    fn begin_prepared(&mut self, kernel: &mut Kernel, names: &Names) -> Result<(), String> {
-        let now = Instant::now();
-        let settled = |session: &Session| !self.unwinding.is_busy_for(session.request.whose.pids());
-        let is_ready = |session: &Session| session.preparing.is_some_and(|late| now >= late || settled(session));
-        let ready: Vec<bool> = self.sessions.iter().map(is_ready).collect();
-        if !ready.contains(&true) {
-            return Ok(());
-        }
-        if self.waits {
-            // What is waited for since before is the others'.
-            kernel.tell_waiting().map_err(|error| error.to_string())?;
-        }
-        for (session, ready) in self.sessions.iter_mut().zip(&ready) {
-            if *ready {
-                session.preparing = None;
-            }
-        }
-        self.steer(kernel, names)?;
-        let begun_ns = monotonic_ns();
-        for (session, _) in self.sessions.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            session.began = SystemTime::now();
-            session.until = Instant::now() + session.request.length;
-            session.span_ns = (begun_ns, u64::MAX);
-            if let Some(begun) = session.request.begun.take() {
-                let _ = begun.send(());
-            }
-        }
-        Ok(())
     }
 
     /// A Postgres request has ended that took this long.
@@ -411,6 +333,7 @@ impl Profiles {
             self.pythons.set_file(slot, code.as_deref());
             self.files.set(slot, code);
         }
+        self.was_python = samples.iter().any(|sample| !sample.python.is_empty());
         self.pythons.take(&samples, &self.sampler);
         for sample in samples {
             let to = if sample.kind == SampleKind::Always { &mut always } else { &mut finished };

@@ -15,6 +15,8 @@ use steth_probes::{
     unwind::{MAX_SLOT, Stop},
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     model::sample::{NoTable, Sample},
     profile::{
@@ -89,6 +91,7 @@ pub(super) struct Unwinders {
     small: mpsc::SyncSender<Work>,
     large: mpsc::SyncSender<Work>,
     done: mpsc::Receiver<Done>,
+    made: Arc<Notify>,
     /// Walks, and tables of files that are not large, that are not done.
     under_way: usize,
     /// Of walks among them.
@@ -101,14 +104,20 @@ impl Unwinders {
     /// Starts the threads.
     pub fn start(codes: &Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> io::Result<Self> {
         let (tell, done) = mpsc::channel();
+        let made = Arc::new(Notify::new());
         let start = |name: &str| {
             let (work, asked) = mpsc::sync_channel(WAITING);
-            let (worker, tell) = (Worker::new(codes, cache.clone()), tell.clone());
-            thread::Builder::new().name(name.into()).spawn(move || worker.run(&asked, &tell))?;
+            let (worker, tell, made) = (Worker::new(codes, cache.clone()), tell.clone(), Arc::clone(&made));
+            thread::Builder::new().name(name.into()).spawn(move || worker.run(&asked, &tell, &made))?;
             io::Result::Ok(work)
         };
         let (small, large) = (start("steth-unwind")?, start("steth-unwind-lg")?);
-        Ok(Self { small, large, done, under_way: 0, walks: 0, large_under_way: Vec::new() })
+        Ok(Self { small, large, done, made, under_way: 0, walks: 0, large_under_way: Vec::new() })
+    }
+
+    /// Who is told when something is done.
+    pub fn made(&self) -> Arc<Notify> {
+        Arc::clone(&self.made)
     }
 
     /// Asks for a table; false if too much is under way.
@@ -224,7 +233,7 @@ impl Worker {
         Self { cache, codes, known: HashMap::new(), slots: HashMap::new(), vdsos: HashMap::new() }
     }
 
-    fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>) {
+    fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>, made: &Notify) {
         while let Ok(work) = asked.recv() {
             let done = match work {
                 Work::Build { told, code } => {
@@ -248,6 +257,7 @@ impl Worker {
             if tell.send(done).is_err() {
                 return;
             }
+            made.notify_one();
         }
     }
 

@@ -14,6 +14,7 @@ use steth_probes::{
     tls::CodeFile,
     unwind::{Stop, Table},
 };
+use tokio::sync::Notify;
 
 use super::unwinders::{Done, Unwinders, Without};
 use crate::{
@@ -120,6 +121,11 @@ impl Unwinding {
                 self.lacks(Without::Busy);
             }
         }
+    }
+
+    /// Who is told when something is done.
+    pub fn made(&self) -> Arc<Notify> {
+        self.unwinders.made()
     }
 
     /// Asks for the stacks of threads that wait still, whose registers the samples have. Those that there is no time for keep the
