@@ -28,9 +28,10 @@ fn main() -> Result<ExitCode> {
     unsafe { libc::signal(libc::SIGINT, end as *const () as libc::sighandler_t) };
     let is_terminal = std::io::stderr().is_terminal();
     let soaked = soak::soak(Duration::from_secs(60 * minutes), &OVER, |line| {
-        if is_terminal {
-            let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
-        }
+        let _ = match is_terminal {
+            true => write!(std::io::stderr(), "\r\x1b[K{line}"),
+            false => writeln!(std::io::stderr(), "{line}"),
+        };
     })?;
     if is_terminal {
         eprintln!();
@@ -39,7 +40,7 @@ fn main() -> Result<ExitCode> {
         bail!("ended early");
     }
     if !soaked.is_enough() {
-        bail!("too short to tell what grows: two minutes at least");
+        bail!("too short to tell what grows: a quarter of an hour at least");
     }
     print!("{}", soaked.section());
     let grown: Vec<&str> = soaked.trends().iter().filter(|trend| !trend.is_flat()).map(|trend| trend.what).collect();

@@ -35,6 +35,7 @@ pub mod sink;
 pub mod stage;
 pub mod strace;
 pub mod trace;
+pub mod trixie;
 pub mod truth;
 pub mod wait;
 pub mod workload;

@@ -1,26 +1,60 @@
 //! Profiles of CPython against what a program in it knows of itself: its functions by name, each with its part of the time, and
 //! whole native stacks around them.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use steth_probes::unwind::Stop;
 use steth_tests::{
     flame::{Flame, Folded, Line},
-    need_program,
+    need_bpf, need_program,
     process::{self, Process},
     programs::{PYTHON_PATHS, said_number},
+    skipped, trixie,
 };
+use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
 
+/// Which interpreter runs the program.
+enum Python {
+    /// The host's.
+    Host,
+    /// Debian 13's, in this folder, which is its root.
+    Trixie(PathBuf),
+}
+
+impl Python {
+    /// It, and a folder for the program.
+    fn command(&self) -> (Command, TempDir) {
+        match self {
+            Self::Host => (process::command("python3", None), tempfile::tempdir().unwrap()),
+            Self::Trixie(root) => {
+                let mut command = process::command("chroot", None);
+                command.arg(root).arg(trixie::PYTHON);
+                (command, tempfile::tempdir_in(root.join("paths")).unwrap())
+            }
+        }
+    }
+
+    /// Where it has a folder.
+    fn sees(&self, path: &Path) -> PathBuf {
+        match self {
+            Self::Host => path.to_owned(),
+            Self::Trixie(root) => Path::new("/").join(path.strip_prefix(root).unwrap()),
+        }
+    }
+}
+
 /// Of the program's whole run, and what it said.
-fn profile_of(options: &[&str]) -> (Folded, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let script = folder.path().join("paths.py");
-    std::fs::write(&script, PYTHON_PATHS).unwrap();
-    let mut python = process::command("python3", None);
-    python.arg("-I").arg(&script);
-    let mut process = Process::start("python3", python).unwrap();
+fn profile_of(python: &Python, options: &[&str]) -> (Folded, String) {
+    let (mut command, folder) = python.command();
+    std::fs::write(folder.path().join("paths.py"), PYTHON_PATHS).unwrap();
+    command.arg("-I").arg(python.sees(folder.path()).join("paths.py"));
+    let mut process = Process::start("python3", command).unwrap();
     let says = |process: &Process, word: &str| {
         process.wait_for_line(word, SOON, |line| (line.trim() == word).then_some(())).unwrap();
     };
@@ -52,16 +86,30 @@ fn in_file(function: &str) -> String {
 }
 
 /// Whether code objects know the class or function that they stand in, as they do from 3.11 on.
-fn is_qualified() -> bool {
+fn is_qualified(python: &Python) -> bool {
     let says = "import sys; sys.exit(sys.version_info < (3, 11))";
-    process::command("python3", None).args(["-c", says]).status().unwrap().success()
+    python.command().0.args(["-c", says]).status().unwrap().success()
 }
 
 #[test]
 fn functions_of_python_stand_between_native_ones_with_their_share() {
     need_program!("python3");
-    let (folded, said) = profile_of(&[]);
-    let is_qualified = is_qualified();
+    assert_functions_stand(&Python::Host);
+}
+
+#[test]
+fn functions_of_python_3_13_do_so_too() {
+    need_bpf!();
+    need_program!("apt-get", "dpkg-deb", "chroot");
+    match trixie::root(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
+        Ok(root) => assert_functions_stand(&Python::Trixie(root)),
+        Err(why) => skipped!("no Python 3.13: {why:#}"),
+    }
+}
+
+fn assert_functions_stand(python: &Python) {
+    let (folded, said) = profile_of(python, &[]);
+    let is_qualified = is_qualified(python);
     let all = said_number(&said, "all").unwrap() as f64;
     let mut told = String::new();
     for (key, way) in [
@@ -109,7 +157,7 @@ fn functions_of_python_stand_between_native_ones_with_their_share() {
 #[test]
 fn waits_of_python_stand_where_it_waits() {
     need_program!("python3");
-    let (folded, said) = profile_of(&["--off-cpu"]);
+    let (folded, said) = profile_of(&Python::Host, &["--off-cpu"]);
     let truth = said_number(&said, "naps").unwrap() as f64;
     let naps = through(&folded, &[&in_file("sleeper"), &in_file("nap")]).ns() as f64;
     assert!((naps - truth).abs() < truth * 0.03, "{naps} of {truth}");

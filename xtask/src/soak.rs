@@ -25,8 +25,9 @@ const WHAT: &str = "\
     Everything that comes and goes on a host, at a high rate and all at once: processes, services of new names, connections \
     with statements that nobody has met, libraries with OpenSSL that come and go, profiles, scrapes, and reloads, some of which \
     load all kernel programs anew. The agent does in a tenth of the time what it usually does, its budget is off, and every \
-    10 s it is looked at. It is flat if the straight line through what was seen from the second third on (least squares) gains \
-    no more than is said.";
+    10 s it is looked at. What it keeps is the least of twelve looks on end: what is asked for takes memory for a while, and each \
+    switch of features holds old programs beside new ones. It is flat if the straight line through what it keeps from the second \
+    third on (least squares) gains no more than is said.";
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::install_missing(Purpose::Test)?;

@@ -22,8 +22,11 @@ use crate::{
 
 /// How often the agent is looked at.
 const SAMPLED: Duration = Duration::from_secs(10);
+/// Looks of which the least counts: what is asked for takes memory for a while, and each switch of features holds old programs beside
+/// new ones; what it falls back to in two minutes is what it keeps.
+const TOGETHER: usize = 12;
 /// Fewer looks show no slope.
-const FEWEST: usize = 12;
+const FEWEST: usize = 6 * TOGETHER;
 
 /// All that an agent does, in a tenth of its usual times; budgets are off, as they would make it do less.
 const SECTIONS: &str = "[window]\nlive = \"100ms\"\nkept = \"1s\"\n[kernel]\nopen_files_interval = \"3s\"\n[profile]\npiece = \
@@ -44,11 +47,11 @@ pub struct Soaked {
 pub struct Trend {
     /// What, with its unit.
     pub what: &'static str,
-    /// The first look of all, at the second third's beginning, and the last.
+    /// The first look of all, and the least of the first looks after a third, and of the last.
     pub seen: [f64; 3],
     /// The most at any time.
     pub most: f64,
-    /// What the straight line through the samples since the second third's beginning gains until the end.
+    /// What the straight line through the least of the looks since then gains until the end.
     pub grown: f64,
     /// What it may gain.
     pub bound: f64,
@@ -100,9 +103,10 @@ impl Soaked {
         let third = self.samples.len() / 3;
         let trend = |(place, (what, bound)): (usize, &(&'static str, f64))| {
             let all: Vec<f64> = self.samples.iter().map(|sample| sample.0[place]).collect();
-            let seen = [all[0], all[third], all[all.len() - 1]];
+            let kept = kept(&all[third..]);
+            let seen = [all[0], kept[0], kept[kept.len() - 1]];
             let most = all.iter().copied().fold(0.0, f64::max);
-            Trend { what, seen, most, grown: gained(&all[third..]), bound: *bound }
+            Trend { what, seen, most, grown: gained(&kept), bound: *bound }
         };
         KINDS.iter().enumerate().map(trend).collect()
     }
@@ -113,7 +117,7 @@ impl Soaked {
         let _ = writeln!(text, "In {} s: {}.\n", self.took.as_secs(), self.done);
         let _ = writeln!(
             text,
-            "| the agent's | at first | after a third | at the end | most | gained since | may gain | |"
+            "| the agent's | at first | kept after a third | at the end | most | gained since | may gain | |"
         );
         let _ = writeln!(text, "|---|---:|---:|---:|---:|---:|---:|---|");
         for trend in self.trends() {
@@ -135,6 +139,11 @@ impl Soaked {
         );
         text
     }
+}
+
+/// The least of each of the groups that looks make; what is left over at the beginning belongs to none.
+fn kept(looks: &[f64]) -> Vec<f64> {
+    looks.rchunks_exact(TOGETHER).map(|looks| looks.iter().copied().fold(f64::INFINITY, f64::min)).rev().collect()
 }
 
 /// What the straight line nearest to equally spaced values (least squares) gains from the first to the last.
@@ -159,5 +168,14 @@ mod tests {
         assert!((gained(&[1.0, 2.0, 3.0, 4.0]) - 3.0).abs() < 1e-9);
         assert!(gained(&[5.0, 5.0, 5.0]).abs() < 1e-9);
         assert!(gained(&[5.0]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_taken_for_a_while_is_not_kept_and_what_leaks_is() {
+        let swings = |place: usize| if place % TOGETHER == 3 { 0.0 } else { 40.0 + (place % 7) as f64 };
+        let looks: Vec<f64> = (0..8 * TOGETHER + 5).map(swings).collect();
+        assert_eq!(gained(&kept(&looks)), 0.0);
+        let leaks: Vec<f64> = looks.iter().zip(0..).map(|(look, place)| look + f64::from(place) / 10.0).collect();
+        assert!(gained(&kept(&leaks)) > 8.0, "{:?}", kept(&leaks));
     }
 }

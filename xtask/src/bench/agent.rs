@@ -108,6 +108,14 @@ impl Agent {
         Ok(process::times(self.id())?.cpu_seconds)
     }
 
+    /// The same of the threads that it has, to the nanosecond.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn exact_cpu_seconds(&self) -> Result<f64> {
+        process::exact_cpu_seconds(self.id())
+    }
+
     /// `GET /metrics`.
     ///
     /// # Errors

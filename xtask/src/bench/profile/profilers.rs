@@ -9,7 +9,7 @@ use crate::bench::{
     Context,
     agent::Agent,
     bpf, interrupt,
-    process::{self, Process, command, times},
+    process::{self, Process, command, exact_cpu_seconds},
 };
 
 /// How long the load runs.
@@ -97,9 +97,9 @@ impl Profiler {
                 let agent = Agent::start(&context.steth, configuration)?;
                 interrupt::sleep(BEFORE)?;
                 let (_, before_ns) = bpf::driven_by_clocks(agent.id());
-                let before = agent.cpu_seconds()?;
+                let before = agent.exact_cpu_seconds()?;
                 leg.turns = program.run(LEG, processors)?;
-                leg.cpu_seconds = agent.cpu_seconds()? - before;
+                leg.cpu_seconds = agent.exact_cpu_seconds()? - before;
                 leg.programs_seconds = (bpf::driven_by_clocks(agent.id()).1 - before_ns) as f64 / 1e9;
                 leg.scrape(&agent, "always")?;
             }
@@ -166,7 +166,8 @@ impl Leg {
         let of_agent = || agent.map_or(Ok(0.0), Agent::cpu_seconds);
         let owner = agent.map_or(profiler.id(), Agent::id);
         let id = profiler.id();
-        let used = || -> Result<f64> { Ok(times(id)?.cpu_seconds + of_agent()?) };
+        let exact_of_agent = || agent.map_or(Ok(0.0), Agent::exact_cpu_seconds);
+        let used = || -> Result<f64> { Ok(exact_cpu_seconds(id)? + exact_of_agent()?) };
         let begun = of_agent()?;
         interrupt::sleep(BEFORE)?;
         let (before, (_, before_ns)) = (used()?, bpf::driven_by_clocks(owner));
