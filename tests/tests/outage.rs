@@ -4,8 +4,8 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
-    path::Path,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::Value;
@@ -22,6 +22,9 @@ use steth_tests::{
 const ARRIVES: Duration = Duration::from_secs(120);
 /// How far apart the windows are that are sent; between two there is time to look what became of the last.
 const EVERY: Duration = Duration::from_secs(3);
+/// The least that a spool may hold.
+const SMALL_SPOOL: &str = "1MiB";
+const SMALL_SPOOL_BYTES: u64 = 1 << 20;
 /// What is compared with each window at the receiver of OTLP.
 const ONLY: &str = "node_time_seconds,node_context_switches_total";
 
@@ -61,6 +64,10 @@ fn watch(agent: &Agent, length: Duration, scrapes: &mut Vec<Exposition>) {
         // Not in step with the windows that are sent, so that some are met.
         std::thread::sleep((EVERY * 10 / 9).min(length.saturating_sub(began.elapsed())));
     }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
 fn points_of(points: &[Value], name: &str) -> Vec<(u64, f64)> {
@@ -216,6 +223,70 @@ fn assert_same(prometheus: &Prometheus, at_ms: u64, scrape: &Exposition) {
         scraped += 1;
     }
     assert_eq!(arrived.len(), scraped);
+}
+
+/// The segment files of a spool, the oldest first, with their sizes.
+fn segments(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let files =
+        |folder: &Path| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let all = files(folder).into_iter().filter(|path| path.is_dir()).flat_map(|folder| files(&folder));
+    let mut segments: Vec<_> = all
+        .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))
+        .map(|path| (path.clone(), path.metadata().unwrap().len()))
+        .collect();
+    segments.sort();
+    segments
+}
+
+/// Nobody listens until the oldest have given way; then the agent is killed, and what it leaves is damaged.
+#[test]
+fn a_spool_that_is_full_or_damaged_loses_the_oldest_and_the_damaged_and_counts_them() {
+    need_program!("python3");
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port().unwrap());
+    let start = || {
+        let sections = format!(
+            "[window]\nlive = \"100ms\"\nkept = \"1s\"\n[probes]\nsyscalls = false\ntcp = false\nsockets = false\npostgres = false\n\
+             tls = false\nwall = false\nprofiles = false\n[send]\nfolder = \"{}\"\n[send.to.otlp]\nprotocol = \"otlp\"\n\
+             every = \"1s\"\nlongest_pause = \"500ms\"\nspool = \"{SMALL_SPOOL}\"\n\
+             endpoint = {{ url = \"http://127.0.0.1:{port}/v1/metrics\" }}\n",
+            folder.path().display(),
+        );
+        Agent::start(&Options { sections, ..Options::default() }).unwrap()
+    };
+    let dropped = |agent: &Agent, reason: &str| {
+        scrape(agent).sum("steth_send_dropped_total", &[("destination", "otlp"), ("reason", reason)])
+    };
+    let first = start();
+    let began_ms = now_ms();
+    let gave_way = || Ok(Some(dropped(&first, "spool_full")).filter(|count| *count >= 3.0));
+    wait::poll("the oldest give way", ARRIVES, gave_way).unwrap();
+    let full: u64 = segments(folder.path()).iter().map(|(_, bytes)| bytes).sum();
+    assert!(full <= SMALL_SPOOL_BYTES, "{full} bytes are on disk");
+    drop(first);
+    let left = segments(folder.path());
+    let (spoilt, bytes) = left[left.len() / 2].clone();
+    let file = std::fs::File::options().write(true).open(&spoilt).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0x5a; 200], bytes / 2).unwrap();
+
+    let receiver = Receiver::start(&["--port", &port.to_string(), "--only", ONLY]).unwrap();
+    let second = start();
+    let restarted_ms = now_ms();
+    let later = || {
+        let points = points_of(&receiver.points()?, "node_time_seconds");
+        Ok(Some(points).filter(|points| points.iter().filter(|(at_ms, _)| *at_ms > restarted_ms).count() >= 3))
+    };
+    let points = wait::poll("what is left, and new windows behind it", ARRIVES, later).unwrap();
+    assert_eq!((dropped(&second, "damaged"), dropped(&second, "spool_full")), (1.0, 0.0), "{}", second.log());
+    assert!(second.log().contains("is damaged or cut off"), "{}", second.log());
+    let times: Vec<u64> = points.iter().map(|(at_ms, _)| *at_ms).collect();
+    assert!(times.is_sorted_by(|before, after| before < after), "out of order, or twice: {times:?}");
+    let old = times.iter().filter(|at_ms| **at_ms < restarted_ms).count();
+    assert!(
+        old >= left.len() && times[0] > began_ms + 2_000,
+        "{old} of before, the first {} ms after",
+        times[0] - began_ms
+    );
+    assert!(second.stop().unwrap().success());
 }
 
 /// Of a minute, or of so many seconds as `OUTAGE_SECONDS` says.

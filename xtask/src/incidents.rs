@@ -12,7 +12,10 @@ use crate::{
 
 /// Which incidents, and how long nothing happens.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  cargo xtask incidents\n  cargo xtask incidents --only held-out --quiet 0")]
+#[command(
+    after_help = "Examples:\n  cargo xtask incidents\n  cargo xtask incidents --only held-out --quiet 0\n  cargo xtask \
+                  incidents --only quiet --quiet 30"
+)]
 pub struct Arguments {
     /// One of the tables; both if none is said
     #[arg(long)]
@@ -28,6 +31,8 @@ enum Table {
     Everyday,
     /// Those that were held out when weights were chosen
     HeldOut,
+    /// None: only the quiet time
+    Quiet,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -39,6 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     cargo.args(arguments.only.map(|table| match table {
         Table::Everyday => "everyday",
         Table::HeldOut => "held-out",
+        Table::Quiet => "quiet",
     }));
     workspace::complete(&mut cargo)
 }

@@ -63,8 +63,9 @@ pub struct Pace {
 /// When a channel is told next.
 #[derive(Debug)]
 pub struct Planner {
-    /// The alerts of the notice that is on its way.
+    /// The alerts of the notice that is on its way, and how many of them are over by now, told by this one if by any.
     in_flight: Option<Vec<u64>>,
+    over_in_flight: u64,
     not_before: Option<Instant>,
     backoff: Backoff,
     last: HashMap<String, Instant>,
@@ -85,6 +86,7 @@ impl Planner {
         };
         Self {
             in_flight: None,
+            over_in_flight: 0,
             not_before: None,
             backoff: Backoff::new(longest),
             last: HashMap::new(),
@@ -109,7 +111,7 @@ impl Planner {
 
     /// The notice arrived.
     pub fn arrived(&mut self, notice: &Notice, now: Instant) {
-        (self.in_flight, self.not_before) = (None, None);
+        (self.in_flight, self.over_in_flight, self.not_before) = (None, 0, None);
         self.backoff.reset();
         self.last.insert(notice.group.clone(), now);
         self.waiting.retain(|id| !notice.told.iter().any(|(_, told)| told.id == *id));
@@ -118,22 +120,27 @@ impl Planner {
     /// The notice did not arrive: the channel is left alone for a while.
     pub fn failed(&mut self, retry_after: Option<Duration>, now: Instant) {
         self.in_flight = None;
+        self.brief += std::mem::take(&mut self.over_in_flight);
         self.not_before = Some(now + self.backoff.next(retry_after));
     }
 
     /// Counts what was over at this moment and will never be told.
     pub fn count_brief(&mut self, channel: &Channel, book: &Book, now_unix_ms: u64) {
-        let is_brief = |entry: &&Entry| {
-            let alert = &entry.alert;
-            let is_on_its_way = self.in_flight.iter().flatten().any(|id| *id == alert.id);
+        let is_untold = |entry: &&Entry| {
+            let (alert, told) = (&entry.alert, entry.told.get(&channel.name));
             alert.resolved_unix_ms == Some(now_unix_ms)
                 && alert.firing_unix_ms.is_some()
                 && !entry.was_suppressed
                 && alert.severity >= channel.least
-                && !is_on_its_way
-                && entry.told.get(&channel.name).is_none_or(|told| told.id != alert.id)
+                // Who knows of one before that it fires is told that this one is over.
+                && told.is_none_or(|told| told.is_over && told.id != alert.id)
         };
-        self.brief += book.entries().filter(is_brief).count() as u64;
+        for entry in book.entries().filter(is_untold) {
+            match self.in_flight.iter().flatten().any(|id| *id == entry.alert.id) {
+                true => self.over_in_flight += 1,
+                false => self.brief += 1,
+            }
+        }
     }
 
     fn group(&mut self, channel: &Channel, book: &Book, pace: Pace, now: Now) -> Option<Notice> {

@@ -37,9 +37,13 @@ impl KernelTypes {
     /// # Errors
     /// If the file is missing or broken.
     pub fn read(path: &Path) -> Result<Self, BtfError> {
-        let read = copy(path).map_err(btf_rs::Error::from).and_then(|copy| {
-            let copied = format!("/proc/self/fd/{}", copy.as_raw_fd());
-            Btf::from_file_with_backend(copied, Backend::Mmap)
+        let read = fs::read(path).map_err(btf_rs::Error::from).and_then(|bytes| {
+            let mapped = copy(&bytes).map_err(btf_rs::Error::from).and_then(|copy| {
+                let copied = format!("/proc/self/fd/{}", copy.as_raw_fd());
+                Btf::from_file_with_backend(copied, Backend::Mmap)
+            });
+            // A host may refuse such files.
+            mapped.or_else(|_| Btf::from_bytes(&bytes))
         });
         let btf = read.map_err(|source| BtfError::Unreadable { path: path.to_path_buf(), source })?;
         Ok(Self { btf })
@@ -116,11 +120,11 @@ impl KernelTypes {
     }
 }
 
-/// A file in memory of what a file holds. Types are looked up where they stand, some dozens of a hundred thousand; to read all of them
+/// A file in memory with these bytes. Types are looked up where they stand, some dozens of a hundred thousand; to read all of them
 /// takes longer than to verify most programs. The kernel's own file can be mapped from Linux 6.16 on only.
-fn copy(path: &Path) -> io::Result<File> {
+fn copy(bytes: &[u8]) -> io::Result<File> {
     let mut copy = File::from(rustix::fs::memfd_create(c"steth-btf", MemfdFlags::CLOEXEC)?);
-    copy.write_all(&fs::read(path)?)?;
+    copy.write_all(bytes)?;
     Ok(copy)
 }
 

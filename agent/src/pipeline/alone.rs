@@ -68,8 +68,7 @@ pub async fn profile(mut config: Config, request: ProfileRequest) -> Result<(), 
     drop(probes.read());
     probes.profile(request);
     while probes.is_profiled() {
-        let (sampling, wakes) = probes.sampling();
-        wakes::due(sampling, wakes).await;
+        wakes::due(probes.sampling()).await;
         probes.drain();
         probes.sample();
     }

@@ -247,7 +247,7 @@ impl Pipeline {
         let mut heart = tokio::time::interval(pulse.map_or(NO_PULSE, |pulse| pulse.every));
         heart.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (sampling, wakes) = self.sources.probes().map(|probes| probes.sampling()).unwrap_or_default();
+            let sampling = self.sources.probes().and_then(|probes| probes.sampling());
             tokio::select! {
                 _ = heart.tick() => pulse.into_iter().for_each(|pulse| (pulse.beat)()),
                 Some(request) = self.snapshots.requested() => request.answer(self.fresh_snapshot()),
@@ -256,7 +256,7 @@ impl Pipeline {
                 _ = trace.tick(), if self.sources.probes().is_some_and(|probes| probes.is_traced()) => {
                     self.sources.probes().into_iter().for_each(Probes::tell);
                 }
-                () = wakes::due(sampling, wakes) => {
+                () = wakes::due(sampling) => {
                     slow::step("taking samples", || self.sources.probes().into_iter().for_each(Probes::sample));
                 }
                 // Cells wrap, and names are only to be found while their processes live: look even if nobody asks.
@@ -278,7 +278,10 @@ impl Pipeline {
                     }
                 }
                 command = commands.recv() => match command {
-                    Some(Command::Reload(config)) => self.reload(*config),
+                    Some(Command::Reload(config)) => {
+                        self.reloads.taken_over += 1;
+                        self.reload(*config);
+                    }
                     Some(Command::CountRefused) => self.reloads.refused += 1,
                     Some(Command::Stop) | None => break,
                 },
@@ -304,7 +307,6 @@ impl Pipeline {
 
     /// Takes over what may change.
     fn reload(&mut self, config: Config) {
-        self.reloads.taken_over += 1;
         let before = self.governing.applied(&self.config);
         self.governing.reload(&self.config, &config);
         self.sources.reload(&before, &self.governing.applied(&config));

@@ -27,7 +27,7 @@ use super::{
     signals::Signals,
     tls::TlsFiles,
     trace::{self, Told},
-    wakes::Wakes,
+    wakes::Due,
 };
 use crate::{
     aggregate::{Names, StatementName, Totals},
@@ -83,10 +83,11 @@ pub struct Probes {
     builds: Builds,
     signals: Signals,
     profiles: Result<Profiles, String>,
-    /// When samples are taken next.
-    sampling: Instant,
-    wakes: Option<Arc<Wakes>>,
+    sampling: Due,
 }
+
+/// How far apart samples are taken at least, whoever wakes.
+const SAMPLES_APART: Duration = Duration::from_millis(5);
 
 /// When all open files are gone over, for sockets that have ended.
 struct Passes {
@@ -137,8 +138,7 @@ impl Probes {
             builds: Builds::begin(PROC.as_ref()),
             signals: Signals::default(),
             profiles: profiles(&mut kernel, config),
-            sampling: Instant::now(),
-            wakes: None,
+            sampling: Due { earliest: Instant::now(), latest: Instant::now(), wakes: None },
             kernel,
         })
     }
@@ -233,10 +233,10 @@ impl Probes {
         match &mut self.profiles {
             Ok(profiles) => {
                 profiles.begin(request, &mut self.kernel, &self.names, lost);
-                self.sampling = Instant::now();
-                if self.wakes.is_none() {
+                self.sampling.latest = Instant::now();
+                if self.sampling.wakes.is_none() {
                     let wakes = profiles.wakes().inspect_err(|error| tracing::debug!("samples wake nobody: {error}"));
-                    self.wakes = wakes.ok().map(Arc::new);
+                    self.sampling.wakes = wakes.ok().map(Arc::new);
                 }
             }
             Err(why) => drop(request.answer.send(Err(ProfileRefused::Impossible(why.clone())))),
@@ -249,9 +249,9 @@ impl Probes {
         self.profiles.as_ref().is_ok_and(Profiles::is_busy)
     }
 
-    /// When samples are to be taken next, while someone waits for a profile, and what may come before.
-    pub fn sampling(&self) -> (Option<Instant>, Option<Arc<Wakes>>) {
-        (self.is_profiled().then_some(self.sampling), self.wakes.clone())
+    /// When samples are to be taken next, while someone waits for a profile.
+    pub fn sampling(&self) -> Option<Due> {
+        self.is_profiled().then(|| self.sampling.clone())
     }
 
     /// Takes what samples there are.
@@ -262,7 +262,8 @@ impl Probes {
         let lost = self.lost(Loss::SamplesFull);
         if let Ok(profiles) = &mut self.profiles {
             profiles.tick(&mut self.kernel, &self.names, lost);
-            self.sampling = Instant::now() + profiles.pause();
+            let now = Instant::now();
+            (self.sampling.earliest, self.sampling.latest) = (now + SAMPLES_APART, now + profiles.pause());
         }
         self.watch_slow();
     }

@@ -51,7 +51,7 @@ pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 pub const MOST_HERTZ: u32 = 999;
 /// Shortest system call and request that is told: more of them would cost those who make them too much.
 const LEAST_WHOLE: Duration = Duration::from_millis(1);
-/// How often samples are taken from their ring, at most and at least.
+/// How often samples are taken from their ring where nobody wakes who takes them: at most and at least.
 const SOON: Duration = Duration::from_millis(20);
 const LATE: Duration = Duration::from_millis(100);
 /// Samples a second of which the ring has room for a multiple of what comes meanwhile.
@@ -149,7 +149,9 @@ impl Profiles {
     /// file that they were of.
     fn forget_changed(&mut self) {
         let forgotten = self.sampler.files().and_then(|mut met| {
-            met.retain(|(_, file)| self.files.code(file.slot).is_some_and(|code| !code.is_unchanged()));
+            // What was taken for memory is looked at anew.
+            let is_other = |slot| slot == 0 || self.files.code(slot).is_some_and(|code| !code.is_unchanged());
+            met.retain(|(_, file)| is_other(file.slot));
             met.iter().try_for_each(|(code, _)| self.sampler.forget_file(code))
         });
         if let Err(error) = forgotten {
@@ -333,7 +335,9 @@ impl Profiles {
             self.pythons.set_file(slot, code.as_deref());
             self.files.set(slot, code);
         }
-        self.was_python = samples.iter().any(|sample| !sample.python.is_empty());
+        if !samples.is_empty() {
+            self.was_python = samples.iter().any(|sample| !sample.python.is_empty());
+        }
         self.pythons.take(&samples, &self.sampler);
         for sample in samples {
             let to = if sample.kind == SampleKind::Always { &mut always } else { &mut finished };

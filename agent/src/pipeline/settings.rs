@@ -48,7 +48,11 @@ pub fn change(config: &Config, order: &SettingOrder) -> Result<(Config, Setting)
     {
         return Err(SettingRefused::OnlyInFile(order.key.clone()));
     }
-    let next = config.with(&order.key, &order.value).map_err(wrong)?;
+    let mut next = config.with(&order.key, &order.value).map_err(wrong)?;
+    // Files of rules are read anew as well; what was wrong at the start may still be.
+    if next.alerts.left_out != config.alerts.left_out {
+        next = next.whole().map_err(wrong)?;
+    }
     let set = list(&next).settings.into_iter().find(|setting| setting.key == order.key);
     let set = set.ok_or_else(|| SettingRefused::Wrong(format!("there is no key {}", order.key)))?;
     Ok((next, set))
@@ -74,6 +78,8 @@ mod tests {
                 "{key}"
             );
         }
+        let without = change(&config, &order("alerts.without", "[\"nobody\"]"));
+        assert!(matches!(without, Err(SettingRefused::Wrong(_))), "{without:?}");
         for (key, value) in [("probes.wall", "maybe"), ("nothing", "1"), ("budget.hard", "0.1%")] {
             assert!(matches!(change(&config, &order(key, value)), Err(SettingRefused::Wrong(_))), "{key}");
         }

@@ -98,7 +98,7 @@ impl Unwinding {
             let code = match area.map(|area| &area.backing) {
                 Some(Backing::File(code)) => Some(Arc::clone(code)),
                 // Its addresses are told as those of memory that no file holds: a list of names has them so.
-                Some(Backing::Memory) => {
+                Some(Backing::Memory) if area.is_some_and(|area| area.inode == told.file.inode && area.inode != 0) => {
                     news.files.push((told.slot, None));
                     let memory = UnwindFile { used_ns: now_ns(), table: Table::zeroed(), slot: 0, _pad: 0 };
                     if let Err(error) = sampler.set_file(&told.file, &memory) {

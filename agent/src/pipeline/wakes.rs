@@ -31,17 +31,29 @@ impl Wakes {
     }
 }
 
-/// Waits until samples are to be taken; without a time, for ever.
-pub async fn due(at: Option<Instant>, wakes: Option<Arc<Wakes>>) {
-    let Some(at) = at else { return std::future::pending().await };
+/// When samples are to be taken.
+#[derive(Clone, Debug)]
+pub struct Due {
+    /// Not before, whoever wakes: what comes again and again must not take more than its share.
+    pub earliest: Instant,
+    /// Whatever comes.
+    pub latest: Instant,
+    /// What may come between.
+    pub wakes: Option<Arc<Wakes>>,
+}
+
+/// Waits until samples are to be taken; where nobody waits for any, for ever.
+pub async fn due(due: Option<Due>) {
+    let Some(Due { earliest, latest, wakes }) = due else { return std::future::pending().await };
     let come = async {
+        tokio::time::sleep_until(earliest.into()).await;
         match &wakes {
             Some(wakes) => wakes.come().await,
             None => std::future::pending().await,
         }
     };
     tokio::select! {
-        () = tokio::time::sleep_until(at.into()) => {}
+        () = tokio::time::sleep_until(latest.into()) => {}
         () = come => {}
     }
 }

@@ -62,6 +62,8 @@ pub struct Area {
     pub end: u64,
     /// Where in the file it begins.
     pub offset: u64,
+    /// The file's inode; 0 if there is none.
+    pub inode: u64,
     /// What it is made from.
     pub backing: Backing,
 }
@@ -155,7 +157,7 @@ fn area(map: &MemoryMap, folder: &Path, table: &Mutex<CodeTable>) -> Area {
         MMapPath::Vsyscall => Backing::Closed(Arc::from("[vsyscall]")),
         _ => Backing::Memory,
     };
-    Area { start, end, offset: map.offset, backing }
+    Area { start, end, offset: map.offset, inode: map.inode, backing }
 }
 
 fn file(map: &MemoryMap, path: &Path, folder: &Path, table: &Mutex<CodeTable>) -> Backing {

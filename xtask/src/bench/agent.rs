@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::{
     exposition::Exposition,
     interrupt,
-    process::{self, Process},
+    process::{self, Exact, Process},
 };
 
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -112,8 +112,8 @@ impl Agent {
     ///
     /// # Errors
     /// It is gone.
-    pub fn exact_cpu_seconds(&self) -> Result<f64> {
-        process::exact_cpu_seconds(self.id())
+    pub fn exact_cpu_times(&self) -> Result<Exact> {
+        process::exact_cpu_times(self.id())
     }
 
     /// `GET /metrics`.

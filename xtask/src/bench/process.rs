@@ -1,7 +1,8 @@
 //! A child process that ends with its owner, pinned to a processor. Knows pipes and limits, not what the program is.
 
 use std::{
-    ffi::OsStr,
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     fs,
     io::Read,
     process::{Child, Command, Stdio},
@@ -43,22 +44,34 @@ pub fn thread_seconds(pid: u32, name: &str) -> Result<f64> {
 }
 
 /// Time on a CPU of the threads that a process has now, to the nanosecond (first field of /proc/PID/task/TID/schedstat). For what is
-/// short against a hundredth of a second; one that has ended meanwhile is missing.
+/// short against a hundredth of a second, by thread.
 ///
 /// # Errors
 /// The process is gone, or the kernel does not tell (CONFIG_SCHED_INFO).
-pub fn exact_cpu_seconds(pid: u32) -> Result<f64> {
+pub fn exact_cpu_times(pid: u32) -> Result<Exact> {
     let folder = format!("/proc/{pid}/task");
-    let (mut ns, mut told) = (0.0, false);
+    let mut exact = Exact::default();
     for thread in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
-        let file = thread?.path().join("schedstat");
+        let thread = thread?;
+        let file = thread.path().join("schedstat");
         let Ok(text) = fs::read_to_string(&file) else { continue };
         let first = text.split_whitespace().next().and_then(|field| field.parse::<f64>().ok());
-        ns += first.with_context(|| format!("{} says no time", file.display()))?;
-        told = true;
+        let ns = first.with_context(|| format!("{} says no time", file.display()))?;
+        exact.0.insert(thread.file_name(), ns / 1e9);
     }
-    ensure!(told, "this kernel has no {folder}/*/schedstat");
-    Ok(ns / 1e9)
+    ensure!(!exact.0.is_empty(), "this kernel has no {folder}/*/schedstat");
+    Ok(exact)
+}
+
+/// Seconds on a CPU by thread.
+#[derive(Debug, Default)]
+pub struct Exact(BTreeMap<OsString, f64>);
+
+impl Exact {
+    /// What threads that are there now have used since. What one did last that has ended meanwhile is missing.
+    pub fn since(&self, before: &Self) -> f64 {
+        self.0.iter().map(|(thread, now)| now - before.0.get(thread).unwrap_or(&0.0)).sum()
+    }
 }
 
 /// Fields 3, 14 and 15 of proc(5), which can be read until someone has waited for the process.

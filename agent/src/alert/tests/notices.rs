@@ -151,6 +151,24 @@ fn what_is_over_while_its_notice_is_on_its_way_or_was_silenced_is_not_brief() {
 }
 
 #[test]
+fn what_is_over_while_a_notice_fails_is_brief_and_what_flaps_behind_one_that_was_told_is_not() {
+    let mut told = Told::new(ChannelKind::Webhook);
+    told.window(&[("a", 0.9)]);
+    told.next().unwrap();
+    told.window(&[("a", 0.1)]);
+    let now = told.now().instant;
+    told.planner.failed(None, now);
+    assert_eq!(told.planner.brief, 1);
+
+    let mut told = Told::new(ChannelKind::Webhook);
+    told.push(&[("a", 0.9)]).unwrap();
+    for ratio in [0.1, 0.9, 0.1] {
+        assert_eq!(told.push(&[("a", ratio)]), None, "within the pace");
+    }
+    assert_eq!(told.planner.brief, 0, "that it is over is told yet");
+}
+
+#[test]
 fn nobody_is_told_of_what_is_silenced_and_of_what_is_less_grave_than_wanted() {
     let mut told = Told::new(ChannelKind::Webhook);
     let wanted = Wanted { rule: Some("fd".into()), seconds: 25, by: "me".into(), ..Wanted::default() };

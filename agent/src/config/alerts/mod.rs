@@ -51,7 +51,7 @@ pub struct Alerts {
     pub repeat: Duration,
     /// What the files hold.
     pub book: Arc<AlertFile>,
-    /// What is wrong with them. The rules, channels and files that are wrong are not in the book.
+    /// What is wrong with them. The rules, channels, inhibitions and files that are wrong are not in the book.
     pub left_out: Vec<Complaint>,
 }
 
@@ -104,6 +104,7 @@ impl Alerts {
             }
         }
         complaints.extend(whole.contradictions(&self.without));
+        whole.forget_what_inhibits_nothing();
         whole.rules.retain(|rule| !self.without.contains(&rule.name));
         whole.rules.truncate(MOST_RULES);
         whole.channels.truncate(MOST_CHANNELS);
@@ -168,6 +169,14 @@ impl AlertFile {
         }
     }
 
+    /// A rule that is inhibited by itself would tell nobody.
+    fn forget_what_inhibits_nothing(&mut self) {
+        let names: Vec<String> = self.rules.iter().map(|rule| rule.name.clone()).collect();
+        for rule in &mut self.rules {
+            rule.inhibited_by.retain(|name| *name != rule.name && names.contains(name));
+        }
+    }
+
     /// What only all files together tell.
     fn contradictions(&self, without: &[String]) -> Vec<Complaint> {
         let known = |name: &String| self.rules.iter().any(|rule| rule.name == *name);
@@ -177,7 +186,7 @@ impl AlertFile {
         }
         for rule in &self.rules {
             for name in rule.inhibited_by.iter().filter(|name| !known(name) || **name == rule.name) {
-                all.push(format!("rule {:?} is inhibited by {name:?}, which is no other rule", rule.name));
+                all.push(format!("rule {:?} cannot be inhibited by {name:?}, which is no other rule", rule.name));
             }
         }
         for (what, count, most) in

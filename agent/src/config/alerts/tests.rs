@@ -150,6 +150,10 @@ fn files_replace_shipped_rules_and_what_is_wrong_is_left_out_and_told() {
     let read = with("defaults = false").unwrap().alerts;
     let names: Vec<&str> = read.book.rules.iter().map(|rule| rule.name.as_str()).collect();
     assert_eq!((names, read.left_out.len()), (vec!["two"], 1), "one of them is right");
+    std::fs::write(&file, rule("inhibited_by = [\"one\", \"nobody\", \"cpu_high\"]")).unwrap();
+    let read = with("").unwrap().alerts;
+    let one = read.book.rules.iter().find(|rule| rule.name == "one").unwrap();
+    assert_eq!((one.inhibited_by.as_slice(), read.left_out.len()), (&["cpu_high".to_owned()][..], 2));
     std::fs::write(&file, "[[rule]]\nname = 1\n").unwrap();
     let read = with("").unwrap().alerts;
     assert_eq!((read.book.rules.len(), read.left_out.len()), (shipped, 1));

@@ -82,7 +82,7 @@ pub static AUDIT_LINES: Metric = Metric::counter(
 pub static RELOADS: Metric = Metric::counter(
     "steth_config_reloads_total",
     "How often the configuration was read again (SIGHUP). outcome is taken_over or refused (something in it is wrong, and the one \
-     before stays).",
+     before stays). `systemctl reload` has a wrong one refused before the agent is asked.",
     &["outcome"],
 );
 

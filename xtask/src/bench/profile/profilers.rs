@@ -9,7 +9,7 @@ use crate::bench::{
     Context,
     agent::Agent,
     bpf, interrupt,
-    process::{self, Process, command, exact_cpu_seconds},
+    process::{self, Exact, Process, command, exact_cpu_times},
 };
 
 /// How long the load runs.
@@ -97,9 +97,9 @@ impl Profiler {
                 let agent = Agent::start(&context.steth, configuration)?;
                 interrupt::sleep(BEFORE)?;
                 let (_, before_ns) = bpf::driven_by_clocks(agent.id());
-                let before = agent.exact_cpu_seconds()?;
+                let before = agent.exact_cpu_times()?;
                 leg.turns = program.run(LEG, processors)?;
-                leg.cpu_seconds = agent.exact_cpu_seconds()? - before;
+                leg.cpu_seconds = agent.exact_cpu_times()?.since(&before);
                 leg.programs_seconds = (bpf::driven_by_clocks(agent.id()).1 - before_ns) as f64 / 1e9;
                 leg.scrape(&agent, "always")?;
             }
@@ -166,14 +166,15 @@ impl Leg {
         let of_agent = || agent.map_or(Ok(0.0), Agent::cpu_seconds);
         let owner = agent.map_or(profiler.id(), Agent::id);
         let id = profiler.id();
-        let exact_of_agent = || agent.map_or(Ok(0.0), Agent::exact_cpu_seconds);
-        let used = || -> Result<f64> { Ok(exact_cpu_seconds(id)? + exact_of_agent()?) };
+        let of_both = || -> Result<[Exact; 2]> {
+            Ok([exact_cpu_times(id)?, agent.map_or(Ok(Exact::default()), Agent::exact_cpu_times)?])
+        };
         let begun = of_agent()?;
         interrupt::sleep(BEFORE)?;
-        let (before, (_, before_ns)) = (used()?, bpf::driven_by_clocks(owner));
+        let (before, (_, before_ns)) = (of_both()?, bpf::driven_by_clocks(owner));
         self.turns = program.run(LEG, processors)?;
         self.programs_seconds = (bpf::driven_by_clocks(owner).1 - before_ns) as f64 / 1e9;
-        self.cpu_seconds = used()? - before;
+        self.cpu_seconds = of_both()?.iter().zip(&before).map(|(now, before)| now.since(before)).sum();
         let ended = profiler.wait_watched(PATIENCE, |_| {})?;
         self.once_seconds = ended + of_agent()? - begun - self.cpu_seconds;
         Ok(())
