@@ -14,7 +14,7 @@ use steth_probes::{
     identity::{ServiceEntry, ServiceKey, ServiceRow, TaskState},
     limits,
     postgres::{Backends, Cycle, PutOffKey, WireEntry},
-    profile::{Sampling, Target, UnwindFile},
+    profile::{ClockTold, Sampling, Target, UnwindFile},
     python,
     socket::{Connection, PeerKey},
     tls::{CodeFile, SslKey, SslSocket, TlsCall},
@@ -142,7 +142,7 @@ pub static UNWIND_PAGES: Array<u32, { limits::UNWIND_ROWS as usize }, WRITTEN_AT
 pub static PROFILE_SPACES: PerCpuArray<Space, { SPACES as usize }> = PerCpuArray::new();
 /// How far the time of each CPU is told, by the clock that always runs and by the one on demand.
 #[btf_map]
-pub static CLOCKS_TOLD: PerCpuArray<u64, 2> = PerCpuArray::new();
+pub static CLOCKS_TOLD: PerCpuArray<ClockTold, 2> = PerCpuArray::new();
 /// Samples; a ring of their own, because they are many and long.
 #[btf_map]
 pub static SAMPLES: RingBuf<u8, { limits::SAMPLES_BYTES as usize }> = RingBuf::new();

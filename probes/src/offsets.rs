@@ -213,6 +213,8 @@ offsets! {
         task_on_cpu: "task_struct"."on_cpu",
         /// When it was forked, by the monotonic clock.
         task_start: "task_struct"."start_time",
+        /// How long it has run, in nanoseconds.
+        task_ran: "task_struct"."se.sum_exec_runtime",
     }
     Namespace {
         /// Its numbers.

@@ -79,24 +79,47 @@ pub fn weigh(ns: u64, interval: u64, waited: &mut u64, point: &mut u64, mut draw
 /// The most that one sample of a clock stands for, in ticks: who runs when a CPU has stood still for long need not have run then.
 const TICKS: u64 = 64;
 
-/// What a sample of the clock weighs: a clock that interrupts late leaves out the ticks that it missed, so whoever runs then has
-/// their time as well. One that was late and one that comes in time after it are two ticks together, so this may be 0.
+/// What a thread has run that the kernel has not added up yet: it does so at its own ticks, with `CONFIG_HZ=250` every 4 ms.
+const UNTOLD_NS: u64 = 4_000_000;
+
+record! {
+    /// How far a clock has told the time of its CPU.
+    pub struct ClockTold {
+        /// Until then, by the monotonic clock.
+        pub until_ns: u64,
+        /// How long the thread that ran at the last tick had run by then, in all.
+        pub ran_ns: u64,
+        /// That thread; 0 where nobody ran.
+        pub thread: u32,
+        /// Spare.
+        pub _pad: u32,
+    }
+}
+
+/// What a sample of the clock weighs: a clock that interrupts late leaves out ticks, and one of an idle CPU may not interrupt at all. So
+/// whoever runs then has the time since the last tick as far as it has run itself since, and a tick where another ran or nobody. A tick
+/// that was late and one that comes in time after it are two together, so this may be 0.
 ///
-/// `told_until` is how far the time of this CPU is told; up to `epoch` it was told by none.
+/// Up to `epoch` no time was told. `thread` runs now and has run for `ran_ns` in all.
 #[inline(always)]
-pub fn ticks_ns(period: u64, epoch: u64, now: u64, told_until: &mut u64) -> u64 {
-    if *told_until <= epoch {
-        *told_until = now;
+pub fn ticks_ns(period: u64, epoch: u64, now: u64, thread: u32, ran_ns: u64, told: &mut ClockTold) -> u64 {
+    let own = if thread == told.thread { ran_ns.saturating_sub(told.ran_ns).wrapping_add(UNTOLD_NS) } else { 0 };
+    told.thread = thread;
+    told.ran_ns = ran_ns;
+    if told.until_ns <= epoch {
+        told.until_ns = now;
         return period;
     }
-    let passed = now.saturating_sub(*told_until).wrapping_add(period / 2);
-    let ticks = passed.checked_div(period).unwrap_or(0);
-    if ticks > TICKS {
-        *told_until = now;
-        return period.wrapping_mul(TICKS);
+    let of_period = |ns: u64| ns.wrapping_add(period / 2).checked_div(period).unwrap_or(0);
+    let passed = of_period(now.saturating_sub(told.until_ns));
+    let most = of_period(own).wrapping_add(1);
+    let most = if most > TICKS { TICKS } else { most };
+    if passed > most {
+        told.until_ns = now;
+        return period.wrapping_mul(most);
     }
-    let ns = period.wrapping_mul(ticks);
-    *told_until = told_until.wrapping_add(ns);
+    let ns = period.wrapping_mul(passed);
+    told.until_ns = told.until_ns.wrapping_add(ns);
     ns
 }
 
@@ -243,7 +266,7 @@ record! {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{TICKS, is_overdrawn, pay, ticks_ns, weigh};
+    use super::{ClockTold, TICKS, is_overdrawn, pay, ticks_ns, weigh};
 
     /// Numbers by lot, the same in each run.
     fn lot(seed: &mut u64) -> u64 {
@@ -272,16 +295,34 @@ mod tests {
         }
     }
 
+    const MS: u64 = 1_000_000;
+
     #[test]
     fn ticks_that_a_late_clock_left_out_are_told_and_none_twice() {
-        let mut told_until = 0;
-        let mut tick = |now| ticks_ns(100, 1_000, now, &mut told_until);
+        let mut told = ClockTold::zeroed();
+        // One thread runs all the time; ten milliseconds are a tick.
+        let mut tick = |now| ticks_ns(10 * MS, 100 * MS, now * MS, 7, now * MS, &mut told) / MS;
         // The first, in time, two left out, late, and in time again after that; then it stood still.
-        assert_eq!([1_090, 1_190, 1_490, 1_670, 1_690, 1_790].map(&mut tick), [100, 100, 300, 200, 0, 100]);
-        assert_eq!([9_000_000, 9_000_100].map(&mut tick), [100 * TICKS, 100]);
+        assert_eq!([109, 119, 149, 167, 169, 179].map(&mut tick), [10, 10, 30, 20, 0, 10]);
+        assert_eq!([900_000, 900_010].map(&mut tick), [10 * TICKS, 10]);
         // Another profile began.
-        assert_eq!(ticks_ns(100, 9_500_000, 9_600_000, &mut told_until), 100);
-        assert_eq!(ticks_ns(0, 0, 9_700_000, &mut told_until), 0);
+        assert_eq!(ticks_ns(10 * MS, 950_000 * MS, 960_000 * MS, 7, 960_000 * MS, &mut told), 10 * MS);
+        assert_eq!(ticks_ns(0, 0, 970_000 * MS, 7, 970_000 * MS, &mut told), 0);
+    }
+
+    #[test]
+    fn nobody_has_the_time_of_an_idle_cpu_or_of_another_thread() {
+        let mut told = ClockTold::zeroed();
+        let mut tick = |now, thread, ran| ticks_ns(10 * MS, 100 * MS, now * MS, thread, ran * MS, &mut told) / MS;
+        assert_eq!([tick(110, 7, 5), tick(120, 7, 15)], [10, 10]);
+        // It slept for most of the time, and ran for two ticks, of which the kernel has not added up all.
+        assert_eq!(tick(520, 7, 35), 30);
+        // Another one runs that has run for long elsewhere, and it again.
+        assert_eq!([tick(620, 8, 90_000), tick(630, 8, 90_010), tick(730, 7, 45)], [10, 10, 10]);
+        // Nobody, while the clock stood still, and then a new thread.
+        assert_eq!([tick(740, 0, 0), tick(840, 9, 2)], [10, 10]);
+        // A number that is another's now.
+        assert_eq!([tick(850, 10, 500), tick(950, 10, 3)], [10, 10]);
     }
 
     #[test]
@@ -314,15 +355,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_clock_that_is_ever_so_late_tells_all_of_its_time(late in prop::collection::vec(0u64..250, 1..200)) {
-            let (mut told_until, mut told, mut now, mut grid) = (0, 0, 0, 1_000);
+        fn a_clock_that_is_ever_so_late_tells_all_of_its_time(late in prop::collection::vec(0u64..25, 1..200)) {
+            let (mut clock, mut told, mut now, mut grid) = (ClockTold::zeroed(), 0, 0, 100);
             for late in late {
                 now = grid + late;
-                told += ticks_ns(100, 500, now, &mut told_until);
+                told += ticks_ns(10 * MS, 50 * MS, now * MS, 7, now * MS, &mut clock) / MS;
                 // The next tick that is not over yet.
-                grid = now - now % 100 + 100;
+                grid = now - now % 10 + 10;
             }
-            prop_assert!(told.abs_diff(now - 900) <= 350, "{} of {}", told, now - 900);
+            prop_assert!(told.abs_diff(now - 90) <= 35, "{} of {}", told, now - 90);
         }
 
         #[test]

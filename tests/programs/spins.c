@@ -1,6 +1,6 @@
 // Is found on the path main, outer, inner: spends CPU time there, or waits there. Says that it is ready, and goes on until it is killed.
-// Arguments: "spin", "spin MILLISECONDS" (of CPU time after the first byte of input, then it ends), "wait", or "many NUMBER"
-// (that many children, each of whom mostly waits).
+// Arguments: "spin", "spin MILLISECONDS" (of CPU time after the first byte of input, then it ends), "wait", "naps MILLISECONDS" (of CPU
+// time after each 0.4 s), or "many NUMBER" (that many children, each of whom mostly waits).
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +58,10 @@ int main(int count, char **arguments) {
     ready();
     if (!strcmp(arguments[1], "wait"))
         return waits();
+    for (double until = 0; count > 2 && !strcmp(arguments[1], "naps");) {
+        usleep(400000);
+        outer(until = used() + atof(arguments[2]));
+    }
     if (count > 2 && getchar() == EOF)
         return 1;
     return outer(count > 2 ? atof(arguments[2]) : 0) & 0;

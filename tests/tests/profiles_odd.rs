@@ -114,6 +114,17 @@ fn one_that_only_waits_has_an_empty_profile_that_says_where_to_look() {
     assert!(said.contains("no CPU time") && said.contains("--off-cpu") && said.contains("--wall"), "{said}");
 }
 
+/// The clock of an idle CPU may stand still; whoever runs after that must not be told to have run all the while.
+#[test]
+fn one_that_mostly_sleeps_has_the_time_that_it_runs() {
+    need_bpf!();
+    let program = spins(BARE);
+    let process = started(program.command(&["naps", "5"]));
+    let folded = begin(process.id(), &["-d", "6s", "-F", "99"]).end(false).unwrap();
+    // It runs for 75 ms, of which each sample tells a tick or two.
+    assert!(folded.ns() < 500_000_000, "{folded:#?}");
+}
+
 #[test]
 fn a_deleted_program_has_all_its_names() {
     need_bpf!();

@@ -56,12 +56,14 @@ fn on_cpu(ctx: &PerfEventContext, kind: SampleKind) -> Option<()> {
     let sampling = SAMPLING.get(0)?;
     let is_always = kind as u32 == SampleKind::Always as u32;
     let period_ns = if is_always { sampling.always_ns } else { sampling.demand_ns };
-    let told_until_ns = CLOCKS_TOLD.get_ptr_mut(!is_always as u32)?;
+    let told = CLOCKS_TOLD.get_ptr_mut(!is_always as u32)?;
+    let thread = task.load::<u32>(offset!(task_pid));
+    let ran_ns = task.load::<u64>(offset!(task_ran));
     // SAFETY: a helper without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: a map value of this CPU and this clock.
-    let weight_ns = ticks_ns(period_ns, sampling.epoch_ns, now_ns, unsafe { &mut *told_until_ns });
-    if weight_ns == 0 || task.load::<u32>(offset!(task_pid)) == 0 {
+    let weight_ns = ticks_ns(period_ns, sampling.epoch_ns, now_ns, thread, ran_ns, unsafe { &mut *told });
+    if weight_ns == 0 || thread == 0 {
         return None; // Its time is told, or nobody runs.
     }
     let (service, sock) = match TASKS.get(task) {

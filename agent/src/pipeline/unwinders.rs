@@ -33,8 +33,10 @@ const DEBUG_FOLDER: &str = "/usr/lib/debug";
 const CACHE_BYTES: u64 = 64 << 20;
 /// Tables that may wait to be made; further files stay without one until they are met again.
 const WAITING: usize = 256;
-/// Files from this size on take seconds; nobody else waits for them.
-const LARGE_BYTES: u64 = 32 << 20;
+/// Profiles whose walks may wait.
+const WALKS: usize = 32;
+/// Files from this size on may take seconds; nobody else waits for them.
+const LARGE_BYTES: u64 = 16 << 20;
 /// Slots above those that the kernel gives out.
 const OWN_SLOTS: usize = (MAX_SLOT - KERNEL_SLOTS) as usize;
 
@@ -88,8 +90,8 @@ impl Without {
 
 /// The threads, and what was asked of them.
 pub(super) struct Unwinders {
-    small: mpsc::SyncSender<Work>,
-    large: mpsc::SyncSender<Work>,
+    small: mpsc::Sender<Work>,
+    large: mpsc::Sender<Work>,
     done: mpsc::Receiver<Done>,
     made: Arc<Notify>,
     /// Walks, and tables of files that are not large, that are not done.
@@ -106,7 +108,7 @@ impl Unwinders {
         let (tell, done) = mpsc::channel();
         let made = Arc::new(Notify::new());
         let start = |name: &str| {
-            let (work, asked) = mpsc::sync_channel(WAITING);
+            let (work, asked) = mpsc::channel();
             let (worker, tell, made) = (Worker::new(codes, cache.clone()), tell.clone(), Arc::clone(&made));
             thread::Builder::new().name(name.into()).spawn(move || worker.run(&asked, &tell, &made))?;
             io::Result::Ok(work)
@@ -123,8 +125,11 @@ impl Unwinders {
     /// Asks for a table; false if too much is under way.
     pub fn build(&mut self, told: NoTable, code: Option<Arc<Code>>) -> bool {
         let (pid, is_large) = (told.pid, code.as_ref().is_some_and(|code| code.bytes() >= LARGE_BYTES));
-        let to = if is_large { &self.large } else { &self.small };
-        if to.try_send(Work::Build { told, code }).is_err() {
+        let (to, waiting) = match is_large {
+            true => (&self.large, self.large_under_way.len()),
+            false => (&self.small, self.under_way),
+        };
+        if waiting >= WAITING || to.send(Work::Build { told, code }).is_err() {
             return false;
         }
         if is_large {
@@ -137,15 +142,16 @@ impl Unwinders {
 
     /// Asks for the stacks of these; gives them back if too much is under way.
     pub fn walk(&mut self, still: Vec<Sample>, until: Instant) -> Result<(), Vec<Sample>> {
-        match self.small.try_send(Work::Walk(still, until)) {
+        if self.walks >= WALKS {
+            return Err(still);
+        }
+        match self.small.send(Work::Walk(still, until)) {
             Ok(()) => {
                 self.under_way += 1;
                 self.walks += 1;
                 Ok(())
             }
-            Err(
-                mpsc::TrySendError::Full(Work::Walk(still, _)) | mpsc::TrySendError::Disconnected(Work::Walk(still, _)),
-            ) => Err(still),
+            Err(mpsc::SendError(Work::Walk(still, _))) => Err(still),
             Err(_) => Ok(()),
         }
     }
@@ -234,7 +240,16 @@ impl Worker {
     }
 
     fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>, made: &Notify) {
-        while let Ok(work) = asked.recv() {
+        let mut waiting = Vec::new();
+        loop {
+            if waiting.is_empty() {
+                let Ok(work) = asked.recv() else { return };
+                waiting.push(work);
+            }
+            waiting.extend(asked.try_iter());
+            // What was met last is what runs now; of what was only mapped when a profile began most hardly runs. Walks are waited for.
+            let walk = waiting.iter().position(|work| matches!(work, Work::Walk(..)));
+            let work = waiting.swap_remove(walk.unwrap_or(waiting.len() - 1));
             let done = match work {
                 Work::Build { told, code } => {
                     let table = match &code {
