@@ -114,12 +114,9 @@ pub fn ticks_ns(period: u64, epoch: u64, now: u64, thread: u32, ran_ns: u64, tol
     let passed = of_period(now.saturating_sub(told.until_ns));
     let most = of_period(own).wrapping_add(1);
     let most = if most > TICKS { TICKS } else { most };
-    if passed > most {
-        told.until_ns = now;
-        return period.wrapping_mul(most);
-    }
-    let ns = period.wrapping_mul(passed);
-    told.until_ns = told.until_ns.wrapping_add(ns);
+    let ns = period.wrapping_mul(if passed > most { most } else { passed });
+    // One tick more is a clock that was late by half of one: who runs at the next has it.
+    told.until_ns = if passed > most.wrapping_add(1) { now } else { told.until_ns.wrapping_add(ns) };
     ns
 }
 
@@ -321,8 +318,11 @@ mod tests {
         assert_eq!([tick(620, 8, 90_000), tick(630, 8, 90_010), tick(730, 7, 45)], [10, 10, 10]);
         // Nobody, while the clock stood still, and then a new thread.
         assert_eq!([tick(740, 0, 0), tick(840, 9, 2)], [10, 10]);
+        // Late by more than half of a tick, each time another.
+        let mut late = |now, thread| tick(now, thread, 3);
+        assert_eq!([late(850, 20), late(866, 21), late(870, 22), late(880, 23)], [10, 10, 10, 10]);
         // A number that is another's now.
-        assert_eq!([tick(850, 10, 500), tick(950, 10, 3)], [10, 10]);
+        assert_eq!([tick(890, 10, 500), tick(990, 10, 3)], [10, 10]);
     }
 
     #[test]

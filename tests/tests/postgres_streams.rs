@@ -281,24 +281,36 @@ fn queries_that_differ_in_their_comments_are_one_statement() {
     assert_eq!(metrics.sum("steth_cells_full_total", &[("map", "statements")]), 0.0);
 }
 
-/// A client that has nothing more to ask may say so before it reads its answer.
+/// A client that has nothing more to ask may say so before it reads its answer. The server hangs up behind it, and then TCP has closed:
+/// who reads it later than that reads what nobody follows any more.
 #[test]
 fn a_client_that_closes_its_half_gets_its_answer_and_nothing_has_failed() {
     need_postgres!();
+    for (pause, may_be_seen) in [(Duration::ZERO, true), (Duration::from_millis(700), false)] {
+        closes_its_half(pause, may_be_seen);
+    }
+}
+
+fn closes_its_half(pause: Duration, may_be_seen: bool) {
     let agent = Agent::start(&Options::default()).unwrap();
     let postgres = Postgres::start().unwrap();
     let database = postgres.create_database().unwrap();
     let mut session = Session::open(&postgres, &database).unwrap();
     session.send("select pg_sleep(0.2)").unwrap();
     session.stream().shutdown(Shutdown::Write).unwrap();
+    std::thread::sleep(pause);
     assert_eq!(session.until_ready().unwrap(), None);
     let metrics = agent.settled().unwrap();
-    for role in ROLES {
+    let of = |role| {
         let labels = [("role", role), ("database", database.as_str())];
-        let all = [STATEMENTS, CYCLES, ERRORS].map(|name| metrics.sum(name, &labels));
-        assert_eq!(all, [1.0, 1.0, 0.0], "{role}");
-    }
-    assert_eq!(lost(&metrics), BTreeMap::new());
+        [STATEMENTS, CYCLES, ERRORS].map(|name| metrics.sum(name, &labels))
+    };
+    assert_eq!(of("server"), [1.0, 1.0, 0.0]);
+    let unseen = BTreeMap::from([("end_unseen".to_owned(), 1.0)]);
+    let seen = ([1.0, 1.0, 0.0], BTreeMap::new());
+    let found = (of("client"), lost(&metrics));
+    // A busy machine may wake the client late.
+    assert!(found == ([0.0; 3], unseen) || may_be_seen && found == seen, "{found:?}");
 }
 
 /// A server that hangs up on requests which it has not read resets the connection. What it said before is there to be read, but TCP has
