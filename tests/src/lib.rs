@@ -34,6 +34,7 @@ pub mod receiver;
 pub mod sink;
 pub mod stage;
 pub mod strace;
+pub mod tokens;
 pub mod trace;
 pub mod trixie;
 pub mod truth;

@@ -18,7 +18,9 @@ use steth_tests::{
     observed::Observed,
     process::Process,
     programs::{Program, STUCK, said_number},
-    skipped, wait,
+    skipped,
+    tokens::Tokens,
+    wait,
 };
 
 const SOON: Duration = Duration::from_secs(60);
@@ -181,10 +183,11 @@ const REQUESTS: &[&str] = &[
     "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: application/openmetrics-text;q=0.9,*/*;q=0.1\r\n\r\n",
     "GET /api/v1/explain?service=x&from=-5m&to=now HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "GET /api/v1/postgres/queries?limit=5&sort=time HTTP/1.1\r\nHost: localhost\r\nCookie: a=b; c=\"d\"\r\n\r\n",
-    "GET /api/v1/flame?format=svg&duration=100ms HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n",
-    "POST /api/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 29\r\n\r\n\
-     {\"text\":\"deployed\",\"service\":1}",
-    "PUT /api/v1/settings/probes.wall HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ntrue\r\n0\r\n\r\n",
+    "GET /api/v1/flame?format=svg&seconds=0.1 HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n",
+    "POST /api/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 19\r\n\r\n\
+     {\"text\":\"deployed\"}",
+    "POST /api/v1/settings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+     25\r\n{\"key\":\"probes.wall\",\"value\":\"false\"}\r\n0\r\n\r\n",
     "OPTIONS * HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer \u{e9}\r\nRange: bytes=0-,5-1\r\n\r\n",
     "GET /-/healthy HTTP/1.0\r\n\r\nGET /-/ready HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nUpgrade: h2c\r\n\r\n",
 ];
@@ -219,9 +222,14 @@ const PIECES: &[&[u8]] = &[
     b"\x16\x03\x01\x02\0\x01",
 ];
 
-/// A request with some of its bytes changed, cut, doubled, or replaced by what means something.
-fn mutated(chance: &mut Chance) -> Vec<u8> {
-    let mut bytes = REQUESTS[chance.below(REQUESTS.len())].as_bytes().to_vec();
+/// A request, mostly with some of its bytes changed, cut, doubled, or replaced by what means something.
+fn mutated(token: &str, chance: &mut Chance) -> Vec<u8> {
+    let request = REQUESTS[chance.below(REQUESTS.len())];
+    // All may be asked for with it.
+    let mut bytes = request.replacen("\r\n", &format!("\r\nAuthorization: Bearer {token}\r\n"), 1).into_bytes();
+    if chance.below(8) == 0 {
+        return bytes;
+    }
     for _ in 0..=chance.below(6) {
         let at = chance.below(bytes.len());
         let until = (at + chance.below(40)).min(bytes.len());
@@ -246,14 +254,20 @@ fn mutated(chance: &mut Chance) -> Vec<u8> {
 /// Sends one request, perhaps in two pieces; the answer is none, or one of HTTP that is not the fault of the server.
 fn sent(agent: &Agent, bytes: &[u8], chance: &mut Chance) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(agent.address())?;
-    stream.set_read_timeout(Some(SOON))?;
     let (first, second) = bytes.split_at(chance.below(bytes.len()));
-    // It may hang up at any byte.
-    if stream.write_all(first).and_then(|()| stream.write_all(second)).is_ok() {
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-    }
     let mut answer = vec![0; 4_096];
-    let length = match stream.read(&mut answer) {
+    // It may hang up at any byte.
+    let is_sent = stream.write_all(first).and_then(|()| stream.write_all(second)).is_ok();
+    // Who says at once that nothing follows is taken for one that has gone, and is not answered.
+    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let waits = |read: &std::io::Result<usize>| matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock);
+    let mut read = stream.read(&mut answer);
+    if is_sent && waits(&read) {
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        stream.set_read_timeout(Some(SOON))?;
+        read = stream.read(&mut answer);
+    }
+    let length = match read {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Err(error),
         // It hung up before it had read everything.
         read => read.unwrap_or(0),
@@ -267,7 +281,9 @@ fn fuzz_requests_of_all_kinds_are_answered_or_refused_and_the_next_one_is_served
     need_postgres!();
     let _alone = alone();
     let seconds = std::env::var("STETH_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
-    let sections = "[http]\ntimeout = \"2s\"\nrate = 1000000\n".to_owned();
+    let tokens = Tokens::make().unwrap();
+    let (admin, file) = (tokens.token("admin").unwrap(), tokens.file());
+    let sections = format!("[http]\ntimeout = \"2s\"\nrate = 1000000\ntokens = {file:?}\n");
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
     let observed = Observed::start().unwrap();
     let seed = std::env::var("STETH_FUZZ_SEED")
@@ -278,7 +294,7 @@ fn fuzz_requests_of_all_kinds_are_answered_or_refused_and_the_next_one_is_served
     let (mut chance, mut count, since) = (Chance(seed), 0_u64, Instant::now());
     let mut by_status = std::collections::BTreeMap::<String, u64>::new();
     while since.elapsed() < Duration::from_secs(seconds) {
-        let request = mutated(&mut chance);
+        let request = mutated(&admin, &mut chance);
         let shown = || String::from_utf8_lossy(&request[..request.len().min(500)]).into_owned();
         let answer = sent(&agent, &request, &mut chance).unwrap_or_else(|error| panic!("{error} for {:?}", shown()));
         let status =
@@ -288,10 +304,15 @@ fn fuzz_requests_of_all_kinds_are_answered_or_refused_and_the_next_one_is_served
         *by_status.entry(status).or_default() += 1;
         count += 1;
         if count.is_multiple_of(200) {
-            assert_eq!(http::get(&agent.url).unwrap().status, 200, "after {:?}", shown());
+            let alive = agent.url.replace("/metrics", "/-/healthy");
+            assert_eq!(http::get(&alive).unwrap().status, 200, "after {:?}", shown());
         }
     }
     println!("fuzz: {count} requests: {by_status:?}");
+    // What nobody answers tries nothing but the parser.
+    for status in ["HTTP/1.1 200", "HTTP/1.1 201", "HTTP/1.1 400", "HTTP/1.1 401", "HTTP/1.1 404"] {
+        assert!(by_status.contains_key(status), "no {status}");
+    }
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
     assert!(agent.stop().unwrap().success());
     observed.end().unwrap();

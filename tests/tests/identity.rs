@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use steth_tests::{
-    agent::{Agent, Options},
+    agent::{Agent, Options, binary},
     cgroup::Group,
     exposition::Exposition,
     need_bpf, need_program,
@@ -66,6 +66,33 @@ fn a_program_in_a_containers_group_of_version_1_is_of_that_container() {
         Ok(group) => assert_named_by_its_group(&group, &format!("docker:{}", &id[..12])),
         Err(error) => skipped!("{error:#}"),
     }
+}
+
+#[test]
+fn the_agent_leaves_itself_out_and_not_who_bears_its_name() {
+    need_bpf!();
+    need_program!("gcc");
+    let group = match Group::make("", &unique_name("grp")) {
+        Ok(group) => group,
+        Err(error) => skipped!("{error:#}"),
+    };
+    // Under a name that no other agent of this host has.
+    let (folder, name) = (tempfile::tempdir().unwrap(), unique_name("agnt"));
+    let own = folder.path().join(&name);
+    std::fs::copy(binary().unwrap(), &own).unwrap();
+    let (program, sections) = (Some(own), "[probes]\nown = false\n".to_owned());
+    let agent = Agent::start(&Options { program, sections, ..Options::default() }).unwrap();
+    let impostor = folder.path().join("elsewhere").join(&name);
+    std::fs::create_dir(impostor.parent().unwrap()).unwrap();
+    std::fs::copy(&Program::build("shrt", SHORT_LIVED).unwrap().path, &impostor).unwrap();
+    let count = "steth_syscall_duration_seconds_count";
+    assert_eq!(agent.settled().unwrap().sum(count, &[("service", &name)]), 0.0);
+    Process::start("impostor", group.command(&impostor, &[])).unwrap().finish(SOON).unwrap();
+    let metrics = agent.settled().unwrap();
+    assert_eq!(syscalls(&metrics, &name, "getppid"), 1.0);
+    // What the agent does all the time, and that program never.
+    assert_eq!(syscalls(&metrics, &name, "epoll_wait") + syscalls(&metrics, &name, "bpf"), 0.0);
+    assert!(agent.stop().unwrap().success());
 }
 
 #[test]

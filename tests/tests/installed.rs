@@ -127,7 +127,7 @@ fn a_booted_host_is_served_from_installation_to_purge() {
     draws(&postgres);
 
     sh("echo '# ours' >> /etc/steth/steth.toml");
-    sh(&format!("dpkg --install {next}"));
+    sh(&format!("dpkg --force-confdef --force-confold --install {next}"));
     assert!(sh("dpkg-query --show steth").ends_with("-2"));
     assert_eq!(sh("tail -n 1 /etc/steth/steth.toml"), "# ours");
     assert_ne!(runs_confined(), first, "the old agent still runs");

@@ -55,7 +55,8 @@ fn it_is_installed_upgraded_with_kept_settings_removed_and_purged_without_a_trac
         assert!(run(&format!("man --pager=cat {page}")).contains("SYNOPSIS"), "{page}");
     }
     run("bash -n /usr/share/bash-completion/completions/steth");
-    for file in ["copyright", "LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", "examples/alerts.toml"] {
+    for file in ["copyright", "LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", "steth.cdx.json", "examples/alerts.toml"]
+    {
         let there = machine.path(&format!("/usr/share/doc/steth/{file}")).exists();
         assert!(there, "no {file} in {}", run("ls /usr/share/doc/steth"));
     }
@@ -65,9 +66,11 @@ fn it_is_installed_upgraded_with_kept_settings_removed_and_purged_without_a_trac
     run(
         "echo '# ours' >> /etc/steth/steth.toml && mkdir -p /var/lib/private/steth && touch /var/lib/private/steth/kept",
     );
-    run("dpkg --install /next.deb");
+    // Its configuration is another one, too: ours stays, and its lies beside it.
+    run("dpkg --force-confdef --force-confold --install /next.deb");
     assert!(run("dpkg-query --show steth").ends_with("-2"));
     assert!(run("tail -n 1 /etc/steth/steth.toml") == "# ours", "an upgrade took our settings away");
+    assert_eq!(run("tail -n 1 /etc/steth/steth.toml.dpkg-dist"), "# of the next version");
     run("dpkg --remove steth");
     assert!(machine.run("command -v steth").is_err());
     assert!(machine.path("/etc/steth/steth.toml").exists() && machine.path("/var/lib/private/steth/kept").exists());
@@ -99,6 +102,9 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
     let mut machine = Machine::copy(&root).unwrap();
     put(&machine, &deb, "/steth_1_amd64.deb");
     put(&machine, &next, "/next/steth.deb");
+    // As the manual says to those who upgrade unattended: nobody is there to be asked about the other configuration.
+    let unattended = "Dpkg::Options { \"--force-confdef\"; \"--force-confold\"; };\n";
+    std::fs::write(machine.path("/etc/apt/apt.conf.d/50unattended"), unattended).unwrap();
     machine.boot().unwrap();
     let log = || machine.run("journalctl --unit steth --no-pager").unwrap_or_default();
     let show = |key: &str| machine.run(&format!("systemctl show steth --value --property={key}")).unwrap();
@@ -225,6 +231,32 @@ fn the_rpm_holds_what_the_deb_holds_and_asks_for_what_it_needs() {
     println!("{} files; {}", of_deb.len(), depends.trim());
 }
 
+/// In a root that has no packages of this kind, so that what it depends on is not known to be there: a Debian is what there is.
+#[test]
+fn the_rpm_is_installed_by_rpm_and_erased_with_changed_settings_kept() {
+    need_root!();
+    need_program!("rpm");
+    let (root, rpm) = (given!("STETH_CLEAN_ROOT"), given!("STETH_RPM"));
+    let machine = Machine::copy(&root).unwrap();
+    let rpm_says = |arguments: &[&str]| {
+        let output = Command::new("rpm").arg("--root").arg(machine.path("/")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let before = files(&machine);
+    rpm_says(&["--install", "--nodeps", "--nosignature", rpm.to_str().unwrap()]);
+    assert_eq!(machine.run("steth --version").unwrap(), format!("steth {}", env!("CARGO_PKG_VERSION")));
+    // Nothing differs from what the package says of its files.
+    assert_eq!(rpm_says(&["--verify", "--nodeps", "steth"]), "");
+    machine.run("echo '# ours' >> /etc/steth/steth.toml").unwrap();
+    rpm_says(&["--erase", "steth"]);
+    assert!(machine.run("command -v steth").is_err());
+    let after = files(&machine);
+    let left: Vec<_> = after.difference(&before).filter(|path| path.contains("steth")).collect();
+    assert!(left.iter().all(|path| path.starts_with("/etc/steth")), "{left:?}");
+    assert_eq!(machine.run("tail -n 1 /etc/steth/steth.toml.rpmsave").unwrap(), "# ours");
+}
+
 #[test]
 fn the_program_of_the_tarball_runs_where_it_lies() {
     need_program!("tar", "sh");
@@ -237,7 +269,15 @@ fn the_program_of_the_tarball_runs_where_it_lies() {
     let checked =
         Command::new(top.join("steth")).args(["config", "check"]).arg(top.join("steth.toml")).output().unwrap();
     assert!(checked.status.success(), "{checked:?}");
-    for file in ["LICENSE-MIT", "LICENSE-APACHE", "copyright", "man/steth.1", "completions/_steth", "steth.service"] {
+    for file in [
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "copyright",
+        "man/steth.1",
+        "completions/_steth",
+        "steth.service",
+        "steth.cdx.json",
+    ] {
         assert!(top.join(file).exists(), "no {file}");
     }
 }

@@ -1,5 +1,5 @@
 //! A secret in every form that a literal can have, cut at every byte, sent to a live server: it is nowhere in what the agent
-//! says, logs, serves or traces. `agent/src/postgres/tests.rs` holds many more texts against the sanitiser alone.
+//! says, logs, serves or traces. `agent/src/postgres/secrecy_tests.rs` holds many more texts against the sanitiser alone.
 
 use steth_probes::postgres::TEXT_LEN;
 use steth_tests::{

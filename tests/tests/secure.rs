@@ -14,45 +14,11 @@ use steth_tests::{
     exposition::Exposition,
     need_bpf, need_program,
     receiver::Certificates,
+    tokens::Tokens,
     wait,
 };
 
 const SEEN: Duration = Duration::from_secs(60);
-
-/// Tokens of all roles, as `steth token new` makes them, and the file that admits them.
-struct Tokens {
-    folder: tempfile::TempDir,
-}
-
-impl Tokens {
-    fn make() -> Self {
-        let tokens = Self { folder: tempfile::tempdir().unwrap() };
-        let lines: Vec<String> = ["viewer", "operator", "admin"].map(|role| tokens.add(role)).into();
-        fs::write(tokens.file(), lines.join("\n")).unwrap();
-        tokens
-    }
-
-    /// Makes a token and gives the line that admits it.
-    fn add(&self, role: &str) -> String {
-        let (code, token, line) = steth(&["token", "new", "--role", role]).unwrap();
-        assert_eq!(code, Some(0), "{line}");
-        assert!(!line.contains(token.trim()), "{line}");
-        fs::write(self.path(role), token).unwrap();
-        line.trim().to_owned()
-    }
-
-    fn path(&self, role: &str) -> PathBuf {
-        self.folder.path().join(role)
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("tokens")
-    }
-
-    fn token(&self, role: &str) -> String {
-        fs::read_to_string(self.path(role)).unwrap().trim().to_owned()
-    }
-}
 
 fn port(agent: &Agent) -> &str {
     agent.address().rsplit_once(':').unwrap().1
@@ -93,7 +59,7 @@ fn another_address_than_loopback_is_refused_without_tls_and_tokens() {
     assert_eq!(refusal.code, Some(2));
     assert!(refusal.said.contains("only loopback is served without TLS and tokens"), "{}", refusal.said);
     assert!(refusal.said.contains("steth token new"), "{}", refusal.said);
-    let tokens = Tokens::make();
+    let tokens = Tokens::make().unwrap();
     let sections =
         format!("[http]\ncertificate = \"/nonexistent\"\nkey = \"/nonexistent\"\ntokens = {:?}\n", tokens.file());
     let refusal =
@@ -108,8 +74,8 @@ fn another_address_than_loopback_is_refused_without_tls_and_tokens() {
 #[test]
 fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchanged_while_it_runs() {
     need_program!("openssl");
-    let (certificates, tokens) = (Certificates::make().unwrap(), Tokens::make());
-    let own = |name: &str| tokens.folder.path().join(name);
+    let (certificates, tokens) = (Certificates::make().unwrap(), Tokens::make().unwrap());
+    let own = |name: &str| tokens.path(name);
     for name in ["own.pem", "own.key"] {
         fs::copy(certificates.path(name), own(name)).unwrap();
     }
@@ -123,7 +89,7 @@ fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchan
     assert!(agent.url.starts_with("https://0.0.0.0:"), "{}", agent.url);
 
     // In the open nothing is said but that.
-    let (status, body) = ask(&agent, "GET", "/metrics", Some(&tokens.token("viewer")), "");
+    let (status, body) = ask(&agent, "GET", "/metrics", Some(&tokens.token("viewer").unwrap()), "");
     assert!(status == 400 && body.contains("this port speaks HTTPS"), "{status} {body}");
 
     let (ca, viewer) = (certificates.path("ca.pem"), tokens.path("viewer"));
@@ -143,8 +109,8 @@ fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchan
     assert!(code == Some(1) && said.contains("no TLS with https://localhost"), "{said}");
 
     // A new token, then a new certificate, which nobody trusts.
-    let old = tokens.token("viewer");
-    let line = tokens.add("viewer");
+    let old = tokens.token("viewer").unwrap();
+    let line = tokens.add("viewer").unwrap();
     fs::write(tokens.file(), line).unwrap();
     agent.reload("", "").unwrap();
     wait::poll("the new token", SEEN, || Ok(Some(()).filter(|()| alerts(&agent, &as_viewer).0 == Some(0)))).unwrap();
@@ -158,11 +124,27 @@ fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchan
     let refused = || Ok(Some(()).filter(|()| alerts(&agent, &as_viewer).1.contains("no TLS with")));
     wait::poll("the new certificate", SEEN, refused).unwrap();
 
+    // A token that is no more, in a file that is none: who relies on its revocation is told that nothing was taken over.
+    fs::write(tokens.file(), "# nobody\nthis is no token\n").unwrap();
+    let config = agent.config.to_str().unwrap();
+    let (code, _, said) = steth(&["config", "check", "--files", config]).unwrap();
+    assert!(code == Some(2) && said.contains("tokens"), "{code:?} {said}");
+    agent.reload("", "").unwrap();
+    wait::poll("a refusal", SEEN, || {
+        Ok(agent.log().contains("SIGHUP: the new configuration is refused").then_some(()))
+    })
+    .unwrap();
+
     // Nothing of it is where others can read it.
     let proc = PathBuf::from(format!("/proc/{}", agent.id()));
     let shown = ["cmdline", "environ"].map(|name| fs::read(proc.join(name)).unwrap_or_default()).concat();
     let audit = fs::read_to_string(agent.audit.join("audit.jsonl")).unwrap();
-    for secret in [old, tokens.token("viewer"), tokens.token("admin"), fs::read_to_string(own("own.key")).unwrap()] {
+    for secret in [
+        old,
+        tokens.token("viewer").unwrap(),
+        tokens.token("admin").unwrap(),
+        fs::read_to_string(own("own.key")).unwrap(),
+    ] {
         let secret = secret.trim();
         assert!(!String::from_utf8_lossy(&shown).contains(secret) && !agent.log().contains(secret));
         assert!(!audit.contains(secret));
@@ -183,7 +165,7 @@ fn with_tls_and_a_token_an_agent_answers_from_any_address_and_secrets_are_exchan
 #[test]
 fn where_clients_need_certificates_a_token_alone_is_not_enough() {
     need_program!("openssl");
-    let (certificates, tokens) = (Certificates::make().unwrap(), Tokens::make());
+    let (certificates, tokens) = (Certificates::make().unwrap(), Tokens::make().unwrap());
     let (ca, own, key) = (certificates.path("ca.pem"), certificates.path("own.pem"), certificates.path("own.key"));
     let sections = format!(
         "[http]\ntimeout = \"60s\"\ncertificate = {own:?}\nkey = {key:?}\nclient_ca = {ca:?}\ntokens = {:?}\n",
@@ -203,11 +185,11 @@ fn where_clients_need_certificates_a_token_alone_is_not_enough() {
 #[test]
 fn an_admin_switches_features_while_the_agent_runs_and_a_reload_switches_them_back() {
     need_bpf!();
-    let tokens = Tokens::make();
+    let tokens = Tokens::make().unwrap();
     let sections =
         format!("[http]\ntimeout = \"60s\"\ntokens = {:?}\n[probes]\nown = true\ntls = false\n", tokens.file());
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
-    let (viewer, admin) = (tokens.token("viewer"), tokens.token("admin"));
+    let (viewer, admin) = (tokens.token("viewer").unwrap(), tokens.token("admin").unwrap());
     let scrape = || {
         let (status, text) = ask(&agent, "GET", "/metrics", Some(&viewer), "");
         assert_eq!(status, 200, "{text}");

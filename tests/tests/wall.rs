@@ -155,7 +155,8 @@ fn a_request_that_waits_for_a_row_is_in_a_lock_though_it_polls() {
         holder.query("begin").unwrap();
         holder.query("update t set n = n + 1 where id = 1").unwrap();
         waiter.send("update t set n = n - 1 where id = 1").unwrap();
-        thread::sleep(3 * SLOW);
+        // The lock takes most of it also where an emulated CPU takes as long for the rest.
+        thread::sleep(wait::patient(3 * SLOW));
         holder.query("commit").unwrap();
         assert_eq!(waiter.until_ready().unwrap(), None);
         // Between requests it waits in the same call for its client.

@@ -5,7 +5,10 @@ use std::{fs, path::PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{Failure, Outcome, terminal};
-use crate::config::{Complaints, Config, Given, alerts::AlertFile};
+use crate::{
+    config::{Complaints, Config, Given, alerts::AlertFile},
+    pipeline,
+};
 
 /// The subcommands of `steth config`.
 #[derive(Debug, Subcommand)]
@@ -15,13 +18,16 @@ pub enum Command {
 Examples:
   steth config check /etc/steth/steth.toml
   steth config check my-alerts.toml
-  steth config check new.toml && cp new.toml /etc/steth/steth.toml && systemctl reload steth")]
+  steth config check --files new.toml && cp new.toml /etc/steth/steth.toml && systemctl reload steth")]
     Check(CheckArguments),
 }
 
 /// What `steth config check` takes.
 #[derive(Debug, Args)]
 pub struct CheckArguments {
+    /// Read the tokens and certificates that it names as well, as a reload does
+    #[arg(long)]
+    files: bool,
     /// The file
     file: PathBuf,
 }
@@ -33,11 +39,17 @@ pub struct CheckArguments {
 pub fn check(arguments: &CheckArguments) -> Outcome {
     let file = &arguments.file;
     let read = match fs::read_to_string(file).ok().filter(|text| has_rules(text)) {
-        Some(rules) => AlertFile::parse(file, &rules).map(drop).map_err(Complaints),
-        None => Config::load(&Given { file: Some(file), ..Given::default() }).and_then(Config::whole).map(drop),
+        Some(rules) => AlertFile::parse(file, &rules).map(|_| None).map_err(Complaints),
+        None => Config::load(&Given { file: Some(file), ..Given::default() }).and_then(Config::whole).map(Some),
     };
     match read {
-        Ok(()) => terminal::result(&format!("{}: valid\n", file.display())),
+        Ok(config) => {
+            if let Some(config) = config.filter(|_| arguments.files) {
+                pipeline::admits(&config)
+                    .map_err(|error| Failure::usage(format!("{} is valid, but {error}", file.display())))?;
+            }
+            terminal::result(&format!("{}: valid\n", file.display()))
+        }
         Err(complaints) => {
             terminal::result(&format!("{complaints}\n"))?;
             Err(Failure::usage(format!("{} is not valid: {} to correct", file.display(), complaints.0.len())))

@@ -215,6 +215,11 @@ fn reload(old: &Config, arguments: &Arguments) -> Option<Config> {
         })
         .ok()?;
     let (next, waiting) = old.reloaded(&new);
+    if let Err(error) = pipeline::admits(&next) {
+        // A token that is to be known no more would still be.
+        tracing::error!("SIGHUP: the new configuration is refused, the old one stays, with its tokens: {error}");
+        return None;
+    }
     if !waiting.is_empty() {
         tracing::warn!("SIGHUP: these keys have changed and wait for a restart: {}", waiting.join(", "));
     }

@@ -166,8 +166,10 @@ impl Key {
     /// the configuration may have the agent read.
     pub fn is_settable(&self) -> bool {
         let names_files = matches!(self.shape, Shape::Path(_) | Shape::MaybePath(_) | Shape::Destinations(_));
-        // The log is set up before all else, and out of reach of requests.
-        self.change == Change::Reload && !names_files && !["alerts.files", "log.level"].contains(&self.path)
+        // The log is set up before all else, and out of reach of requests. Whoever has an admin's token, rightly or not, does not
+        // choose whether what is done with it is written down.
+        let only_in_file = ["alerts.files", "log.level", "audit.what"];
+        self.change == Change::Reload && !names_files && !only_in_file.contains(&self.path)
     }
 
     /// The environment variable that overrides the file, as in `STETH_WINDOW_LIVE`.

@@ -92,7 +92,7 @@ pub struct Window {
 /// `[http]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
-    /// Most connections served at a time; more wait.
+    /// Most connections served at a time; more wait. A peer that is not this host has at most half of them.
     pub connections: usize,
     /// How long a client may take to send a request or to take the answer.
     pub timeout: Duration,
@@ -338,7 +338,7 @@ impl Default for Config {
                 enabled: true,
                 soft: 10_000,
                 hard: 20_000,
-                memory_bytes: 512 << 20,
+                memory_bytes: 256 << 20,
                 interval: Duration::from_secs(10),
             },
             kernel: Kernel {

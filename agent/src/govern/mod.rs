@@ -33,6 +33,9 @@ const SETTLE_LOOKS: u32 = 2;
 /// So many looks in a row must be calm before something comes back; twice as many each time that it had to go again.
 const CALM_LOOKS: u32 = 30;
 const MOST_CALM_LOOKS: u32 = 360;
+/// So many looks on end may be excused for what people ask for; after that one for so many others.
+const EXCUSED_LOOKS: u32 = 30;
+const EXCUSED_PART: u32 = 10;
 /// Calm is what is below this part of `soft`.
 const CALM_PART: f64 = 0.5;
 /// Samples are not taken less often than this: fewer tell nothing.
@@ -107,6 +110,9 @@ pub struct Governor {
     /// Looks since something came back.
     returned: Option<u32>,
     exhausted: bool,
+    looks: u32,
+    /// Looks at which what people ask for is not held against anything.
+    excused: u32,
 }
 
 impl Governor {
@@ -124,6 +130,8 @@ impl Governor {
             calm_needed: CALM_LOOKS,
             returned: None,
             exhausted: false,
+            looks: 0,
+            excused: EXCUSED_LOOKS,
         }
     }
 
@@ -142,8 +150,29 @@ impl Governor {
         self.hertz < self.wanted_hertz
     }
 
+    /// The same while people ask for something, which costs what it costs: only memory is kept, and nothing comes back. They may for
+    /// a tenth of the time, five minutes on end by default; what they ask beyond that is as any other cost.
+    pub fn look_away(&mut self, cost: &Cost) -> Option<Step> {
+        if self.excused == 0 {
+            return self.look(cost);
+        }
+        self.excused -= 1;
+        // What is measured meanwhile says nothing of other times.
+        self.totals.clear();
+        match self.settling.checked_sub(1) {
+            Some(left) => self.settling = left,
+            None if cost.memory_bytes > self.bounds.memory_bytes => return self.less(cost, false, true),
+            None => {}
+        }
+        None
+    }
+
     /// What it cost since the last look; what is to be done about it.
     pub fn look(&mut self, cost: &Cost) -> Option<Step> {
+        self.looks += 1;
+        if self.looks.is_multiple_of(EXCUSED_PART) {
+            self.excused = (self.excused + 1).min(EXCUSED_LOOKS);
+        }
         if self.settling > 0 {
             self.settling -= 1;
             return None;

@@ -121,3 +121,22 @@ fn what_is_not_wanted_is_neither_switched_off_nor_on() {
     assert_eq!(steps(&mut governor, &dear, 100).unwrap().1, Step::Off(Feature::Tcp));
     assert_eq!(steps(&mut governor, &dear, 100).unwrap().1, Step::Exhausted);
 }
+
+#[test]
+fn what_people_ask_for_is_excused_for_a_tenth_of_the_time_and_memory_never() {
+    let mut governor = governor();
+    let dear = cost(&[(Feature::Wall, 0.1)], 0.0);
+    let excused = (0..1_000).take_while(|_| governor.look_away(&dear).is_none()).count();
+    // The first look that counts is no step yet, and neither is what settles.
+    assert!((30..=30 + SOFT_LOOKS).contains(&excused), "{excused}");
+    // Who asks all the time is held to the budget.
+    while governor.look_away(&dear) != Some(Step::Exhausted) {}
+    let calm = cost(&[], 0.0);
+    (0..=10 * EXCUSED_LOOKS).for_each(|_| _ = governor.look(&calm));
+    assert_eq!(governor.excused, EXCUSED_LOOKS);
+
+    let mut governor = self::governor();
+    let large = Cost { memory_bytes: 2 << 20, ..calm };
+    let steps = (1..=100).find_map(|looks| governor.look_away(&large).map(|step| (looks, step)));
+    assert_eq!(steps, Some((SETTLE_LOOKS + 1, Step::Off(Feature::Profiles))));
+}

@@ -15,6 +15,8 @@ use crate::model::{
     service::{KERNEL, name_from_cgroup, postgres_cluster, postgres_data_directory},
 };
 
+/// The unit of the agent's packages.
+const OWN_UNIT: &str = "steth.service";
 /// How deep below the root of a hierarchy groups are looked for; systemd and container runtimes use up to ten levels.
 const MAX_DEPTH: usize = 16;
 
@@ -25,13 +27,19 @@ pub struct KernelServices {
     unified: Option<PathBuf>,
     pids: Option<PathBuf>,
     paths: HashMap<(bool, u64), String>,
+    /// Base name of this process' executable.
+    executable: Option<String>,
 }
 
 impl KernelServices {
     /// Names by what procfs and the control group file systems say.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
         let (unified, pids) = hierarchies();
-        Self { proc: proc.into(), unified, pids, paths: HashMap::new() }
+        // An upgrade may unlink it later.
+        let executable = std::env::current_exe().ok();
+        let executable =
+            executable.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        Self { proc: proc.into(), unified, pids, paths: HashMap::new(), executable }
     }
 
     /// The name of a service.
@@ -44,6 +52,24 @@ impl KernelServices {
             None if service.executable.is_empty() => KERNEL.into(),
             None => service.executable.as_str().into(),
         }
+    }
+
+    /// Whether it is that of this process: of its control group, and of its executable or of the agent's unit. What only bears
+    /// its name is not.
+    pub fn is_own(&mut self, service: &ServiceSeen) -> bool {
+        let is_executable = self.executable.as_ref() == Some(&service.executable);
+        let Some(path) = self.cgroup_path(service).map(str::to_owned) else { return false };
+        // Nearly all that are met are not, and need no further look.
+        if !is_executable && name_from_cgroup(&path).as_deref() != Some(OWN_UNIT) {
+            return false;
+        }
+        let is_version = |hierarchy: u32, controllers: &[String]| match service.cgroup_v1 {
+            true => controllers.iter().any(|controller| controller == "pids"),
+            false => hierarchy == 0,
+        };
+        let groups = Process::myself().and_then(|process| process.cgroups()).map(|groups| groups.0).unwrap_or_default();
+        let own = groups.into_iter().find(|group| is_version(group.hierarchy, &group.controllers));
+        own.is_some_and(|own| own.pathname == path)
     }
 
     fn cluster(&self, postmaster: u32, executable: &str) -> String {
@@ -112,6 +138,26 @@ fn find(root: &Path, inode: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_runs_in_its_group_is_the_agents_own() {
+        let mut services = KernelServices::new("/proc");
+        let groups = Process::myself().unwrap().cgroups().unwrap().0;
+        let Some(own) = groups.iter().find(|group| group.hierarchy == 0) else {
+            return println!("skipped: there is no unified hierarchy here");
+        };
+        let name = std::env::current_exe().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+        let mut seen = |cgroup: u64, path: &str, executable: &str| {
+            services.paths.insert((false, cgroup), path.to_owned());
+            let executable = executable.to_owned();
+            services.is_own(&ServiceSeen { number: 1, cgroup, cgroup_v1: false, executable, cluster_pid: None })
+        };
+        assert!(seen(1, &own.pathname, &name));
+        assert!(!seen(1, &own.pathname, "sh"));
+        assert!(!seen(2, "/user.slice/evil.scope", &name));
+        // Who runs a program of this name, or makes a group of this name, is seen.
+        assert!(!seen(3, "/user.slice/user@1000.service/app.slice/steth.service", "steth"));
+    }
 
     #[test]
     fn a_group_is_found_by_its_number_at_any_depth() {

@@ -33,6 +33,17 @@ pub struct Reading {
     pub malformed: u64,
 }
 
+impl Reading {
+    /// Takes out what some services did; that they were met stays.
+    pub fn leave_out(&mut self, is_left_out: impl Fn(u32) -> bool) {
+        self.histograms.retain(|(_, key, _)| !is_left_out(key.service.into()));
+        self.counters.retain(|(_, key, _)| !is_left_out(key.service.into()));
+        self.statement_walls.retain(|(key, _)| !is_left_out(key.service.into()));
+        self.service_walls.retain(|(service, _)| !is_left_out(*service));
+        self.connections.retain(|connection| !is_left_out(connection.service));
+    }
+}
+
 /// Where the processes of a Postgres cluster note what they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backends {

@@ -51,6 +51,17 @@ pub struct Governing {
     steps: [u64; 2],
 }
 
+/// What else is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Meanwhile {
+    /// Nothing.
+    Usual,
+    /// What people ask for, which is not held against anything for a while.
+    Asked,
+    /// Programs are loaded anew, which says nothing of what they cost.
+    Opening,
+}
+
 struct Measured {
     since: Instant,
     before: Runs,
@@ -84,9 +95,8 @@ impl Governing {
         self.due
     }
 
-    /// It is time: the kernel begins to measure, or has measured. What is to be done then, if anything. What people ask for
-    /// (`busy`) is not held against anything.
-    pub fn look(&mut self, probes: &[ProbeStatus], busy: bool) -> Option<Step> {
+    /// It is time: the kernel begins to measure, or has measured. What is to be done then, if anything.
+    pub fn look(&mut self, probes: &[ProbeStatus], meanwhile: Meanwhile) -> Option<Step> {
         let now = Instant::now();
         if !self.enabled {
             self.due = now + IDLE;
@@ -115,7 +125,11 @@ impl Governing {
         let own_share = (own - self.own.0).as_secs_f64() / ((now - self.own.1).as_secs_f64() * cpus).max(1e-9);
         self.own = (own, now);
         let cost = Cost { kernel, own: own_share, memory_bytes: resident_bytes() };
-        let step = if busy { None } else { self.governor.look(&cost) };
+        let step = match meanwhile {
+            Meanwhile::Usual => self.governor.look(&cost),
+            Meanwhile::Asked => self.governor.look_away(&cost),
+            Meanwhile::Opening => None,
+        };
         self.last = Some(cost);
         match step {
             Some(Step::Fewer(_) | Step::Off(_)) => self.steps[0] += 1,

@@ -37,7 +37,7 @@ pub use alerts::try_on_file;
 pub use alone::{past, profile, trace};
 use clock::unix_ms;
 pub use drawing::{comparable, draw, ending, format_named, format_of_file, read_profile, read_profile_file, stamp};
-use governing::Governing;
+use governing::{Governing, Meanwhile};
 use news::Newsroom;
 use probes::Probes;
 use settings::Reloads;
@@ -149,6 +149,14 @@ pub fn examine(config: &Config) -> Examination {
     let mut config = config.clone();
     config.profile.hertz = 0;
     Sources::open(&config).1
+}
+
+/// Whether what a configuration names for who may ask, tokens and certificates, can be read.
+///
+/// # Errors
+/// What cannot be read, and why.
+pub fn admits(config: &Config) -> Result<(), StartError> {
+    Ok(Guard::examine(config)?)
 }
 
 /// Binds, opens the sources, takes the first snapshot, starts the sinks.
@@ -324,9 +332,13 @@ impl Pipeline {
     /// Looks at what steth costs, and does less or more.
     fn govern(&mut self) {
         let (statuses, is_asked) = self.sources.probes().map(|it| (it.statuses(), it.is_busy())).unwrap_or_default();
-        let is_busy = is_asked || self.sources.is_opening();
+        let meanwhile = match (self.sources.is_opening(), is_asked) {
+            (true, _) => Meanwhile::Opening,
+            (false, true) => Meanwhile::Asked,
+            (false, false) => Meanwhile::Usual,
+        };
         let before = self.governing.applied(&self.config);
-        let Some(step) = self.governing.look(&statuses, is_busy) else { return };
+        let Some(step) = self.governing.look(&statuses, meanwhile) else { return };
         let text = self.governing.words(step);
         match step {
             Step::More(_) | Step::On(_) => tracing::info!("{text}"),

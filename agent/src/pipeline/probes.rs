@@ -47,8 +47,8 @@ use crate::{
     postgres,
 };
 
+use loading::profiles;
 pub use loading::{limits, load};
-use loading::{own_services, profiles};
 
 const PROC: &str = "/proc";
 /// How often the kernel is asked what its maps take, and servers' files what they are set to; most of that never changes.
@@ -67,10 +67,12 @@ pub struct Probes {
     services: KernelServices,
     tls: TlsFiles,
     exclude: Vec<String>,
-    /// Names of the agent's own service, if it is left out.
-    own: Vec<String>,
+    /// Whether the agent's own service is left out.
+    leaves_own_out: bool,
     /// Numbers of the services that are left out.
     left_out: HashSet<u32>,
+    /// Those of them that are the agent's own.
+    own: HashSet<u32>,
     /// How many services were there from the beginning, and were met by now.
     met: (usize, usize),
     /// Postmasters by the numbers of their services, and what their servers are set to.
@@ -126,8 +128,9 @@ impl Probes {
             names: Names::default(),
             services: KernelServices::new(PROC),
             exclude: config.probes.exclude_services.clone(),
-            own: if config.probes.own { Vec::new() } else { own_services() },
+            leaves_own_out: !config.probes.own,
             left_out: HashSet::new(),
+            own: HashSet::new(),
             met,
             postmasters: BTreeMap::new(),
             pools: config.postgres.pools.clone(),
@@ -409,6 +412,8 @@ impl Probes {
                 self.name_peers(&reading);
                 // After peers are named: a listener that is left out names its callers' peer all the same.
                 reading.connections.retain(|connection| !self.left_out.contains(&connection.service));
+                // What the agent did before it had a name.
+                reading.leave_out(|service| self.own.contains(&service));
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
                 self.tls.sweep(&mut self.kernel, &self.cells);

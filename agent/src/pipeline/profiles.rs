@@ -182,7 +182,10 @@ impl Profiles {
 
     /// How long samples may wait in their ring.
     pub fn pause(&self) -> Duration {
-        let is_urgent = |session: &Session| session.preparing.is_some() || session.closing.is_some();
+        // Which requests were slow is told by another ring, which many of them fill soon.
+        let is_urgent = |session: &Session| {
+            session.preparing.is_some() || session.closing.is_some() || session.request.slow.is_some()
+        };
         // All kinds but those of the clocks come as often as they like.
         let clocks = SampleKind::Demand.bit() | SampleKind::Always.bit();
         let ticks = u64::from(self.hertz).saturating_mul(kernel::cpus() as u64);

@@ -11,6 +11,8 @@ mod fold;
 mod lexer;
 mod sanitise;
 #[cfg(test)]
+mod secrecy_tests;
+#[cfg(test)]
 mod shape_tests;
 mod summary;
 #[cfg(test)]

@@ -8,8 +8,9 @@ use steth_probes::shape::{Shape, Taken};
 use super::{
     Fingerprint,
     lexer::Lexer,
+    secrecy_tests::corpus,
     statement,
-    tests::{CLASSES, FRAGMENTS, Random, corpus, fuzz},
+    tests::{CLASSES, FRAGMENTS, Random, fuzz},
 };
 
 /// The statements of a text as the kernel cuts them out, each with its shape.

@@ -1,13 +1,14 @@
 //! Alerts: `/api/v1/alerts`. A question or an order to the pipeline, JSON out.
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
 
-use super::{Content, guard::Changed, posted, problem::Problem, routes::json};
+use super::{Content, guard::Changing, posted, problem::Problem, routes::json};
 use crate::model::{
     alert::{AlertOrder, AlertQuestion, AlertRefused},
     query::Question,
@@ -28,15 +29,12 @@ pub async fn alerts(State(content): State<Content>) -> Result<Response, Problem>
 pub async fn post(
     State(content): State<Content>,
     headers: HeaderMap,
+    Extension(changing): Extension<Changing>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let order: AlertOrder = posted::read(&headers, body, "an order", ORDER)?;
-    let changed = changed(&order);
-    let mut response = json(&content.desk.ask(|answer| Question::Alerts(AlertQuestion::Order(order, answer))).await??)?;
-    if let Some(changed) = changed {
-        response.extensions_mut().insert(Changed(changed));
-    }
-    Ok(response)
+    changed(&order).into_iter().for_each(|what| changing.tell(what));
+    json(&content.desk.ask(|answer| Question::Alerts(AlertQuestion::Order(order, answer))).await??)
 }
 
 /// What an order changes, for the audit log.

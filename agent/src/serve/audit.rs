@@ -34,11 +34,11 @@ pub struct Entry {
     /// What stands behind the path, shortened.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub query: String,
-    /// What it was answered with.
+    /// What it was answered with; 499 where who asked went away before.
     pub status: u16,
     /// How long that took, in milliseconds.
     pub ms: u64,
-    /// What was changed; absent where nothing was.
+    /// What was changed; absent where nothing was. Behind `perhaps:` where there was no answer in time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changed: Option<String>,
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use super::{Bounds, Guard, guard::Peer};
+use super::{Bounds, Guard, guard::Peer, seats::Seats};
 
 /// Request line and headers together; more is answered with 431. Prometheus sends about 300 bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
@@ -39,6 +39,7 @@ pub async fn accept(
     mut stopped: watch::Receiver<bool>,
 ) {
     let free = Arc::new(Semaphore::new(bounds.connections));
+    let seats = Seats::new(bounds.connections);
     let mut connections = JoinSet::new();
     let mut failing = false;
     loop {
@@ -55,10 +56,14 @@ pub async fn accept(
         match (permit, accepted) {
             (Ok(permit), Ok((stream, address))) => {
                 failing = false;
+                let Some(seat) = seats.take(address.ip()) else {
+                    guard.refuse_crowd();
+                    continue;
+                };
                 let (router, stopped, guard) = (router.clone(), stopped.clone(), Arc::clone(&guard));
                 connections.spawn(async move {
                     begin(stream, address, router, bounds.timeout, &guard, stopped).await;
-                    drop(permit);
+                    drop((seat, permit));
                 });
             }
             (_, Err(error)) => {

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{
         Query, State,
@@ -15,7 +16,7 @@ use axum::{
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::{Content, guard::Changed, posted, problem::Problem, routes::json};
+use super::{Content, guard::Changing, posted, problem::Problem, routes::json};
 use crate::{
     config::moment,
     model::{
@@ -66,13 +67,13 @@ pub async fn events(State(content): State<Content>) -> Result<Response, Problem>
 pub async fn post(
     State(content): State<Content>,
     headers: HeaderMap,
+    Extension(changing): Extension<Changing>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let posted: PostedEvent = posted::read(&headers, body, "an event", EVENT)?;
+    changing.tell(format!("told of {:?}", posted.text));
     let event = content.desk.ask(|answer| Question::Happened(posted, answer)).await??;
-    let mut response = (StatusCode::CREATED, json(&event)?).into_response();
-    response.extensions_mut().insert(Changed(format!("told of {:?}", event.text)));
-    Ok(response)
+    Ok((StatusCode::CREATED, json(&event)?).into_response())
 }
 
 /// What an event looks like.

@@ -4,7 +4,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -61,9 +61,17 @@ impl Asker {
     }
 }
 
-/// What a request changed, in words, for the audit log: an extension of the answer.
-#[derive(Clone, Debug)]
-pub struct Changed(pub String);
+/// What a request is about to change, in words, for the audit log: an extension of it. It is told before it is asked for, so that
+/// it is written down also where nobody waits for the answer.
+#[derive(Clone, Debug, Default)]
+pub struct Changing(Arc<OnceLock<String>>);
+
+impl Changing {
+    /// Tells it; the first word counts.
+    pub fn tell(&self, what: String) {
+        let _ = self.0.set(what);
+    }
+}
 
 /// Paths that say nothing of this host but that it is well: whoever watches over that needs no token.
 const OPEN: &[&str] = &["/-/healthy", "/-/ready"];
@@ -77,6 +85,8 @@ const OF_SINGLE_THINGS: &[&str] = &[
 ];
 /// Paths that are about settings.
 const OF_SETTINGS: &[&str] = &["/api/v1/settings"];
+/// The status in the audit log of what nobody waited for; what nginx writes then, too.
+const UNANSWERED: u16 = 499;
 /// A token that is none costs as much as so many requests.
 const WRONG_TOKEN_COST: f64 = 50.0;
 /// What scripts, styles and pictures a page from here may have: its own, and none from elsewhere.
@@ -107,6 +117,7 @@ struct Refusals {
     rate: AtomicU64,
     host: AtomicU64,
     tls: AtomicU64,
+    crowd: AtomicU64,
 }
 
 impl Rules {
@@ -139,6 +150,14 @@ impl Guard {
         Ok(Self { rules: RwLock::new(Arc::new(rules)), buckets: Mutex::default(), audit, refused: Refusals::default() })
     }
 
+    /// Whether what a configuration names can be read.
+    ///
+    /// # Errors
+    /// What cannot be read, and why.
+    pub fn examine(config: &Config) -> Result<(), ServeError> {
+        Rules::read(config).map(drop)
+    }
+
     /// Reads tokens and certificates again. What cannot be read is said, and what was before stays.
     pub fn reload(&self, config: &Config) {
         match Rules::read(config) {
@@ -157,11 +176,17 @@ impl Guard {
         self.refused.tls.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A peer has as many connections as it may.
+    pub fn refuse_crowd(&self) {
+        self.refused.crowd.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Refusals and the audit log, as figures.
     pub fn series(&self) -> Vec<Series> {
         let number = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
-        let Refusals { token, role, rate, host, tls } = &self.refused;
-        let refused = [("token", token), ("role", role), ("rate", rate), ("host", host), ("tls", tls)];
+        let Refusals { token, role, rate, host, tls, crowd } = &self.refused;
+        let refused =
+            [("token", token), ("role", role), ("rate", rate), ("host", host), ("tls", tls), ("crowd", crowd)];
         let refused = refused.map(|(reason, count)| Series::number(&HTTP_REFUSED, vec![reason.into()], number(count)));
         let counts = self.audit.counts();
         let lines = [("written", &counts.written), ("crowded", &counts.crowded), ("refused", &counts.refused)];
@@ -173,42 +198,45 @@ impl Guard {
     pub async fn answer(&self, mut request: Request, next: Next) -> Response {
         let begun = Instant::now();
         let rules = self.rules();
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let query = request.uri().query().unwrap_or_default().to_owned();
         let peer = request.extensions().get::<Peer>().copied();
+        let mut line = Line {
+            audit: &self.audit,
+            audited: rules.audited,
+            begun,
+            changing: Changing::default(),
+            entry: Entry {
+                at_unix_ms: 0,
+                role: None,
+                who: None,
+                from: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
+                method: shortened(request.method().as_str()),
+                path: shortened(request.uri().path()),
+                query: shortened(request.uri().query().unwrap_or_default()),
+                status: UNANSWERED,
+                ms: 0,
+                changed: None,
+            },
+        };
         let admitted = match peer {
             Some(peer) => self.admit(&rules, peer, &request),
             None => Err(refused(None, Problem::internal("a request came from nowhere").into_response())),
         };
-        let (asker, mut response) = match admitted {
-            Ok(asker) => {
-                request.extensions_mut().insert(asker.clone());
-                (Some(asker), next.run(request).await)
+        let (asker, refused) = match admitted {
+            Ok(asker) => (Some(asker), None),
+            Err((asker, refused)) => (asker, Some(*refused)),
+        };
+        line.entry.role = asker.as_ref().map(|asker| asker.role.name());
+        line.entry.who = asker.as_ref().and_then(|asker| asker.name.clone());
+        let mut response = match refused {
+            Some(refused) => refused,
+            None => {
+                request.extensions_mut().insert(line.changing.clone());
+                asker.into_iter().for_each(|asker| _ = request.extensions_mut().insert(asker));
+                next.run(request).await
             }
-            Err(refused) => (refused.0, *refused.1),
         };
         dress(&mut response);
-        let changed = response.extensions_mut().remove::<Changed>();
-        let is_read = matches!(method, Method::GET | Method::HEAD) && response.status().is_success();
-        let noted = match rules.audited {
-            Audited::All => true,
-            Audited::Changes => !is_read,
-            Audited::None => false,
-        };
-        if noted {
-            self.audit.note(&Entry {
-                at_unix_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0, whole_ms),
-                role: asker.as_ref().map(|asker| asker.role.name()),
-                who: asker.and_then(|asker| asker.name),
-                from: peer.map(|peer| peer.address.to_string()).unwrap_or_default(),
-                method: shortened(method.as_str()),
-                path: shortened(&path),
-                query: shortened(&query),
-                status: response.status().as_u16(),
-                ms: whole_ms(begun.elapsed()),
-                changed: changed.map(|Changed(what)| shortened(&what)),
-            });
-        }
+        line.entry.status = response.status().as_u16();
         response
     }
 
@@ -285,6 +313,39 @@ impl Guard {
 
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What is written down of a request when it is over: answered, refused, or nobody waits for it any more.
+struct Line<'a> {
+    audit: &'a Audit,
+    audited: Audited,
+    begun: Instant,
+    changing: Changing,
+    entry: Entry,
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        let entry = &mut self.entry;
+        let is_read = ["GET", "HEAD"].contains(&entry.method.as_str()) && (200..300).contains(&entry.status);
+        let is_noted = match self.audited {
+            Audited::All => true,
+            Audited::Changes => !is_read,
+            Audited::None => false,
+        };
+        if !is_noted {
+            return;
+        }
+        entry.at_unix_ms = SystemTime::UNIX_EPOCH.elapsed().map_or(0, whole_ms);
+        entry.ms = whole_ms(self.begun.elapsed());
+        entry.changed = match (self.changing.0.get(), entry.status) {
+            (Some(what), 200..300) => Some(shortened(what)),
+            // It was asked for, and may yet be done.
+            (Some(what), UNANSWERED | 500..) => Some(format!("perhaps: {}", shortened(what))),
+            _ => None,
+        };
+        self.audit.note(entry);
     }
 }
 

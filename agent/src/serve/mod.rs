@@ -13,6 +13,7 @@ mod postgres;
 mod problem;
 mod rate;
 mod routes;
+mod seats;
 mod settings;
 #[cfg(test)]
 mod tests;

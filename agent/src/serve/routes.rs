@@ -149,7 +149,9 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
 
 /// Runs a request in a task of its own, so that a panic ends the request and not the agent, and ends it in time.
 async fn contain(request: Request, next: Next, timeout: Duration) -> Response {
-    let takes_profile = ["/api/v1/flame", "/debug/pprof/profile"].contains(&request.uri().path());
+    // Not to end one: a body that comes slowly would hold a connection for as long.
+    let takes_profile = ["/api/v1/flame", "/debug/pprof/profile"].contains(&request.uri().path())
+        && matches!(*request.method(), Method::GET | Method::HEAD);
     let timeout = if takes_profile { flame::PATIENCE } else { timeout };
     let mut work = JoinSet::new();
     work.spawn(next.run(request));

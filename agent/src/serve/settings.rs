@@ -1,13 +1,14 @@
 //! Settings: `/api/v1/settings`. What is set, and a change until the configuration is read again. For admins only.
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
     response::Response,
 };
 
-use super::{Content, guard::Changed, posted, problem::Problem, routes::json};
+use super::{Content, guard::Changing, posted, problem::Problem, routes::json};
 use crate::model::{
     query::Question,
     settings::{SettingOrder, SettingQuestion, SettingRefused},
@@ -28,14 +29,13 @@ pub async fn settings(State(content): State<Content>) -> Result<Response, Proble
 pub async fn post(
     State(content): State<Content>,
     headers: HeaderMap,
+    Extension(changing): Extension<Changing>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let order: SettingOrder = posted::read(&headers, body, "a change", ORDER)?;
-    let what = format!("{} = {}", order.key, order.value);
+    changing.tell(format!("{} = {}", order.key, order.value));
     let set = content.desk.ask(|answer| Question::Settings(SettingQuestion::Change(order, answer))).await??;
-    let mut response = json(&set)?;
-    response.extensions_mut().insert(Changed(what));
-    Ok(response)
+    json(&set)
 }
 
 impl From<SettingRefused> for Problem {

@@ -43,7 +43,8 @@ pub static HISTORY_REFUSED: Metric = Metric::counter(
 pub static HTTP_REFUSED: Metric = Metric::counter(
     "steth_http_refused_total",
     "Requests that were refused. reason is token (none, or one that is not known), role, rate, host (a name that is none of \
-     this host's) or tls (connections without a handshake).",
+     this host's), tls (connections without a handshake) or crowd (connections beyond half of all, of one peer that is not this \
+     host).",
     &["reason"],
 );
 /// Features.

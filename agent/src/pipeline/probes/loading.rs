@@ -62,11 +62,3 @@ pub fn profiles(kernel: &mut Kernel, config: &Config) -> Result<Profiles, String
     }
     Profiles::new(kernel, config).map_err(|error| error.to_string())
 }
-
-/// What the agent's own processes are called: by its program, or its unit. Where it shares a unit or container with others, it
-/// is one with them.
-pub fn own_services() -> Vec<String> {
-    let program = std::env::current_exe().ok();
-    let program = program.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
-    program.into_iter().chain(["steth.service".to_owned()]).collect()
-}

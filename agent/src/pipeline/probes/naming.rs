@@ -17,7 +17,11 @@ impl Probes {
                 continue;
             }
             let name = self.services.name(service);
-            if self.exclude.iter().chain(&self.own).any(|excluded| **excluded == *name) {
+            let is_own = self.leaves_own_out && self.services.is_own(service);
+            if is_own {
+                self.own.insert(service.number);
+            }
+            if is_own || self.exclude.iter().any(|excluded| **excluded == *name) {
                 match self.cells.exclude(service.number, true) {
                     Ok(()) => _ = self.left_out.insert(service.number),
                     Err(error) => tracing::warn!("cannot leave out service {name}: {error}"),

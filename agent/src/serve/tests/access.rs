@@ -195,6 +195,23 @@ async fn the_audit_log_says_who_read_and_changed_what_from_where_and_no_token() 
 }
 
 #[tokio::test]
+async fn a_change_is_written_down_though_nobody_waits_for_its_answer() {
+    let stage = stage_of_roles(1_000_000).await;
+    let body = format!(r#"{{"key":"{NEVER_ANSWERED}","value":"false"}}"#);
+    let head = "POST /api/v1/settings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    let token = stage.token(Role::Admin).unwrap();
+    let request = format!("{head}content-length: {}\r\nauthorization: Bearer {token}\r\n\r\n{body}", body.len());
+    let mut stream = TcpStream::connect(stage.stage.address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // It is asked for by then, or at least not answered.
+    assert!(timeout(Duration::from_millis(200), stream.read_u8()).await.is_err());
+    drop(stream);
+    let line = stage.audited(1).await.remove(0);
+    assert_eq!((line["who"].as_str(), line["status"].as_u64()), (Some("admin"), Some(499)), "{line}");
+    assert_eq!(line["changed"], format!("perhaps: {NEVER_ANSWERED} = false"));
+}
+
+#[tokio::test]
 async fn who_asks_too_often_is_told_when_to_come_again_and_others_are_served() {
     let stage = stage_of_roles(2).await;
     let mut refused = None;

@@ -253,10 +253,14 @@ fn setting(key: &str, value: &str) -> Setting {
     Setting { key: key.into(), value: value.into(), allowed: "true or false".into(), live: true }
 }
 
-/// A desk at which everything has an answer; a trace of an empty service is refused.
+/// A setting whose change nobody answers.
+pub const NEVER_ANSWERED: &str = "never.answered";
+
+/// A desk at which everything else has an answer; a trace of an empty service is refused.
 pub fn answering() -> crate::model::query::Desk {
     let (desk, mut questions) = desk();
     tokio::spawn(async move {
+        let mut unanswered = Vec::new();
         while let Some(question) = questions.recv().await {
             match question {
                 Question::Statements(_, answer) => drop(answer.send(statements())),
@@ -281,6 +285,9 @@ pub fn answering() -> crate::model::query::Desk {
                 Question::Happened(posted, answer) => drop(answer.send(Ok(event(&posted.text)))),
                 Question::Settings(SettingQuestion::List(answer)) => {
                     drop(answer.send(Settings { settings: vec![setting("probes.wall", "true")] }));
+                }
+                Question::Settings(SettingQuestion::Change(order, answer)) if order.key == NEVER_ANSWERED => {
+                    unanswered.push(answer);
                 }
                 Question::Settings(SettingQuestion::Change(order, answer)) => {
                     drop(answer.send(match order.key.as_str() {
