@@ -11,6 +11,7 @@ mod fuzz;
 mod incidents;
 mod layers;
 mod lint;
+mod newcomer;
 mod package;
 mod picture;
 mod run;
@@ -73,6 +74,8 @@ enum Command {
     Docs(docs::Arguments),
     /// Makes a .deb, an .rpm and a tarball in target/package; --test installs them on a clean Debian 12
     Package(package::Arguments),
+    /// Types the README's first chapters on a clean Debian 12, as who has just come; half an hour
+    Newcomer(newcomer::Arguments),
     /// Takes the README's and the tour's pictures anew, of an agent and a busy PostgreSQL
     Picture,
 }
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Command::Sbom(arguments) => sbom::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
+        Command::Newcomer(arguments) => newcomer::run(&arguments),
         Command::Picture => picture::run(),
     };
     match done {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
@@ -26,14 +26,22 @@ pub struct Arguments {
 const SHIPPED: &[&str] = &["steth", "steth-ebpf"];
 
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let lock = fs::read_to_string(workspace::root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
-    let bill = bill(&deny::metadata()?, &checksums(&lock)?)?;
     let output = arguments.output.clone().unwrap_or_else(|| workspace::root().join("target/steth.cdx.json"));
-    let count = bill["components"].as_array().map_or(0, Vec::len);
-    fs::write(&output, serde_json::to_string_pretty(&bill)? + "\n")
-        .with_context(|| format!("cannot write {}", output.display()))?;
+    let count = write(&output)?;
     println!("{}: {count} components", output.display());
     Ok(())
+}
+
+/// Writes it; how many components there are.
+///
+/// # Errors
+/// cargo does not tell what is in it, or it cannot be written.
+pub fn write(output: &Path) -> Result<usize> {
+    let lock = fs::read_to_string(workspace::root().join("Cargo.lock")).context("cannot read Cargo.lock")?;
+    let bill = bill(&deny::metadata()?, &checksums(&lock)?)?;
+    fs::write(output, serde_json::to_string_pretty(&bill)? + "\n")
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    Ok(bill["components"].as_array().map_or(0, Vec::len))
 }
 
 /// Checksums of crates by name and version.

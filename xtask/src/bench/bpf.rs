@@ -81,6 +81,12 @@ pub fn driven_by_clocks(pid: u32) -> (u64, u64) {
     clocks.fold((0, 0), |(runs, ns), fields| (runs + number(fields, "run_cnt"), ns + number(fields, "run_time_ns")))
 }
 
+/// Whether a process holds kernel programs, and a link of each to what runs it.
+pub fn is_attached(pid: u32) -> bool {
+    let all = descriptors(pid).unwrap_or_default();
+    !all.programs.is_empty() && all.links.len() >= all.programs.len()
+}
+
 /// What was added since `before`, most time first.
 pub fn since(before: &[Program], after: Vec<Program>) -> Vec<Program> {
     let mut added: Vec<Program> = after
@@ -116,11 +122,12 @@ pub fn tracers() -> usize {
 }
 
 /// By id, as one of them may be held twice; values are the lines of /proc/PID/fdinfo (kernel/bpf/syscall.c,
-/// `bpf_prog_show_fdinfo` and `bpf_map_show_fdinfo`).
+/// `bpf_prog_show_fdinfo`, `bpf_map_show_fdinfo` and `bpf_link_show_fdinfo`).
 #[derive(Default)]
 struct Descriptors {
     programs: BTreeMap<String, BTreeMap<String, String>>,
     maps: BTreeMap<String, BTreeMap<String, String>>,
+    links: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 fn descriptors(pid: u32) -> Result<Descriptors> {
@@ -136,6 +143,8 @@ fn descriptors(pid: u32) -> Result<Descriptors> {
             .collect();
         if let (Some(id), true) = (fields.get("prog_id"), fields.contains_key("prog_type")) {
             all.programs.insert(id.clone(), fields);
+        } else if let Some(id) = fields.get("link_id") {
+            all.links.insert(id.clone(), fields);
         } else if let Some(id) = fields.get("map_id") {
             all.maps.insert(id.clone(), fields);
         }

@@ -22,6 +22,7 @@ mod scrape;
 mod start;
 mod switch;
 mod syscall;
+mod tool;
 mod trace;
 mod viewer;
 mod walk;

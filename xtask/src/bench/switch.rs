@@ -21,23 +21,16 @@ pub const WHAT: &str = "\
 
 const TURNS: u32 = 200_000;
 const LIMIT: Duration = Duration::from_secs(60);
-const SUBJECTS: &[&str] = &["sched pipe, one CPU", "sched pipe, any CPU"];
+pub const SUBJECTS: &[&str] = &["sched pipe, one CPU", "sched pipe, any CPU"];
 const OFF: &str = "[window]\nlive = \"100ms\"\n[probes]\nwall = false\n";
 const ON: &str = "[window]\nlive = \"100ms\"\n";
 const LOAD: Load = Load { mode: "prepared", way: Way::Unix, clients: 1, seconds: 5 };
 
 pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
-    let traced = |configuration: &str| {
-        let agent = Agent::start(&context.steth, configuration)?;
-        let values = pipes()?;
-        let told = agent.scrape()?.exposition.sum("steth_service_wall_seconds_total", &[("service", "perf")]);
-        ensure!((told > 0.0) == (configuration == ON), "the agent told of {told} s of perf's");
-        Ok(values)
-    };
     let variants = vec![
         Variant::new("bare", pipes),
-        Variant::new("wall off", || traced(OFF)),
-        Variant::new("steth", || traced(ON)),
+        Variant::new("wall off", || traced(context, OFF, false)),
+        Variant::new("steth", || traced(context, ON, true)),
     ];
     let results = alternate(context.rounds, SUBJECTS, variants)?;
     for rounds in &results {
@@ -67,8 +60,23 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// Nanoseconds of a turn, for each subject.
-fn pipes() -> Result<Vec<f64>> {
+///
+/// # Errors
+/// perf is missing, or fails.
+pub fn pipes() -> Result<Vec<f64>> {
     [Some(1), None].into_iter().map(pipe).collect()
+}
+
+/// The same under an agent, which tells of the switches, or does not.
+///
+/// # Errors
+/// The agent does otherwise, or something fails.
+pub fn traced(context: &Context, configuration: &str, is_told: bool) -> Result<Vec<f64>> {
+    let agent = Agent::start(&context.steth, configuration)?;
+    let values = pipes()?;
+    let told = agent.scrape()?.exposition.sum("steth_service_wall_seconds_total", &[("service", "perf")]);
+    ensure!((told > 0.0) == is_told, "the agent told of {told} s of perf's");
+    Ok(values)
 }
 
 fn pipe(cpu: Option<usize>) -> Result<f64> {

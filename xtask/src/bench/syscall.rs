@@ -7,8 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     Context,
     agent::Agent,
-    bpftrace::{self, Bpftrace},
-    interrupt, loops,
+    bpftrace, interrupt, loops,
     process::{self, Process},
     report::{Bound, Compare, Findings},
     rounds::{Variant, alternate},
@@ -44,7 +43,7 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         Ok(values)
     };
     let compared = |script: &str| {
-        let _running = Bpftrace::start(script)?;
+        let _running = bpftrace::start(script)?;
         observed(&program, 1, |_| Ok(()))
     };
     let mut variants = vec![
@@ -52,7 +51,7 @@ pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         Variant::new("steth", || traced(FRESH, true)),
         Variant::new("steth, excluded", || traced(&excluded, false)),
     ];
-    let missing = Bpftrace::missing();
+    let missing = bpftrace::missing();
     if missing.is_none() {
         variants.push(Variant::new("bpftrace, empty", || compared(bpftrace::EMPTY)));
         variants.push(Variant::new("bpftrace, histogram", || compared(bpftrace::HISTOGRAM)));

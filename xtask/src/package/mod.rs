@@ -15,7 +15,7 @@ use clap::Args;
 
 use crate::{
     build::{self, Profile},
-    workspace,
+    sbom, setup, workspace,
 };
 
 /// What to make and whether to try it.
@@ -33,7 +33,7 @@ pub struct Arguments {
     debug: bool,
 }
 
-/// A .deb, and the same again with a higher version, for upgrades.
+/// A .deb, and the same again with a higher version and another configuration, for upgrades.
 pub struct Debs {
     pub deb: PathBuf,
     pub next: PathBuf,
@@ -89,7 +89,22 @@ fn both(tools: &tools::Tools, folder: &Path) -> Result<Debs> {
     let version = env!("CARGO_PKG_VERSION");
     let deb = tools.deb(&folder.join(format!("steth_{version}-1_amd64.deb")), &format!("{version}-1"))?;
     let next = tools.deb(&folder.join("next/steth.deb"), &format!("{version}-2"))?;
+    configure_anew(&next)?;
     Ok(Debs { deb, next })
+}
+
+/// Ships another configuration in a package that is made, as a later version may: dpkg asks then what becomes of the user's.
+fn configure_anew(deb: &Path) -> Result<()> {
+    let tree = tempfile::tempdir_in(folder())?;
+    let tree = tree.path();
+    workspace::complete(Command::new("dpkg-deb").arg("--raw-extract").arg(deb).arg(tree.join("tree")))?;
+    let config = tree.join("tree/etc/steth/steth.toml");
+    let text = fs::read_to_string(&config).context("the package has no configuration")?;
+    fs::write(&config, text + "# of the next version\n")?;
+    // dpkg goes by what it unpacks, not by the list of sums.
+    workspace::complete(
+        Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(tree.join("tree")).arg(deb),
+    )
 }
 
 fn folder() -> PathBuf {
@@ -112,6 +127,7 @@ fn stage(binary: &Path, stage: &Path) -> Result<()> {
         let text = text.with_context(|| format!("no completions for {shell}"))?;
         fs::write(completions.join(name), text + "\n")?;
     }
+    sbom::write(&stage.join("steth.cdx.json"))?;
     // Line numbers are what most of it is; the kernel programs are data and stay.
     workspace::complete(Command::new("strip").arg(&program))
 }
@@ -125,7 +141,7 @@ fn tarball(folder: &Path, version: &str) -> Result<PathBuf> {
     }
     fs::create_dir_all(&inner)?;
     let root = workspace::root();
-    let of_stage = ["steth", "man", "completions"].map(|part| folder.join("stage").join(part));
+    let of_stage = ["steth", "man", "completions", "steth.cdx.json"].map(|part| folder.join("stage").join(part));
     let parts = ["steth.toml", "steth.service", "alerts.toml", "grafana", "prometheus", "copyright"];
     let of_packaging = parts.map(|part| root.join("packaging").join(part));
     let of_root = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"].map(|part| root.join(part));
@@ -147,6 +163,10 @@ fn control_field(deb: &Path, field: &str) -> Result<String> {
 fn test(packages: &Packages, root: &Path) -> Result<()> {
     if workspace::output_of(Command::new("id").arg("-u")).as_deref() != Some("0") {
         bail!("installing packages in a root of their own needs root");
+    }
+    // What the .rpm holds is asked of rpm itself.
+    if !setup::command("rpm") {
+        setup::install_debian(&["rpm"])?;
     }
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--package", "steth-tests", "--test", "package", "--test", "service"]);

@@ -245,6 +245,13 @@ pub const REQUIREMENTS: &[Requirement] = &[
         is_there: || command("profile-bpfcc"),
     },
     Requirement {
+        name: "BCC's tools, compiled",
+        why: "watch system calls, switches and connections to compare with",
+        purpose: Purpose::Compare,
+        source: Source::Debian(&["libbpf-tools"]),
+        is_there: || command("syscount"),
+    },
+    Requirement {
         name: "QEMU",
         why: "boots other kernels, emulated",
         purpose: Purpose::Machine,

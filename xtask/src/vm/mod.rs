@@ -13,6 +13,7 @@ mod root;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -25,13 +26,15 @@ use crate::{
     workspace,
 };
 use kernels::{KERNELS, Kernel};
+use machine::Machine;
 use report::{Outcome, Shown};
 
 /// Which kernels, and what of the tests.
 #[derive(Args)]
 #[command(
     after_help = "Boots Debian's kernels in QEMU without hardware acceleration. What was downloaded and made once is kept in \
-                  target/vm; remove that folder for newer packages.\n\nExamples:\n  cargo xtask vm-test\n  cargo xtask vm-test \
+                  target/vm; remove that folder for newer packages. As many machines run at once as there are CPUs, four at most, \
+                  of 3 GiB each.\n\nExamples:\n  cargo xtask vm-test\n  cargo xtask vm-test \
                   --kernel 6.1\n  cargo xtask vm-test --kernel 6.1 --only wall --keep\n  cargo xtask vm-test --write"
 )]
 pub struct Arguments {
@@ -50,7 +53,7 @@ pub struct Arguments {
     /// Keeps what the machines were given, in target/vm
     #[arg(long)]
     keep: bool,
-    /// Writes docs/kernels.md; needs all kernels and features
+    /// Writes docs/kernels.md and the table in README.md; needs all kernels and features
     #[arg(long)]
     write: bool,
 }
@@ -68,17 +71,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let root = root::image(&folder)?;
     let payload = payload::image(&folder, &steth, &plan)?;
 
-    let mut outcomes = Vec::new();
-    for kernel in kernels {
-        let mut shown = Shown::default();
-        let within = Duration::from_secs(arguments.minutes * 60);
-        for systemd in [false, true].into_iter().filter(|kind| plan.iter().any(|feature| feature.systemd == *kind)) {
-            if let Err(error) = on(kernel, systemd, &folder, [&root, &payload], within, &mut shown) {
-                shown.not_booted(format!("{error:#}"));
-            }
+    let mut machines = Vec::new();
+    for systemd in [false, true].into_iter().filter(|kind| plan.iter().any(|feature| feature.systemd == *kind)) {
+        for kernel in &kernels {
+            let within = Duration::from_secs(arguments.minutes * 60);
+            machines.push((*kernel, machine(kernel, systemd, &folder, [&root, &payload], within)));
         }
-        outcomes.push(Outcome { kernel: kernel.version, shown });
     }
+    let outcomes = run_all(&kernels, machines);
     if !arguments.keep {
         fs::remove_file(&payload).with_context(|| format!("cannot remove {}", payload.display()))?;
     }
@@ -96,20 +96,45 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn on(
+fn machine(
     kernel: &Kernel,
     systemd: bool,
     folder: &Path,
     [root, payload]: [&Path; 2],
     within: Duration,
-    shown: &mut Shown,
-) -> Result<()> {
-    eprintln!("== Linux {}{}", kernel.version, if systemd { " with systemd" } else { "" });
+) -> Result<Machine> {
     let files = kernels::get(kernel, folder)?;
     let initramfs = initramfs::make(&files, folder, kernel.version)?;
-    let console = folder.join(format!("console-{}{}.log", kernel.version, if systemd { "-systemd" } else { "" }));
-    let (image, initramfs, console) = (&files.image, &initramfs, &console);
-    machine::Machine { image, initramfs, root, payload, console, within, systemd }.run(shown)
+    let name = format!("{}{}", kernel.version, if systemd { "-systemd" } else { "" });
+    let console = folder.join(format!("console-{name}.log"));
+    let (root, payload) = (root.to_owned(), payload.to_owned());
+    Ok(Machine { name, image: files.image, initramfs, root, payload, console, within, systemd })
+}
+
+/// As many at once as there are CPUs: each takes one, whatever it emulates.
+fn run_all(kernels: &[&'static Kernel], machines: Vec<(&'static Kernel, Result<Machine>)>) -> Vec<Outcome> {
+    let outcomes = kernels.iter().map(|kernel| Outcome { kernel: kernel.version, shown: Shown::default() });
+    let outcomes = Mutex::new(outcomes.collect::<Vec<_>>());
+    let waiting = Mutex::new(machines.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let runner = || {
+        while let Some((kernel, machine)) = next() {
+            let mut shown = Shown::default();
+            if let Err(error) = machine.and_then(|machine| machine.run(&mut shown)) {
+                shown.not_booted(format!("{error:#}"));
+            }
+            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_kernel = outcomes.iter_mut().find(|outcome| outcome.kernel == kernel.version);
+            of_kernel.into_iter().for_each(|outcome| outcome.shown.add(std::mem::take(&mut shown)));
+        }
+    };
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(runner);
+        }
+    });
+    outcomes.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn chosen(wanted: &[String]) -> Result<Vec<&'static Kernel>> {

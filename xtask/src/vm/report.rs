@@ -97,6 +97,19 @@ impl Shown {
         }
     }
 
+    /// What another machine with the same kernel said.
+    pub fn add(&mut self, other: Self) {
+        if self.release.is_empty() {
+            self.release = other.release;
+        }
+        self.probes.extend(other.probes);
+        self.tests.extend(other.tests);
+        self.took += other.took;
+        if !other.why.is_empty() {
+            self.why = other.why;
+        }
+    }
+
     fn of(&self, program: &str, test: &str) -> Verdict {
         let verdict = self.tests.get(&format!("{program} {test}"));
         verdict.cloned().unwrap_or_else(|| Verdict::Failed(format!("did not run: {}", self.why)))
@@ -194,7 +207,20 @@ pub fn write(plan: &[&Feature], outcomes: &[Outcome]) -> Result<()> {
     let path = workspace::root().join("docs/kernels.md");
     let old = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = page(plan, outcomes) + by_hand(&old);
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    let path = workspace::root().join("README.md");
+    let old = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = with_matrix(&old, &table(plan, outcomes)).context("README.md has no place for the matrix")?;
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Between these the README shows the matrix.
+const MATRIX: [&str; 2] = ["<!-- kernels -->\n", "<!-- end of kernels -->\n"];
+
+fn with_matrix(readme: &str, table: &str) -> Option<String> {
+    let (before, rest) = readme.split_once(MATRIX[0])?;
+    let (_, after) = rest.split_once(MATRIX[1])?;
+    Some([before, MATRIX[0], table, MATRIX[1], after].concat())
 }
 
 fn by_hand(page: &str) -> &str {
@@ -279,6 +305,16 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         ] {
             assert_eq!(shown(&said).shown.of("syscalls", "b"), expected);
         }
+    }
+
+    #[test]
+    fn the_readme_shows_the_matrix_and_keeps_all_else() {
+        let readme = format!("a\n{}old\n{}b\n", MATRIX[0], MATRIX[1]);
+        let once = with_matrix(&readme, "| new |\n").unwrap();
+        assert_eq!(once, readme.replace("old", "| new |"));
+        assert_eq!(with_matrix("a\nb\n", ""), None);
+        let committed = fs::read_to_string(workspace::root().join("README.md")).unwrap();
+        assert!(with_matrix(&committed, "").is_some());
     }
 
     #[test]

@@ -8,16 +8,14 @@ use super::{
     load::Program,
     profilers::{LEG, Leg, NO_CLOCK, Profiler, first_sample},
 };
-use crate::{
-    bench::{
-        Context,
-        agent::Agent,
-        bpf::Stats,
-        interrupt,
-        report::{Bound, Compare, Findings, figure, shown},
-        rounds::{Measured, Quartiles, Rounds},
-    },
-    setup::{self, Purpose},
+use crate::bench::{
+    Context,
+    agent::Agent,
+    bpf::Stats,
+    interrupt,
+    report::{Bound, Compare, Findings, figure, shown},
+    rounds::{Measured, Quartiles, Rounds},
+    tool,
 };
 
 pub const WHAT: &str = "\
@@ -36,9 +34,7 @@ const BUSY: usize = 2;
 const STARTS: usize = 5;
 
 pub fn run(context: &Context, findings: &mut Findings) -> Result<()> {
-    if let Err(error) = setup::install_missing(Purpose::Compare) {
-        eprintln!("not everything to compare with is to be had: {error:#}");
-    }
+    tool::install();
     let program = Program::compile()?;
     let stats = Stats::on()?;
     let mut skipped = Vec::new();

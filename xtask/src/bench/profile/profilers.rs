@@ -20,6 +20,9 @@ const AFTER: Duration = Duration::from_millis(500);
 /// Until it has written what it has.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Those of BCC's tools that need no headers of the kernel, version 0.26 (`dpkg -L libbpf-tools`).
+const NO_OTHER: &str = "; Debian 12's libbpf-tools has no profile";
+
 /// An agent whose own clock stands.
 pub const NO_CLOCK: &str = "[profile]\nhertz = 0\n";
 
@@ -147,10 +150,10 @@ impl Profiler {
         };
         let mut short = command(name, None, None);
         short.args(arguments);
-        process::output(&mut short, PATIENCE).err().map(|error| {
-            let text = format!("{error:#}");
-            format!("{name} does not run here: {}", text.lines().last().unwrap_or_default())
-        })
+        let error = process::output(&mut short, PATIENCE).err()?;
+        let text = format!("{error:#}");
+        let instead = if self == Self::Bcc { NO_OTHER } else { "" };
+        Some(format!("{name} does not run here: {}{instead}", text.lines().last().unwrap_or_default()))
     }
 }
 
