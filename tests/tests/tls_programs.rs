@@ -49,7 +49,7 @@ fn ask(program: &Program, port: impl ToString, database: &str, how: &str, seen: 
 
 /// What holds OpenSSL is found when it is first mapped, which takes a moment.
 fn find(agent: &Agent, file: &str) {
-    let followed = || Ok(agent.log().contains(&format!("{file}\n")).then_some(()));
+    let followed = || Ok(agent.log().lines().any(|line| line.ends_with(file)).then_some(()));
     steth_tests::wait::poll("the agent to find OpenSSL", SOON, followed).unwrap();
 }
 

@@ -10,6 +10,8 @@ use crate::{
 /// A cluster that just starts has no processes yet: so often is it looked at, once each window.
 const LOOKS: u8 = 10;
 
+const PROC: &str = "/proc";
+
 const NOT_FOUND: &str = "its processes do not note it in a known way (PostgreSQL 14 to 17)";
 
 /// Clusters that were met.
@@ -28,11 +30,13 @@ impl Clusters {
                 continue;
             }
             *looks += 1;
-            let found = match ingest::find_backends(Path::new("/proc"), postmaster) {
+            let found = match ingest::find_backends(Path::new(PROC), postmaster) {
                 Ok(found) => {
                     let told = cells.set_backends(service, found.backends());
                     told.map(|()| found).map_err(|error| error.to_string())
                 }
+                // Of who is gone nothing is missing.
+                Err(_) if !Path::new(PROC).join(postmaster.to_string()).exists() => continue,
                 Err(error) => Err(error.to_string()),
             };
             let is_last = *looks == LOOKS;
