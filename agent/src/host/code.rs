@@ -3,42 +3,34 @@
 use std::{
     ffi::OsStr,
     fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use procfs::process::{MMPermissions, MMapPath, Process};
 
+use crate::model::code::FileId;
+
 /// Where distributions put libraries; those there are found before the first process uses them.
 const LIBRARY_FOLDERS: &[&str] =
     &["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib64", "/usr/local/lib"];
 
-/// A file of code.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CodeFile {
-    /// Device of its file system.
-    pub device: (u32, u32),
-    /// Number of its inode.
-    pub inode: u64,
-}
-
 /// The files that a process has mapped to be executed, each with a path that leads to it wherever it is: also in another
 /// mount namespace, and when it was removed. Empty if the process is gone.
-pub fn mapped(proc: &Path, pid: u32) -> Vec<(CodeFile, PathBuf)> {
+pub fn mapped(proc: &Path, pid: u32) -> Vec<(FileId, PathBuf)> {
     let folder = proc.join(pid.to_string());
     let maps = Process::new_with_root(folder.clone()).and_then(|process| process.maps());
     let maps = maps.into_iter().flatten().filter(|map| {
         map.perms.contains(MMPermissions::EXECUTE) && map.inode != 0 && matches!(map.pathname, MMapPath::Path(_))
     });
     maps.map(|map| {
-        let file = CodeFile { device: (map.dev.0.unsigned_abs(), map.dev.1.unsigned_abs()), inode: map.inode };
+        let file = FileId { device: (map.dev.0.unsigned_abs(), map.dev.1.unsigned_abs()), inode: map.inode };
         (file, folder.join("map_files").join(format!("{:x}-{:x}", map.address.0, map.address.1)))
     })
     .collect()
 }
 
 /// The file that a process runs.
-pub fn executable(proc: &Path, pid: u32) -> Option<CodeFile> {
+pub fn executable(proc: &Path, pid: u32) -> Option<FileId> {
     file(&proc.join(pid.to_string()).join("exe"))
 }
 
@@ -49,7 +41,7 @@ pub fn processes(proc: &Path) -> Vec<u32> {
 }
 
 /// Installed libraries whose name begins so.
-pub fn libraries(name: &str) -> Vec<(CodeFile, PathBuf)> {
+pub fn libraries(name: &str) -> Vec<(FileId, PathBuf)> {
     let folders = LIBRARY_FOLDERS.iter().filter_map(|folder| fs::read_dir(folder).ok());
     let named = |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|file| file.starts_with(name));
     let paths = folders.flatten().flatten().map(|entry| entry.path()).filter(named);
@@ -57,8 +49,6 @@ pub fn libraries(name: &str) -> Vec<(CodeFile, PathBuf)> {
 }
 
 /// The file at a path.
-pub fn file(path: &Path) -> Option<CodeFile> {
-    let metadata = fs::metadata(path).ok()?;
-    let device = metadata.dev();
-    Some(CodeFile { device: (rustix::fs::major(device), rustix::fs::minor(device)), inode: metadata.ino() })
+pub fn file(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }

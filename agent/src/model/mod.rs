@@ -3,6 +3,7 @@
 pub mod alert;
 pub mod budget;
 pub mod catalog;
+pub mod code;
 pub mod distribution;
 pub mod event;
 pub mod figure;

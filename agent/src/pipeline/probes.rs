@@ -416,7 +416,11 @@ impl Probes {
                 reading.leave_out(|service| self.own.contains(&service));
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
-                self.tls.sweep(&mut self.kernel, &self.cells);
+                if let (Some(mapped), Ok(profiles)) =
+                    (self.tls.sweep(&mut self.kernel, &self.cells), &mut self.profiles)
+                {
+                    profiles.let_go(&mapped);
+                }
                 self.totals.absorb(reading);
             }
             Err(error) => tracing::warn!("cannot read the kernel's cells: {error}; the last figures stay"),

@@ -7,7 +7,7 @@ use std::{
     collections::HashSet,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -31,6 +31,7 @@ use crate::{
     ingest::Samples,
     kernel::{self, Kernel, LoadError, sampling::Sampler},
     model::{
+        code::FileId,
         profile::Kind,
         sample::{ProfileRefused, ProfileRequest, Request, Told},
         snapshot::Series,
@@ -58,6 +59,8 @@ const LATE: Duration = Duration::from_millis(100);
 const FEW: u64 = 2_000;
 /// Files of code that are held open.
 const OPEN_FILES: usize = 512;
+/// How long those stay open that nobody has mapped any more, beyond the longest profile, whose names are found at its end.
+const FILES_KEPT: Duration = Duration::from_secs(60);
 /// How long the start of a profile waits for unwind tables at most; on a host that is not overloaded they take milliseconds.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// The same for a profile of all processes, some of which may have large files that hardly run.
@@ -73,6 +76,9 @@ pub struct Profiles {
     unwinding: Unwinding,
     pythons: Pythons,
     symbolizer: Symbolizer,
+    codes: Arc<Mutex<CodeTable>>,
+    /// How long a file of code stays open after the last process that had it mapped.
+    files_kept: Duration,
     files: Files,
     joiner: Joiner,
     sessions: Vec<Session>,
@@ -106,7 +112,9 @@ impl Profiles {
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
             pythons: Pythons::new(Arc::clone(&codes)),
-            symbolizer: Symbolizer::start(Limits::default(), codes)?,
+            symbolizer: Symbolizer::start(Limits::default(), Arc::clone(&codes))?,
+            codes,
+            files_kept: config.profile.piece.max(MOST_LENGTH) + FILES_KEPT,
             files: Files::default(),
             joiner: Joiner::default(),
             sessions: Vec::new(),
@@ -142,6 +150,13 @@ impl Profiles {
         match forgotten {
             Ok(known) => self.files.retain(|slot| known.contains(&slot)),
             Err(error) => tracing::warn!("files of code cannot be forgotten: {error}"),
+        }
+    }
+
+    /// Closes files of code that nobody runs any more and that no piece needs.
+    pub fn let_go(&mut self, mapped: &HashSet<FileId>) {
+        if self.codes.lock().unwrap_or_else(PoisonError::into_inner).let_go(mapped, self.files_kept) > 0 {
+            self.forget_changed();
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
         Kernel,
         tls::{self, Attached, Looked},
     },
+    model::code::FileId,
 };
 
 /// How often files that nobody uses any more are let go: an attachment keeps a file, and so its file system, from going.
@@ -25,7 +26,7 @@ const PROC: &str = "/proc";
 /// What is known of files of code.
 #[derive(Debug)]
 pub struct TlsFiles {
-    known: HashMap<code::CodeFile, Option<Followed>>,
+    known: HashMap<FileId, Option<Followed>>,
     swept: Instant,
     patience: Patience,
 }
@@ -53,10 +54,10 @@ impl TlsFiles {
         files
     }
 
-    /// From time to time lets go what no process has mapped and what is not installed where it was.
-    pub fn sweep(&mut self, kernel: &mut Kernel, cells: &Cells) {
-        if self.known.is_empty() || self.swept.elapsed() < SWEEP_INTERVAL {
-            return;
+    /// From time to time lets go what no process has mapped and what is not installed where it was. Returns what is mapped, then.
+    pub fn sweep(&mut self, kernel: &mut Kernel, cells: &Cells) -> Option<HashSet<FileId>> {
+        if self.swept.elapsed() < SWEEP_INTERVAL {
+            return None;
         }
         self.swept = Instant::now();
         let mut mapped = HashSet::new();
@@ -65,7 +66,7 @@ impl TlsFiles {
             let Some(files) = self.mapped(pid) else { continue };
             mapped.extend(files.into_iter().map(|(file, _)| file));
         }
-        let is_used = |file: &code::CodeFile, followed: &mut Option<Followed>| {
+        let is_used = |file: &FileId, followed: &mut Option<Followed>| {
             let installed = followed.as_ref().is_some_and(|followed| code::file(&followed.path).as_ref() == Some(file));
             installed || mapped.contains(file)
         };
@@ -77,6 +78,7 @@ impl TlsFiles {
                 kernel.leave(attached);
             }
         }
+        Some(mapped)
     }
 
     /// Looks at processes that run something else now, or have mapped something.
@@ -102,12 +104,12 @@ impl TlsFiles {
         }
     }
 
-    fn mapped(&mut self, pid: u32) -> Option<Vec<(code::CodeFile, PathBuf)>> {
+    fn mapped(&mut self, pid: u32) -> Option<Vec<(FileId, PathBuf)>> {
         self.patience.ask(pid, move || code::mapped(Path::new(PROC), pid))
     }
 
     /// `pid`: who waits meanwhile, should the file not be answered for.
-    fn look(&mut self, kernel: &mut Kernel, cells: &Cells, pid: u32, file: code::CodeFile, path: &Path) {
+    fn look(&mut self, kernel: &mut Kernel, cells: &Cells, pid: u32, file: FileId, path: &Path) {
         if !self.known.contains_key(&file) {
             let read = path.to_owned();
             let Some(Ok(found)) = self.patience.ask(pid, move || tls::search(&read)) else { return };
@@ -126,13 +128,13 @@ impl TlsFiles {
                     None
                 }
             };
-            self.known.insert(file.clone(), followed);
+            self.known.insert(file, followed);
         }
         // Failing means that the kernel tells of it again.
         let _ = cells.looked_at(&in_kernel(&file), true);
     }
 }
 
-fn in_kernel(file: &code::CodeFile) -> CodeFile {
+fn in_kernel(file: &FileId) -> CodeFile {
     CodeFile { inode: file.inode, device: device(file.device.0, file.device.1) }
 }

@@ -2,7 +2,7 @@
 //! Knows where a file came from and which build it is, not what its sections mean.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -14,20 +14,13 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 use super::symbols::elf;
-
-/// Which file, as `/proc/PID/maps` says, and which content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    /// Device of its file system.
-    pub device: (u32, u32),
-    /// Number of its inode.
-    pub inode: u64,
-}
+use crate::model::code::FileId;
 
 /// One file of code, as it was when it was met. Clones of its `Arc` are the same file; another content is another `Code`.
 #[derive(Debug)]
@@ -70,9 +63,8 @@ impl Code {
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
         let file = open_regular(path)?;
         let metadata = file.metadata()?;
-        let device = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
         let place = Place { root: PathBuf::from("/"), mapping: None, path: path.to_owned() };
-        Ok(Arc::new(Self::new(FileId { device, inode: metadata.ino() }, Content::of(&metadata), place, file)))
+        Ok(Arc::new(Self::new(FileId::of(&metadata), Content::of(&metadata), place, file)))
     }
 
     fn new(id: FileId, content: Content, place: Place, file: File) -> Self {
@@ -171,9 +163,7 @@ impl Place {
         }
         // What lies at the path may be another file by now.
         let file = open_within(&self.root, &self.path)?;
-        let metadata = file.metadata()?;
-        let device = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
-        if (FileId { device, inode: metadata.ino() }) != id {
+        if FileId::of(&file.metadata()?) != id {
             return Err(io::Error::new(io::ErrorKind::NotFound, "another file has its path"));
         }
         Ok(file)
@@ -192,6 +182,8 @@ pub struct CodeTable {
 struct Entry {
     code: Arc<Code>,
     used: u64,
+    /// Since when nobody was seen to have it mapped.
+    unmapped: Option<Instant>,
 }
 
 impl CodeTable {
@@ -211,6 +203,7 @@ impl CodeTable {
             && entry.code.is_unchanged()
         {
             entry.used = self.clock;
+            entry.unmapped = None;
             return Ok(Arc::clone(&entry.code));
         }
         let place = place();
@@ -218,8 +211,21 @@ impl CodeTable {
         let content = Content::of(&file.metadata()?);
         let code = Arc::new(Code::new(id, content, place, file));
         self.make_room();
-        self.known.insert(id, Entry { code: Arc::clone(&code), used: self.clock });
+        self.known.insert(id, Entry { code: Arc::clone(&code), used: self.clock, unmapped: None });
         Ok(code)
+    }
+
+    /// Closes files that nobody has had mapped for as long as `idle`: whoever has one open keeps its space on the disk, and its
+    /// file system, from being let go. Says how many those are; their numbers may become other files'.
+    pub fn let_go(&mut self, mapped: &HashSet<FileId>, idle: Duration) -> usize {
+        let is_over = |id: &FileId, entry: &mut Entry| {
+            if mapped.contains(id) {
+                entry.unmapped = None;
+                return false;
+            }
+            entry.unmapped.get_or_insert_with(Instant::now).elapsed() >= idle
+        };
+        self.known.extract_if(is_over).map(|(_, entry)| entry.code.close()).count()
     }
 
     /// How many are open.

@@ -12,9 +12,10 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use super::{
-    code::{Code, CodeTable, FileId, Place, is_elf},
+    code::{Code, CodeTable, Place, is_elf},
     symbols::{Location, Runtime},
 };
+use crate::model::code::FileId;
 
 /// Why a process cannot be looked at.
 #[derive(Debug, Error)]

@@ -85,6 +85,8 @@ pub enum Location {
 pub struct Limits {
     /// Bytes of files' symbols and debug information that are kept for the next request.
     pub loaded_bytes: u64,
+    /// Files that are kept so, a descriptor or two each.
+    pub loaded_files: usize,
     /// Bytes of debug information that is read of one file, for as long as a request lasts; of a file with more only the
     /// symbols are read, and its inlined functions and lines are not told.
     pub debug_bytes: u64,
@@ -96,7 +98,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { loaded_bytes: 8 << 20, debug_bytes: 192 << 20, names_bytes: 6 << 20, proc: PathBuf::from("/proc") }
+        Self {
+            loaded_bytes: 8 << 20,
+            loaded_files: 256,
+            debug_bytes: 192 << 20,
+            names_bytes: 6 << 20,
+            proc: PathBuf::from("/proc"),
+        }
     }
 }
 

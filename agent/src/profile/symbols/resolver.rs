@@ -130,6 +130,11 @@ impl Resolver {
         loaded + (self.known.bytes() + self.kernel.bytes()) as u64
     }
 
+    /// Files that are held ready to be asked.
+    pub fn held_files(&self) -> usize {
+        self.loaded.len()
+    }
+
     /// What is known, or else a note of what is to be asked.
     fn ask(
         &mut self,
@@ -196,11 +201,9 @@ impl Resolver {
 
     /// Lets go of what was not asked for longest, until the rest is within the budget.
     fn make_room(&mut self) {
-        /// What an entry of a file without symbols is counted as, so that their number is bounded too.
-        const EMPTY_BYTES: u64 = 4096;
-        let weight = |slot: &Slot| EMPTY_BYTES + slot.loaded.as_ref().map_or(0, |loaded| loaded.bytes);
+        let weight = |slot: &Slot| slot.loaded.as_ref().map_or(0, |loaded| loaded.bytes);
         let mut total: u64 = self.loaded.values().map(weight).sum();
-        while total > self.limits.loaded_bytes {
+        while total > self.limits.loaded_bytes || self.loaded.len() > self.limits.loaded_files {
             let Some(oldest) = self.loaded.iter().min_by_key(|(_, slot)| slot.used).map(|(number, _)| *number) else {
                 return;
             };

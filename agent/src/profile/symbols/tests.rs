@@ -13,11 +13,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    model::profile::Origin,
-    profile::{
-        code::{FileId, Place},
-        mappings::Mappings,
-    },
+    model::{code::FileId, profile::Origin},
+    profile::{code::Place, mappings::Mappings},
 };
 
 mod damaged;
@@ -105,13 +102,8 @@ fn stacks(resolver: &mut Resolver, code: &Arc<Code>, range: std::ops::Range<u64>
 /// A file as a process with that root has it.
 fn in_root(root: &Path, path: &str) -> Arc<Code> {
     let metadata = fs::metadata(root.join(path.trim_start_matches('/'))).unwrap();
-    let id = {
-        use std::os::unix::fs::MetadataExt as _;
-        let device = (rustix::fs::major(metadata.dev()), rustix::fs::minor(metadata.dev()));
-        FileId { device, inode: metadata.ino() }
-    };
     let place = Place { root: root.to_owned(), mapping: None, path: PathBuf::from(path) };
-    CodeTable::new(8).find(id, || place).unwrap()
+    CodeTable::new(8).find(FileId::of(&metadata), || place).unwrap()
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Processes that are gone, in another root, or make code themselves.
 
+use std::{collections::HashSet, time::Duration};
+
 use super::*;
 use crate::profile::mappings::Process;
 
@@ -138,6 +140,37 @@ fn no_more_descriptors_than_allowed_are_held() {
     fs::write(codes[0].place().path.as_path(), "another").unwrap();
     let mut resolver = super::resolver();
     assert_eq!(names(&stacks(&mut resolver, &codes[0], range)[0]), ["[unknown in program0]"]);
+}
+
+#[test]
+fn what_nobody_has_mapped_any_more_is_closed_after_a_while() {
+    let built = build(&[]);
+    let code = Code::open(&built.program).unwrap();
+    let mut table = CodeTable::new(3);
+    table.find(code.id(), || code.place().clone()).unwrap();
+    let (nobody, someone) = (HashSet::new(), HashSet::from([code.id()]));
+    assert_eq!(table.let_go(&nobody, Duration::MAX), 0);
+    assert_eq!(table.let_go(&someone, Duration::ZERO), 0);
+    assert_eq!((table.let_go(&nobody, Duration::MAX), table.open_count()), (0, 1));
+    assert_eq!((table.let_go(&nobody, Duration::ZERO), table.open_count()), (1, 0));
+    // Whoever maps it again meets it anew.
+    table.find(code.id(), || code.place().clone()).unwrap();
+    assert_eq!(table.open_count(), 1);
+}
+
+#[test]
+fn no_more_files_are_kept_ready_than_allowed() {
+    let built = build(&[]);
+    let range = function(&built.program, "outermost");
+    let limits = Limits { loaded_files: 2, ..Limits::default() };
+    let mut resolver = Resolver::new(limits, table());
+    for number in 0..5 {
+        let path = built.folder.path().join(format!("copy{number}"));
+        fs::copy(&built.program, &path).unwrap();
+        let frames = stacks(&mut resolver, &Code::open(&path).unwrap(), range.clone());
+        assert_eq!(names(&frames[0]), ["outermost"]);
+        assert_eq!(resolver.held_files(), (number + 1).min(2));
+    }
 }
 
 /// A process that makes code, with a root of its own.
