@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod export;
+pub mod files;
 pub mod govern;
 pub mod heap;
 pub mod host;

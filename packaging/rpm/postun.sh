@@ -4,7 +4,7 @@ if [ -d /run/systemd/system ]; then
 fi
 # rpm removes only folders that it was given, and was given files.
 if [ "$1" -eq 0 ]; then
-    for folder in doc/steth/examples doc/steth steth/grafana steth/prometheus steth licenses/steth; do
+    for folder in doc/steth/examples doc/steth/docs doc/steth steth/grafana steth/prometheus steth licenses/steth; do
         rmdir "/usr/share/$folder" 2>/dev/null || :
     done
 fi

@@ -35,6 +35,8 @@ pub struct Unharmed {
     pub transactions: u64,
     /// The longest one.
     pub longest: Duration,
+    /// All of them together, as pgbench measured them.
+    pub total: Duration,
 }
 
 impl Observed {
@@ -89,7 +91,8 @@ impl Observed {
         }
         let latencies_us = pgbench::latencies(self.folder.path())?;
         let longest = latencies_us.iter().max().context("the observed pgbench ran no transaction")?;
-        let unharmed = Unharmed { transactions: latencies_us.len() as u64, longest: Duration::from_micros(*longest) };
+        let [longest, total] = [*longest, latencies_us.iter().sum()].map(Duration::from_micros);
+        let unharmed = Unharmed { transactions: latencies_us.len() as u64, longest, total };
         println!("observed: {} transactions, none failed, the longest {:?}", unharmed.transactions, unharmed.longest);
         if unharmed.longest > crate::wait::patient(STALLED) {
             bail!("a transaction of the observed pgbench took {:?}", unharmed.longest);

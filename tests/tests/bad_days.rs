@@ -4,7 +4,8 @@ use std::{net::TcpListener, time::Duration};
 
 use steth_tests::{
     agent::{Agent, Options, Refusal, steth},
-    need_bpf, need_program, need_root,
+    need_bpf, need_postgres, need_program, need_root,
+    observed::Observed,
     process::User,
     programs::{EXCHANGE, HOLD_CONNECTIONS, MESSAGES, Program},
     skipped,
@@ -198,9 +199,10 @@ fn exchange_by(original: &Program, way: &str, parts: &[Vec<u8>]) -> Program {
 
 #[test]
 fn hostile_bytes_count_as_no_query_and_good_ones_go_on_counting() {
-    need_bpf!();
+    need_postgres!();
     need_program!("gcc");
     let agent = Agent::start(&Options::default()).unwrap();
+    let observed = Observed::start().unwrap();
     let huge = [&b"Q"[..], &0x8000_0000_u32.to_be_bytes(), b"select 1\0"].concat();
     let (full_query, full_answer) = (query(), completed());
     let hostile: Vec<(&str, Vec<Vec<u8>>)> = vec![
@@ -252,6 +254,7 @@ fn hostile_bytes_count_as_no_query_and_good_ones_go_on_counting() {
             assert_eq!(queries(&program.name, role), 2.0, "whole queries in pieces of {chunk}, {role}");
         }
     }
+    observed.end().unwrap();
     assert!(agent.stop().unwrap().success());
 }
 

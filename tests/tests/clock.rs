@@ -11,7 +11,8 @@ use steth_tests::{
     agent::{Agent, Options},
     alertmanager::Alertmanager,
     exposition::Exposition,
-    need_bpf, need_program,
+    need_bpf, need_postgres, need_program,
+    observed::Observed,
     programs::{HOLD_RESOURCES, Program},
     prometheus::Prometheus,
     receiver::Receiver,
@@ -210,6 +211,37 @@ fn a_clock_that_is_set_repeats_and_forgets_no_alert_and_holds_up_no_window() {
     assert_eq!(steps.iter().filter(far).count(), 4, "{steps:?}");
     assert!(steps.iter().filter(|step| !far(step)).all(|step| *step > 0.0), "{steps:?}");
     assert_eq!(figure("steth_send_dropped_total", &[("destination", "otlp")]), 0.0, "{}", agent.log());
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    assert!(agent.stop().unwrap().success());
+}
+
+#[test]
+fn a_clock_that_is_set_holds_up_no_query_and_each_is_counted_with_its_own_time() {
+    need_postgres!();
+    if !Path::new(LIBRARY).exists() {
+        skipped!("needs {LIBRARY}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::new(folder.path());
+    let agent = Agent::start(&Options { environment: clock.environment(), ..Options::default() }).unwrap();
+    let observed = Observed::start().unwrap();
+    let database = observed.database.clone();
+    for apart in [HOUR, 0, -HOUR, 0] {
+        clock.set(apart);
+        windows(&agent, 10);
+    }
+    let unharmed = observed.end().unwrap();
+    let metrics = agent.settled().unwrap();
+    for role in ["client", "server"] {
+        let of = |part: &str| {
+            let name = format!("steth_postgres_query_duration_seconds_{part}");
+            metrics.sum(&name, &[("database", &database), ("role", role)])
+        };
+        assert_eq!(of("count"), unharmed.transactions as f64, "{role}");
+        // Those of pgbench have the way there and back as well.
+        let most = unharmed.total.as_secs_f64();
+        assert!(of("sum") > 0.0 && of("sum") <= most, "{role}: {} of {most} s at most", of("sum"));
+    }
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
     assert!(agent.stop().unwrap().success());
 }

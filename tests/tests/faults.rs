@@ -114,6 +114,27 @@ fn killed_at_any_moment_it_leaves_nothing_in_the_kernel_and_the_next_start_is_cl
         wait::poll("nothing of it in the kernel", SOON, gone).unwrap();
         (most, longest) = (most.max(objects.len()), longest.max(since.elapsed()));
     }
+    // While it holds more than usually: samples of a profile, and old programs beside new ones.
+    for busy in ["a profile", "a reload"] {
+        let agent = Agent::start(&state(folder.path())).unwrap();
+        let profile = format!("http://{}/api/v1/flame?seconds=30", agent.address());
+        let asking = match busy {
+            "a profile" => Some(std::thread::spawn(move || steth_tests::http::get(&profile))),
+            _ => {
+                agent.reload("[run]", "[probes]\nwall = false\n[run]").unwrap();
+                None
+            }
+        };
+        std::thread::sleep(Duration::from_secs(1));
+        agent.signal("STOP").unwrap();
+        let objects = held(agent.id());
+        agent.signal("KILL").unwrap();
+        let gone = || Ok(in_kernel().is_disjoint(&objects).then_some(()));
+        wait::poll("nothing of it in the kernel", SOON, gone).unwrap();
+        assert_eq!(agent.stop().unwrap().signal(), Some(9), "{busy}");
+        assert!(asking.is_none_or(|asking| asking.join().unwrap().is_err()), "it ended before");
+        println!("killed during {busy}: {} programs, maps and links are gone", objects.len());
+    }
     println!("killed: up to {most} programs, maps and links of one agent are gone after {longest:?}");
     assert!(most > 20, "{most}: it was killed too early each time");
     assert!(breakpoints_seen > 0, "there was nothing to take away");
@@ -149,6 +170,41 @@ fn without_memory_it_is_killed_and_the_next_start_is_clean() {
     let options = Options { program: Some(within(&group, folder.path())), ..state(folder.path()) };
     let (mut process, _folder) = Agent::begin(&options).unwrap();
     assert_eq!(process.wait(SOON).unwrap().signal(), Some(9), "{}", process.log());
+    let agent = Agent::start(&state(folder.path())).unwrap();
+    agent.settled().unwrap();
+    assert!(agent.stop().unwrap().success());
+    observed.end().unwrap();
+}
+
+#[test]
+fn when_memory_runs_out_under_load_it_is_killed_and_the_next_start_is_clean() {
+    need_postgres!();
+    let _alone = alone();
+    let group = match Group::with_memory(&unique_name("less"), 512 << 20) {
+        Ok(group) => group,
+        Err(error) => skipped!("{error:#}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let observed = Observed::start().unwrap();
+    let options = Options { program: Some(within(&group, folder.path())), ..state(folder.path()) };
+    let (mut process, _folder) = Agent::begin(&options).unwrap();
+    process.wait_for_line("its address", SOON, |line| line.starts_with("ready: ").then_some(())).unwrap();
+    let mut session = Session::open(&observed.postgres, &observed.database).unwrap();
+    let (mut statements, mut had) = (0, 0);
+    // What it could do without, such as pages of its program, is taken first; so the limit follows it.
+    let killed = || {
+        for _ in 0..500 {
+            statements += 1;
+            assert_eq!(session.query(&format!("select 1 as c{statements}"))?, None);
+        }
+        if let Ok(bytes) = group.limit_to_what_it_has() {
+            had = bytes;
+        }
+        Ok(fs::read_to_string(group.folder().join("cgroup.procs"))?.is_empty().then_some(()))
+    };
+    wait::poll("the agent to be killed", SOON, killed).unwrap();
+    assert_eq!(process.wait(SOON).unwrap().signal(), Some(9), "{}", process.log());
+    println!("memory: killed at {} MiB, after {statements} new statements", had >> 20);
     let agent = Agent::start(&state(folder.path())).unwrap();
     agent.settled().unwrap();
     assert!(agent.stop().unwrap().success());

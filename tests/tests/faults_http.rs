@@ -222,11 +222,14 @@ const PIECES: &[&[u8]] = &[
     b"\x16\x03\x01\x02\0\x01",
 ];
 
+/// A request of somebody who may ask for anything.
+fn with_token(request: &str, token: &str) -> Vec<u8> {
+    request.replacen("\r\n", &format!("\r\nAuthorization: Bearer {token}\r\n"), 1).into_bytes()
+}
+
 /// A request, mostly with some of its bytes changed, cut, doubled, or replaced by what means something.
 fn mutated(token: &str, chance: &mut Chance) -> Vec<u8> {
-    let request = REQUESTS[chance.below(REQUESTS.len())];
-    // All may be asked for with it.
-    let mut bytes = request.replacen("\r\n", &format!("\r\nAuthorization: Bearer {token}\r\n"), 1).into_bytes();
+    let mut bytes = with_token(REQUESTS[chance.below(REQUESTS.len())], token);
     if chance.below(8) == 0 {
         return bytes;
     }
@@ -259,7 +262,7 @@ fn sent(agent: &Agent, bytes: &[u8], chance: &mut Chance) -> std::io::Result<Vec
     // It may hang up at any byte.
     let is_sent = stream.write_all(first).and_then(|()| stream.write_all(second)).is_ok();
     // Who says at once that nothing follows is taken for one that has gone, and is not answered.
-    stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+    stream.set_read_timeout(Some(wait::patient(Duration::from_millis(50))))?;
     let waits = |read: &std::io::Result<usize>| matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock);
     let mut read = stream.read(&mut answer);
     if is_sent && waits(&read) {
@@ -293,8 +296,12 @@ fn fuzz_requests_of_all_kinds_are_answered_or_refused_and_the_next_one_is_served
     println!("fuzz: STETH_FUZZ_SEED={seed}");
     let (mut chance, mut count, since) = (Chance(seed), 0_u64, Instant::now());
     let mut by_status = std::collections::BTreeMap::<String, u64>::new();
+    // As they are, once each; and who nobody knows.
+    let mut whole: Vec<Vec<u8>> = REQUESTS.iter().map(|request| with_token(request, &admin)).collect();
+    whole.push(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_vec());
+    whole.push(with_token("GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", &admin));
     while since.elapsed() < Duration::from_secs(seconds) {
-        let request = mutated(&admin, &mut chance);
+        let request = whole.pop().unwrap_or_else(|| mutated(&admin, &mut chance));
         let shown = || String::from_utf8_lossy(&request[..request.len().min(500)]).into_owned();
         let answer = sent(&agent, &request, &mut chance).unwrap_or_else(|error| panic!("{error} for {:?}", shown()));
         let status =

@@ -11,6 +11,11 @@ use std::{
 use steth_tests::{machine::Machine, need_bpf, need_program, need_root, skipped, wait};
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
+/// What an operator reads, and where each of these finds the others.
+const MANUALS: [&str; 6] =
+    ["README.md", "SECURITY.md", "docs/operations.md", "docs/tour.md", "docs/tour-top.svg", "docs/configuration.md"];
+/// At most, as `systemd-analyze security` has it.
+const EXPOSURE: f64 = 3.0;
 /// What systemd does by itself, on a busy machine.
 const SOON: Duration = Duration::from_secs(90);
 
@@ -55,8 +60,9 @@ fn it_is_installed_upgraded_with_kept_settings_removed_and_purged_without_a_trac
         assert!(run(&format!("man --pager=cat {page}")).contains("SYNOPSIS"), "{page}");
     }
     run("bash -n /usr/share/bash-completion/completions/steth");
-    for file in ["copyright", "LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", "steth.cdx.json", "examples/alerts.toml"]
-    {
+    let documents =
+        ["copyright", "LICENSE-MIT", "LICENSE-APACHE", "CHANGELOG.md", "steth.cdx.json", "examples/alerts.toml"];
+    for file in documents.into_iter().chain(MANUALS) {
         let there = machine.path(&format!("/usr/share/doc/steth/{file}")).exists();
         assert!(there, "no {file} in {}", run("ls /usr/share/doc/steth"));
     }
@@ -119,6 +125,11 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
         looked_at.push(command);
         match command {
             "systemctl is-active steth" => serves(&machine, &show),
+            "systemd-analyze security steth --no-pager" => {
+                let level = said.lines().find_map(|line| line.split_once("exposure level for steth.service: "));
+                let level: f64 = level.unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+                assert!(level <= EXPOSURE, "{said}");
+            }
             "systemctl reload steth" => a_wrong_file_is_refused(&machine, &show),
             "systemctl restart steth" if machine.path("/etc/systemd/system/steth.service.d/token.conf").exists() => {
                 the_secret_is_there(&machine, &show("MainPID"));
@@ -139,8 +150,8 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
             }
         }
     }
-    // Twice serves: before the upgrade, and after.
-    let expected = ["is-active", "reload", "restart", "is-active", "remove", "purge"];
+    // Three times it serves: before the upgrade, after it, and after going back.
+    let expected = ["is-active", "systemd-analyze", "reload", "restart", "is-active", "is-active", "remove", "purge"];
     let all = looked_at.len() == expected.len() && looked_at.iter().zip(expected).all(|(is, word)| is.contains(word));
     assert!(all, "the manual no longer says what is looked at: {looked_at:?}");
     println!("{ran} commands, and what they promise: {looked_at:?}");
@@ -168,8 +179,11 @@ fn serves(machine: &Machine, show: &dyn Fn(&str) -> String) {
 fn a_wrong_file_is_refused(machine: &Machine, show: &dyn Fn(&str) -> String) {
     machine.run("cp /etc/steth/steth.toml /root/ && echo 'nonsense = 1' >> /etc/steth/steth.toml").unwrap();
     let refused = machine.run("systemctl reload steth");
-    machine.run("mv /root/steth.toml /etc/steth/").unwrap();
     assert!(refused.is_err() && show("ActiveState") == "active", "{refused:?}");
+    // Nor is it started with that again and again.
+    assert!(machine.run("systemctl restart steth").is_err());
+    assert_eq!((show("ActiveState").as_str(), show("NRestarts").as_str()), ("failed", "0"));
+    machine.run("mv /root/steth.toml /etc/steth/ && systemctl start steth").unwrap();
     let log = machine.run("journalctl --unit steth --no-pager").unwrap();
     assert!(log.contains("nonsense"), "{log}");
 }
@@ -277,7 +291,14 @@ fn the_program_of_the_tarball_runs_where_it_lies() {
         "completions/_steth",
         "steth.service",
         "steth.cdx.json",
-    ] {
+        "grafana/steth.json",
+        "prometheus/steth.rules.yml",
+        "alerts.toml",
+        "CHANGELOG.md",
+    ]
+    .into_iter()
+    .chain(MANUALS)
+    {
         assert!(top.join(file).exists(), "no {file}");
     }
 }

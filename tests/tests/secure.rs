@@ -219,9 +219,26 @@ fn an_admin_switches_features_while_the_agent_runs_and_a_reload_switches_them_ba
     assert!(families.sum("node_load1", &[]) == 0.0 && is("syscalls", "on"));
     let (_, probes) = ask(&agent, "GET", "/api/v1/probes", Some(&viewer), "");
     assert!(probes.contains(r#"{"feature":"tcp","state":"off"}"#), "{probes}");
+    // All others too, and with the last of them no program is left.
+    for key in ["wall", "sockets", "postgres", "profiles", "syscalls"].map(|feature| format!("probes.{feature}")) {
+        let order = format!(r#"{{"key":"{key}","value":"false"}}"#);
+        assert_eq!(ask(&agent, "POST", "/api/v1/settings", Some(&admin), &order).0, 200, "{order}");
+    }
+    let order = r#"{"key":"host.processes","value":"false"}"#;
+    assert_eq!(ask(&agent, "POST", "/api/v1/settings", Some(&admin), order).0, 200);
+    let none = || {
+        let metrics = scrape();
+        let off = metrics.sum("steth_feature_state", &[("state", "off")]);
+        let (left, groups) =
+            (metrics.sum("steth_probe_attached", &[]), metrics.sum("namedprocess_namegroup_num_procs", &[]));
+        Ok((off == 7.0 && groups == 0.0 && !attached("sys_exit") && !attached("sched_switch")).then_some(left))
+    };
+    println!("programs that stay, for who is who: {}", wait::poll("all switched off", SEEN, none).unwrap());
     // The file says otherwise, and something else that is new.
     agent.reload("tls = false", "tls = false\nwall = false").unwrap();
-    let back = || Ok(Some(()).filter(|()| is("tcp", "on") && is("wall", "off") && attached("inet_sock_set_state")));
+    let back = || {
+        Ok(Some(()).filter(|()| is("tcp", "on") && is("syscalls", "on") && is("wall", "off") && attached("sys_exit")))
+    };
     wait::poll("what the file says", SEEN, back).unwrap();
     assert!(agent.stop().unwrap().success());
 }

@@ -4,6 +4,7 @@ mod bench;
 #[allow(dead_code, reason = "agent/build.rs uses the rest")]
 mod bpf_toolchain;
 mod build;
+mod debian;
 mod deny;
 mod docs;
 mod fmt;

@@ -154,7 +154,8 @@ impl Governor {
     /// a tenth of the time, five minutes on end by default; what they ask beyond that is as any other cost.
     pub fn look_away(&mut self, cost: &Cost) -> Option<Step> {
         if self.excused == 0 {
-            return self.look(cost);
+            // To load programs anew would end what they asked for.
+            return self.judge(cost, false);
         }
         self.excused -= 1;
         // What is measured meanwhile says nothing of other times.
@@ -169,6 +170,10 @@ impl Governor {
 
     /// What it cost since the last look; what is to be done about it.
     pub fn look(&mut self, cost: &Cost) -> Option<Step> {
+        self.judge(cost, true)
+    }
+
+    fn judge(&mut self, cost: &Cost, may_return: bool) -> Option<Step> {
         self.looks += 1;
         if self.looks.is_multiple_of(EXCUSED_PART) {
             self.excused = (self.excused + 1).min(EXCUSED_LOOKS);
@@ -192,7 +197,7 @@ impl Governor {
         }
         self.exhausted = false;
         self.calm = if mean < self.bounds.soft * CALM_PART { self.calm + 1 } else { 0 };
-        if self.calm >= self.calm_needed { self.more() } else { None }
+        if may_return && self.calm >= self.calm_needed { self.more() } else { None }
     }
 
     fn less(&mut self, cost: &Cost, at_once: bool, memory: bool) -> Option<Step> {

@@ -140,3 +140,14 @@ fn what_people_ask_for_is_excused_for_a_tenth_of_the_time_and_memory_never() {
     let steps = (1..=100).find_map(|looks| governor.look_away(&large).map(|step| (looks, step)));
     assert_eq!(steps, Some((SETTLE_LOOKS + 1, Step::Off(Feature::Profiles))));
 }
+
+#[test]
+fn nothing_comes_back_while_people_ask_for_something() {
+    let mut governor = governor();
+    let dear = cost(&[(Feature::Wall, 0.1)], 0.0);
+    while governor.look(&dear) != Some(Step::Off(Feature::Wall)) {}
+    let calm = cost(&[], 0.0);
+    // Longer than what is excused: programs that are loaded anew end what people ask for.
+    assert!((0..20 * EXCUSED_LOOKS).all(|_| governor.look_away(&calm).is_none()));
+    assert!((0..100).any(|_| governor.look(&calm) == Some(Step::On(Feature::Wall))));
+}

@@ -5,11 +5,13 @@ use std::{
     fs,
     os::unix::fs::{DirEntryExt as _, MetadataExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use procfs::process::Process;
+use procfs::process::{MountInfo, Process};
+use steth_probes::limits;
 
+use super::Patience;
 use crate::model::{
     event::ServiceSeen,
     service::{KERNEL, name_from_cgroup, postgres_cluster, postgres_data_directory},
@@ -20,26 +22,62 @@ const OWN_UNIT: &str = "steth.service";
 /// How deep below the root of a hierarchy groups are looked for; systemd and container runtimes use up to ten levels.
 const MAX_DEPTH: usize = 16;
 
+/// Groups whose paths are remembered.
+const MOST_PATHS: usize = 4_096;
+
 /// Finds names; remembers the paths of control groups.
 #[derive(Debug)]
 pub struct KernelServices {
     proc: PathBuf,
-    unified: Option<PathBuf>,
-    pids: Option<PathBuf>,
+    unified: Option<Hierarchy>,
+    pids: Option<Hierarchy>,
     paths: HashMap<(bool, u64), String>,
     /// Base name of this process' executable.
-    executable: Option<String>,
+    executable: Option<&'static str>,
+    /// Of what a process says of itself.
+    patience: Patience,
+}
+
+/// Where control groups are mounted.
+#[derive(Debug)]
+struct Hierarchy {
+    folder: PathBuf,
+    /// Which group is seen there; in a container it may be its own.
+    top: String,
+}
+
+impl Hierarchy {
+    /// A group's path below the folder, from the one that `/proc/PID/cgroup` tells.
+    fn below<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.top.trim_end_matches('/'))?;
+        if rest.is_empty() { Some("/") } else { rest.starts_with('/').then_some(rest) }
+    }
+}
+
+/// Base name of this process' executable, as the kernel programs cut it; as it was at the first look, since an upgrade may unlink it.
+fn own_executable() -> Option<&'static str> {
+    static OWN: OnceLock<Option<String>> = OnceLock::new();
+    let own = OWN.get_or_init(|| {
+        let executable = std::env::current_exe().ok()?;
+        let name = executable.file_name()?.to_string_lossy();
+        let name = name.strip_suffix(" (deleted)").unwrap_or(&name);
+        Some(name.get(..name.floor_char_boundary(limits::EXE_LEN - 1))?.to_owned())
+    });
+    own.as_deref()
 }
 
 impl KernelServices {
     /// Names by what procfs and the control group file systems say.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
         let (unified, pids) = hierarchies();
-        // An upgrade may unlink it later.
-        let executable = std::env::current_exe().ok();
-        let executable =
-            executable.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        Self { proc: proc.into(), unified, pids, paths: HashMap::new(), executable }
+        Self {
+            proc: proc.into(),
+            unified,
+            pids,
+            paths: HashMap::new(),
+            executable: own_executable(),
+            patience: Patience::default(),
+        }
     }
 
     /// The name of a service.
@@ -57,7 +95,7 @@ impl KernelServices {
     /// Whether it is that of this process: of its control group, and of its executable or of the agent's unit. What only bears
     /// its name is not.
     pub fn is_own(&mut self, service: &ServiceSeen) -> bool {
-        let is_executable = self.executable.as_ref() == Some(&service.executable);
+        let is_executable = self.executable == Some(&*service.executable);
         let Some(path) = self.cgroup_path(service).map(str::to_owned) else { return false };
         // Nearly all that are met are not, and need no further look.
         if !is_executable && name_from_cgroup(&path).as_deref() != Some(OWN_UNIT) {
@@ -69,29 +107,40 @@ impl KernelServices {
         };
         let groups = Process::myself().and_then(|process| process.cgroups()).map(|groups| groups.0).unwrap_or_default();
         let own = groups.into_iter().find(|group| is_version(group.hierarchy, &group.controllers));
-        own.is_some_and(|own| own.pathname == path)
+        let hierarchy = self.hierarchy(service.cgroup_v1);
+        own.zip(hierarchy).is_some_and(|(own, hierarchy)| hierarchy.below(&own.pathname) == Some(&path))
     }
 
-    fn cluster(&self, postmaster: u32, executable: &str) -> String {
-        let Ok(process) = Process::new_with_root(self.proc.join(postmaster.to_string())) else {
-            return executable.to_owned();
+    fn cluster(&mut self, postmaster: u32, executable: &str) -> String {
+        let folder = self.proc.join(postmaster.to_string());
+        let directory = move || {
+            let process = Process::new_with_root(folder).ok()?;
+            let arguments = process.cmdline().unwrap_or_default();
+            let given = postgres_data_directory(arguments.iter().map(String::as_str));
+            given.filter(|path| path.starts_with('/')).map(PathBuf::from).or_else(|| process.cwd().ok())
         };
-        let arguments = process.cmdline().unwrap_or_default();
-        let given = postgres_data_directory(arguments.iter().map(String::as_str)).filter(|path| path.starts_with('/'));
-        match given.map(PathBuf::from).or_else(|| process.cwd().ok()) {
+        match self.patience.ask(postmaster, directory).flatten() {
             Some(directory) => postgres_cluster(&directory.to_string_lossy()),
             None => executable.to_owned(),
         }
+    }
+
+    fn hierarchy(&self, version_1: bool) -> Option<&Hierarchy> {
+        if version_1 { self.pids.as_ref() } else { self.unified.as_ref() }
     }
 
     /// The group's path below its hierarchy's root. The number of a group is its directory's inode number.
     pub fn cgroup_path(&mut self, service: &ServiceSeen) -> Option<&str> {
         let key = (service.cgroup_v1, service.cgroup);
         if !self.paths.contains_key(&key) {
-            let root = if service.cgroup_v1 { &self.pids } else { &self.unified };
-            let path = root.as_deref().and_then(|root| find(root, service.cgroup)).unwrap_or_default();
+            let hierarchy = self.hierarchy(service.cgroup_v1);
+            let path = hierarchy.and_then(|it| find(&it.folder, service.cgroup)).unwrap_or_default();
             if path.is_empty() {
                 return None;
+            }
+            // Groups come and go; those that are still there are found again.
+            if self.paths.len() >= MOST_PATHS {
+                self.paths.clear();
             }
             self.paths.insert(key, path);
         }
@@ -100,14 +149,12 @@ impl KernelServices {
 }
 
 /// Where the unified hierarchy and that of the `pids` controller are mounted.
-fn hierarchies() -> (Option<PathBuf>, Option<PathBuf>) {
+fn hierarchies() -> (Option<Hierarchy>, Option<Hierarchy>) {
     let mounts = Process::myself().and_then(|process| process.mountinfo()).map(|mounts| mounts.0).unwrap_or_default();
-    let unified = mounts.iter().find(|mount| mount.fs_type == "cgroup2").map(|mount| mount.mount_point.clone());
-    let pids = mounts
-        .iter()
-        .find(|mount| mount.fs_type == "cgroup" && mount.super_options.contains_key("pids"))
-        .map(|mount| mount.mount_point.clone());
-    (unified, pids)
+    let of = |mount: &MountInfo| Hierarchy { folder: mount.mount_point.clone(), top: mount.root.clone() };
+    let is_pids = |mount: &&MountInfo| mount.fs_type == "cgroup" && mount.super_options.contains_key("pids");
+    let unified = mounts.iter().find(|mount| mount.fs_type == "cgroup2").map(of);
+    (unified, mounts.iter().find(is_pids).map(of))
 }
 
 fn find(root: &Path, inode: u64) -> Option<String> {
@@ -157,6 +204,16 @@ mod tests {
         assert!(!seen(2, "/user.slice/evil.scope", &name));
         // Who runs a program of this name, or makes a group of this name, is seen.
         assert!(!seen(3, "/user.slice/user@1000.service/app.slice/steth.service", "steth"));
+    }
+
+    #[test]
+    fn a_group_is_known_also_where_only_a_part_of_its_hierarchy_is_mounted() {
+        let below = |top: &str, path: &'static str| Hierarchy { folder: PathBuf::new(), top: top.into() }.below(path);
+        assert_eq!(below("/", "/system.slice/a.service"), Some("/system.slice/a.service"));
+        assert_eq!(below("/", "/"), Some("/"));
+        assert_eq!(below("/docker/1", "/docker/1"), Some("/"));
+        assert_eq!(below("/docker/1", "/docker/1/inner"), Some("/inner"));
+        assert_eq!(below("/docker/1", "/docker/12"), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::{
 
 use procfs::process::Process;
 
+use crate::files::read_text;
+
 /// `max_connections` where nothing sets it.
 const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 /// How deep files may include each other: PostgreSQL's own `CONF_FILE_MAX_DEPTH`.
@@ -15,6 +17,8 @@ const MAX_DEPTH: usize = 10;
 /// Files that are read for one server, and bytes of each.
 const MAX_FILES: usize = 100;
 const MAX_FILE_BYTES: u64 = 1 << 20;
+/// Entries of a folder that are looked at.
+const MAX_ENTRIES: usize = 10_000;
 /// Bytes of the file with its version.
 const MAX_VERSION_BYTES: u64 = 64;
 
@@ -45,10 +49,7 @@ pub fn max_connections(proc: &Path, postmaster: u32) -> Option<u32> {
 pub fn server_version(proc: &Path, postmaster: u32) -> Option<u32> {
     // A server's working directory is its data directory.
     let file = proc.join(postmaster.to_string()).join("cwd/PG_VERSION");
-    if fs::metadata(&file).ok()?.len() > MAX_VERSION_BYTES {
-        return None;
-    }
-    fs::read_to_string(file).ok()?.trim().parse().ok()
+    read_text(&file, MAX_VERSION_BYTES).ok()?.trim().parse().ok()
 }
 
 /// A path as the server sees it: a container has its own root.
@@ -100,10 +101,10 @@ impl Found {
     /// Reads a file and what it includes; `None` if it cannot be read.
     fn read(&mut self, file: &Path, depth: usize) -> Option<()> {
         self.files += 1;
-        if depth > MAX_DEPTH || self.files > MAX_FILES || fs::metadata(file).ok()?.len() > MAX_FILE_BYTES {
+        if depth > MAX_DEPTH || self.files > MAX_FILES {
             return None;
         }
-        let text = fs::read_to_string(file).ok()?;
+        let text = read_text(file, MAX_FILE_BYTES).ok()?;
         let folder = file.parent()?;
         for (name, value) in text.lines().filter_map(setting) {
             let path = below(&self.root, folder, Path::new(&value));
@@ -121,7 +122,7 @@ impl Found {
     /// Reads the files of a folder that end in `.conf`, by name.
     fn read_folder(&mut self, folder: &Path, depth: usize) {
         let Ok(entries) = fs::read_dir(folder) else { return };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let names = entries.flatten().take(MAX_ENTRIES).filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|name| name.ends_with(".conf") && !name.starts_with('.')).collect();
         names.sort();
         for name in names {
@@ -239,5 +240,26 @@ mod tests {
         let hostile = "=\n'\n= 5\nmax_connections\nmax_connections =\nmax_connections = '5\nmax_connections = \\\n";
         let server = Server::new("postgres").with("data/postgresql.conf", hostile);
         assert_eq!(server.max(), None, "a value that is no number");
+    }
+
+    #[test]
+    fn files_that_are_too_many_too_long_or_no_files_are_not_read() {
+        let included = |count: usize| {
+            let server = Server::new("postgres").with("data/postgresql.conf", "include_dir = 'conf.d'\n");
+            fs::create_dir(server.path("data/conf.d")).unwrap();
+            (0..count).fold(server, |server, number| {
+                server.with(&format!("data/conf.d/{number:03}.conf"), &format!("max_connections = {}\n", number + 1))
+            })
+        };
+        assert_eq!(included(MAX_FILES - 1).max(), Some(MAX_FILES as u32 - 1));
+        assert_eq!(included(MAX_FILES + 50).max(), Some(MAX_FILES as u32 - 1));
+        let long = format!("max_connections = 7\n{}", "#".repeat(MAX_FILE_BYTES as usize));
+        assert_eq!(Server::new("postgres").with("data/postgresql.conf", &long).max(), None);
+        for endless in ["/dev/zero", "/dev/tty"] {
+            let server = Server::new("postgres");
+            symlink(endless, server.path("data/postgresql.conf")).unwrap();
+            symlink(endless, server.path("data/PG_VERSION")).unwrap();
+            assert_eq!((server.max(), server_version(&server.path("proc"), 7)), (None, None), "{endless}");
+        }
     }
 }

@@ -8,12 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use object::{Object as _, ObjectSegment as _, ObjectSymbol as _, ReadCache};
+use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use procfs::process::{MMapPath, Process};
 use steth_probes::wall::{self, WallState};
 use thiserror::Error;
 
-use crate::model::event::Backends;
+use crate::{
+    files::{Parts, open_regular},
+    model::event::Backends,
+};
 
 /// The pointer to a process' own entry in the list that `pg_stat_activity` shows; exported since PostgreSQL 14.
 const ENTRY: &[u8] = b"MyBEEntry";
@@ -122,8 +125,8 @@ struct Symbols {
 }
 
 fn symbols(executable: &Path) -> Result<Symbols, BackendsError> {
-    let cache = ReadCache::new(File::open(executable)?);
-    let file = object::File::parse(&cache)?;
+    let parts = Parts::of(open_regular(executable)?);
+    let file = object::File::parse(&parts)?;
     let address = |name: &[u8]| {
         let mut symbols = file.dynamic_symbols();
         symbols.find(|symbol| symbol.is_definition() && symbol.name_bytes() == Ok(name)).map(|symbol| symbol.address())

@@ -11,9 +11,11 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
-use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadCache, SymbolKind};
+use object::{Object as _, ObjectSection as _, ObjectSegment as _, SymbolKind};
 use steth_probes::tls::CountPlace;
 use thiserror::Error;
+
+use crate::files::{Parts, open_regular};
 
 /// Bytes of a function that are looked at.
 const LOOK_BYTES: u64 = 96;
@@ -56,9 +58,9 @@ pub struct Site {
 /// # Errors
 /// If the file cannot be read.
 pub fn sites(path: &Path, wanted: &[Wanted]) -> Result<Vec<Option<Site>>, CodeError> {
-    let opened = File::open(path)?;
-    let cache = ReadCache::new(&opened);
-    let file = object::File::parse(&cache)?;
+    let opened = open_regular(path)?;
+    let parts = Parts::of(&opened);
+    let file = object::File::parse(&parts)?;
     if file.architecture() != object::Architecture::X86_64 || !names_any(&opened, &file, wanted)? {
         return Ok(Vec::new());
     }
@@ -97,6 +99,7 @@ fn define<'a>(
 fn names_any<'a>(opened: &File, file: &impl object::Object<'a>, wanted: &[Wanted]) -> io::Result<bool> {
     for section in file.sections().filter(|section| matches!(section.name_bytes(), Ok(b".dynstr" | b".strtab"))) {
         if let Some((start, size)) = section.file_range()
+            && size <= MOST_NAMES
             && names_any_within(opened, start, size, wanted)?
         {
             return Ok(true);
@@ -105,6 +108,8 @@ fn names_any<'a>(opened: &File, file: &impl object::Object<'a>, wanted: &[Wanted
     Ok(false)
 }
 
+/// A longer table of names no program has; a file with holes may say that it has.
+const MOST_NAMES: u64 = 512 << 20;
 /// Bytes of a table that are held at a time: whole ones take up to 100 MB.
 const PIECE: usize = 64 << 10;
 /// Longer than any name, so that one which lies in two pieces is found.
@@ -163,13 +168,13 @@ impl<'d, F: object::Object<'d>> Code<'_, F> {
         self.file.segments().find_map(|segment| {
             let inside = address.checked_sub(segment.address())?;
             let (start, size) = segment.file_range();
-            (inside < size).then(|| start + inside)
+            (inside < size).then(|| start.saturating_add(inside))
         })
     }
 
     fn bytes(&self, address: u64) -> Option<&'d [u8]> {
         self.file.segments().find_map(|segment| {
-            let end = segment.address() + segment.file_range().1;
+            let end = segment.address().saturating_add(segment.file_range().1);
             let length = end.checked_sub(address)?.min(LOOK_BYTES);
             segment.data_range(address, length).ok().flatten()
         })

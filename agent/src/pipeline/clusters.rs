@@ -1,8 +1,10 @@
-//! Tells the kernel programs where the processes of each Postgres cluster note what they run.
+//! What is asked of Postgres clusters beside their connections: what they were set to, and where their processes note what they run,
+//! which the kernel programs are told.
 
 use std::{collections::HashMap, path::Path};
 
 use crate::{
+    host::{self, Patience},
     ingest::{self, Cells},
     model::event::ServiceSeen,
 };
@@ -19,6 +21,7 @@ const NOT_FOUND: &str = "its processes do not note it in a known way (PostgreSQL
 pub struct Clusters {
     /// How often each was looked at, by its service.
     looks: HashMap<u32, u8>,
+    patience: Patience,
 }
 
 impl Clusters {
@@ -29,8 +32,10 @@ impl Clusters {
             if *looks >= LOOKS {
                 continue;
             }
+            let find = move || ingest::find_backends(Path::new(PROC), postmaster);
+            let Some(found) = self.patience.ask(postmaster, find) else { continue };
             *looks += 1;
-            let found = match ingest::find_backends(Path::new(PROC), postmaster) {
+            let found = match found {
                 Ok(found) => {
                     let told = cells.set_backends(service, found.backends());
                     told.map(|()| found).map_err(|error| error.to_string())
@@ -56,5 +61,15 @@ impl Clusters {
                 tracing::info!("of the PostgreSQL of process {postmaster} stay unknown: {missing}: {reason}");
             }
         }
+    }
+
+    /// The major version of the server with this postmaster, if its files say so in time.
+    pub fn server_version(&mut self, postmaster: u32) -> Option<u32> {
+        self.patience.ask(postmaster, move || host::server_version(Path::new(PROC), postmaster)).flatten()
+    }
+
+    /// How many connections it lets in, if its files say so in time.
+    pub fn max_connections(&mut self, postmaster: u32) -> Option<u32> {
+        self.patience.ask(postmaster, move || host::max_connections(Path::new(PROC), postmaster)).flatten()
     }
 }

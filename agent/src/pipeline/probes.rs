@@ -416,9 +416,8 @@ impl Probes {
                 reading.leave_out(|service| self.own.contains(&service));
                 // A cell may bear the number of a statement whose text came after the last look at the ring.
                 self.drain();
-                if let (Some(mapped), Ok(profiles)) =
-                    (self.tls.sweep(&mut self.kernel, &self.cells), &mut self.profiles)
-                {
+                let mapped = self.tls.sweep(&mut self.kernel, &self.cells, self.profiles.is_ok());
+                if let (Some(mapped), Ok(profiles)) = (mapped, &mut self.profiles) {
                     profiles.let_go(&mapped);
                 }
                 self.totals.absorb(reading);
@@ -467,7 +466,7 @@ impl Probes {
             self.memory = self.kernel.map_memory();
             self.memory_read = Instant::now();
             for (postmaster, most) in self.postmasters.values_mut() {
-                *most = host::max_connections(PROC.as_ref(), *postmaster);
+                *most = self.clusters.max_connections(*postmaster);
             }
         }
         for (map, bytes) in &self.memory {

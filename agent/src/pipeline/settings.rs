@@ -71,7 +71,7 @@ mod tests {
         let config = Config::default();
         let (next, set) = change(&config, &order("probes.wall", "false")).unwrap();
         assert!(!next.probes.wall && set.value == "false" && set.live);
-        for key in ["listen", "http.tokens", "alerts.files", "profile.folder", "send.to", "log.level"] {
+        for key in ["listen", "http.tokens", "alerts.files", "profile.folder", "send.to", "log.level", "audit.what"] {
             assert_eq!(
                 change(&config, &order(key, "/etc/shadow")),
                 Err(SettingRefused::OnlyInFile(key.into())),

@@ -54,17 +54,20 @@ impl TlsFiles {
         files
     }
 
-    /// From time to time lets go what no process has mapped and what is not installed where it was. Returns what is mapped, then.
-    pub fn sweep(&mut self, kernel: &mut Kernel, cells: &Cells) -> Option<HashSet<FileId>> {
-        if self.swept.elapsed() < SWEEP_INTERVAL {
+    /// From time to time lets go what no process has mapped and what is not installed where it was. Returns what is mapped, then, if
+    /// every process could be asked; `others` is whether somebody else wants to know.
+    pub fn sweep(&mut self, kernel: &mut Kernel, cells: &Cells, others: bool) -> Option<HashSet<FileId>> {
+        if self.swept.elapsed() < SWEEP_INTERVAL || self.known.is_empty() && !others {
             return None;
         }
         self.swept = Instant::now();
-        let mut mapped = HashSet::new();
+        let (mut mapped, mut have_all_answered) = (HashSet::new(), true);
         for pid in code::processes(Path::new(PROC)) {
             // Who does not answer may have mapped anything; it is looked at anew when it does.
-            let Some(files) = self.mapped(pid) else { continue };
-            mapped.extend(files.into_iter().map(|(file, _)| file));
+            match self.mapped(pid) {
+                Some(files) => mapped.extend(files.into_iter().map(|(file, _)| file)),
+                None => have_all_answered = false,
+            }
         }
         let is_used = |file: &FileId, followed: &mut Option<Followed>| {
             let installed = followed.as_ref().is_some_and(|followed| code::file(&followed.path).as_ref() == Some(file));
@@ -78,7 +81,7 @@ impl TlsFiles {
                 kernel.leave(attached);
             }
         }
-        Some(mapped)
+        have_all_answered.then_some(mapped)
     }
 
     /// Looks at processes that run something else now, or have mapped something.

@@ -5,10 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -17,10 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::symbols::elf;
-use crate::model::code::FileId;
+use crate::{
+    files::{open_regular, open_within},
+    model::code::FileId,
+};
 
 /// One file of code, as it was when it was met. Clones of its `Arc` are the same file; another content is another `Code`.
 #[derive(Debug)]
@@ -240,41 +240,6 @@ impl CodeTable {
             let Some(entry) = oldest.and_then(|id| self.known.remove(&id)) else { return };
             entry.code.close();
         }
-    }
-}
-
-/// Opens a file that others may have made: never waits, as opening a pipe would.
-///
-/// # Errors
-/// If it cannot be opened or is no regular file.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
-    regular(rustix::fs::open(path, FLAGS, Mode::empty())?)
-}
-
-/// Opens the file at a path as a process with this root sees it; symbolic links lead nowhere else.
-///
-/// # Errors
-/// If it cannot be opened or is no regular file.
-pub(super) fn open_within(root: &Path, path: &Path) -> io::Result<File> {
-    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    open_under(&folder, path)
-}
-
-/// As [`open_within`], with the root's descriptor.
-///
-/// # Errors
-/// If it cannot be opened or is no regular file.
-pub(super) fn open_under(root: &OwnedFd, path: &Path) -> io::Result<File> {
-    regular(rustix::fs::openat2(root, path, FLAGS, Mode::empty(), ResolveFlags::IN_ROOT)?)
-}
-
-const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
-
-fn regular(file: OwnedFd) -> io::Result<File> {
-    let file = File::from(file);
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
 }
 

@@ -328,7 +328,7 @@ struct Line<'a> {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         let entry = &mut self.entry;
-        let is_read = ["GET", "HEAD"].contains(&entry.method.as_str()) && (200..300).contains(&entry.status);
+        let is_read = ["GET", "HEAD"].contains(&entry.method.as_str()) && matches!(entry.status, 200..300 | UNANSWERED);
         let is_noted = match self.audited {
             Audited::All => true,
             Audited::Changes => !is_read,

@@ -129,7 +129,7 @@ impl Soaked {
                 trend.what, trend.most, trend.grown, trend.bound
             );
         }
-        let Unharmed { transactions, longest } = self.observed;
+        let Unharmed { transactions, longest, .. } = self.observed;
         let _ = writeln!(
             text,
             "\nThe observed pgbench ran {transactions} transactions meanwhile; none failed, the longest took {} ms. The agent \

@@ -17,7 +17,7 @@ use super::{
 pub const WHAT: &str = "\
     `pgbench -S` on a PostgreSQL 15 of its own: scale 10, all in memory, the server pinned to CPU 0 and pgbench, in \
     one thread, to CPU 1; the agent runs where it finds room. Each pair of legs of 5 s is one without and one with \
-    the agent, which is started and stopped for it, with everything on. Each leg checks that the agent counted at \
+    the agent, which is started and stopped for it, with everything on and without a budget. Each leg checks that the agent counted at \
     least 99 % of the queries that pgbench says it made.";
 
 const SECONDS: u32 = 5;
@@ -117,7 +117,7 @@ fn programs(context: &Context, postgres: &Postgres, findings: &mut Findings) -> 
     Ok(())
 }
 
-/// What an agent as it is by default needs for itself under this load, and whether it counts every query.
+/// What an agent as it is by default, but for its budget, needs for itself under this load, and whether it counts every query.
 fn highest(context: &Context, postgres: &Postgres, findings: &mut Findings) -> Result<()> {
     let (name, load) = HIGHEST;
     let agent = Agent::start(&context.steth, "")?;
@@ -136,7 +136,7 @@ fn highest(context: &Context, postgres: &Postgres, findings: &mut Findings) -> R
 
     findings.paragraph(&format!(
         "What the agent needs for itself, and whether it counts every query: {name}, once more, for {} s, the agent as \
-         it is by default. Its processor time is its own, user and system, of all threads (/proc/PID/stat).",
+         it is by default, but without a budget. Its processor time is its own, user and system, of all threads (/proc/PID/stat).",
         load.seconds
     ));
     let rows = [

@@ -25,14 +25,15 @@ const CRATES: &[CrateRule] = &[
 /// What each top-level module of `agent/src` may use of the others. `main` is `main.rs`.
 const MODULES: &[ModuleRule] = &[
     ModuleRule { name: "heap", uses: &[], layouts: false },
+    ModuleRule { name: "files", uses: &[], layouts: false },
     ModuleRule { name: "model", uses: &[], layouts: false },
     ModuleRule { name: "config", uses: &["model"], layouts: false },
-    stage("kernel", true, &["config", "model"]),
+    stage("kernel", true, &["config", "files", "model"]),
     // Reading a map is one unsafe system call, and `kernel` is its home.
-    stage("ingest", true, &["config", "kernel", "model"]),
-    stage("host", false, &["config", "model"]),
+    stage("ingest", true, &["config", "files", "kernel", "model"]),
+    stage("host", false, &["config", "files", "model"]),
     stage("postgres", false, &["config", "model"]),
-    stage("profile", false, &["config", "model"]),
+    stage("profile", false, &["config", "files", "model"]),
     stage("aggregate", false, &["config", "model"]),
     stage("correlate", false, &["config", "model"]),
     stage("export", false, &["config", "model"]),

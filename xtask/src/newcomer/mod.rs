@@ -1,7 +1,7 @@
 //! `cargo xtask newcomer`: the README's first chapters, typed on a clean Debian 12 in their order. Knows the order and the clock; the
-//! commands come from `readme`, the Debian from `debian`, the namespace from `place`.
+//! commands come from `readme`, the Debian from `copy`, the namespace from `place`.
 
-mod debian;
+mod copy;
 mod group;
 mod host_settings;
 mod output;
@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use self::{
-    debian::{Copy, Toolchain, git},
+    copy::{Copy, Toolchain, git},
     group::Group,
     host_settings::HostSettings,
     output::{Running, shown},
@@ -116,7 +116,7 @@ impl Journey {
         let name = format!("(a clean Debian 12 with {})", packages.join(", "));
         let group = Group::make()?;
         let copy = self.step(&name, "ok", || {
-            let clean = debian::clean(folder, &packages, &settings, &group)?;
+            let clean = copy::clean(folder, &packages, &settings, &group)?;
             Copy::make(&clean, &toolchain, &hidden)
         })?;
         self.step("git clone", "ok", || copy.clone_repository(CLONE, &hidden))?;

@@ -9,7 +9,7 @@ use std::{ffi::OsString, time::Duration};
 use anyhow::Result;
 
 use super::{
-    debian::{Copy, Toolchain},
+    copy::{Copy, Toolchain},
     group::Group,
     host_settings::{Hidden, HostSettings},
     output::Running,

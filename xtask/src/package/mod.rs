@@ -144,7 +144,8 @@ fn tarball(folder: &Path, version: &str) -> Result<PathBuf> {
     let of_stage = ["steth", "man", "completions", "steth.cdx.json"].map(|part| folder.join("stage").join(part));
     let parts = ["steth.toml", "steth.service", "alerts.toml", "grafana", "prometheus", "copyright"];
     let of_packaging = parts.map(|part| root.join("packaging").join(part));
-    let of_root = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"].map(|part| root.join(part));
+    let of_root = ["README.md", "SECURITY.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE", "docs"]
+        .map(|part| root.join(part));
     let all = of_stage.iter().chain(&of_packaging).chain(&of_root);
     workspace::complete(Command::new("cp").args(["--recursive", "--target-directory"]).arg(&inner).args(all))?;
     let tarball = folder.join(format!("{name}.tar.gz"));

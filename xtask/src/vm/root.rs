@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::workspace;
+use crate::{debian, workspace};
 
 /// What tests start; all are requirements of `cargo xtask setup` as well.
 const PACKAGES: &str =
@@ -21,39 +21,31 @@ const SIZE: &str = "3G";
 /// # Errors
 /// Not root, or the mirror cannot be reached.
 pub fn image(folder: &Path) -> Result<PathBuf> {
-    let image = folder.join("root.ext4");
-    if image.exists() && fs::read_to_string(folder.join("root.packages")).ok().as_deref() == Some(PACKAGES) {
-        return Ok(image);
-    }
-    eprintln!("== root file system");
-    let tree = folder.join("root.tree");
-    if tree.exists() {
-        fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
-    }
-    workspace::complete(
-        Command::new("mmdebstrap")
-            .args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Apt::Install-Recommends \"0\""])
-            .arg(format!("--include={PACKAGES}"))
-            // What is not whole is made anew, so nothing is flushed to disk in between.
-            .arg("--dpkgopt=force-unsafe-io")
-            .args(["doc", "man", "locale"].map(|part| format!("--dpkgopt=path-exclude=/usr/share/{part}/*")))
-            // The tests make clusters of their own.
-            .arg(
-                "--essential-hook=mkdir -p \"$1/etc/postgresql-common/createcluster.d\" && echo create_main_cluster = false > \
-                 \"$1/etc/postgresql-common/createcluster.d/steth.conf\"",
-            )
-            .arg("bookworm")
-            .arg(&tree),
-    )?;
-    make_image(&tree, &image, SIZE)?;
-    fs::remove_dir_all(&tree)?;
-    fs::write(folder.join("root.packages"), PACKAGES)?;
-    Ok(image)
+    debian::kept(folder, "root.ext4", PACKAGES, |image| {
+        eprintln!("== root file system");
+        let tree = folder.join("root.tree");
+        debian::remove(&tree)?;
+        workspace::complete(
+            Command::new("mmdebstrap")
+                .args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Apt::Install-Recommends \"0\""])
+                .args([debian::UNFLUSHED, &format!("--include={PACKAGES}")])
+                .args(["doc", "man", "locale"].map(|part| format!("--dpkgopt=path-exclude=/usr/share/{part}/*")))
+                // The tests make clusters of their own.
+                .arg(
+                    "--essential-hook=mkdir -p \"$1/etc/postgresql-common/createcluster.d\" && echo create_main_cluster = \
+                     false > \"$1/etc/postgresql-common/createcluster.d/steth.conf\"",
+                )
+                .arg(debian::RELEASE)
+                .arg(&tree),
+        )?;
+        make_image(&tree, image, SIZE)?;
+        debian::remove(&tree)
+    })
 }
 
 /// Puts a folder into an ext4 image; what is not used takes no room on disk.
 pub fn make_image(tree: &Path, image: &Path, size: &str) -> Result<()> {
-    let part = image.with_extension("part");
+    let part = image.with_extension("unfinished");
     let _ = fs::remove_file(&part);
     workspace::complete(
         Command::new("mke2fs")

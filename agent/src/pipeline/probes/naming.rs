@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 
 use steth_probes::socket::tcp_state;
 
-use super::{PROC, Probes};
-use crate::{
-    host,
-    model::event::{PeerSeen, Reading, ServiceSeen},
-};
+use super::Probes;
+use crate::model::event::{PeerSeen, Reading, ServiceSeen};
 
 impl Probes {
     pub(super) fn name_services(&mut self, services: &[ServiceSeen]) {
@@ -28,10 +25,10 @@ impl Probes {
                 }
             }
             if let Some(postmaster) = service.cluster_pid {
-                if let Some(version) = host::server_version(PROC.as_ref(), postmaster) {
+                if let Some(version) = self.clusters.server_version(postmaster) {
                     self.names.set_server_version(service.number, version);
                 }
-                self.postmasters.insert(service.number, (postmaster, host::max_connections(PROC.as_ref(), postmaster)));
+                self.postmasters.insert(service.number, (postmaster, self.clusters.max_connections(postmaster)));
             }
             if self.told.wants(&name) {
                 self.mark(service.number, &name);

@@ -9,10 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    super::code::{Place, open_within},
-    elf::Elf,
-};
+use super::{super::code::Place, elf::Elf};
+use crate::files::open_within;
 
 /// Where distributions put debug information.
 const FOLDER: &str = "/usr/lib/debug";

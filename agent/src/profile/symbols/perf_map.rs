@@ -10,14 +10,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    super::{
-        code::{open_under, open_within},
-        mappings::Process,
-    },
-    names::Names,
+use super::{super::mappings::Process, names::Names};
+use crate::{
+    files::{open_under, open_within},
+    model::profile::{Frame, Origin},
 };
-use crate::model::profile::{Frame, Origin};
 
 /// Functions that are kept of one process.
 const FUNCTIONS: usize = 200_000;
@@ -141,5 +138,20 @@ fn take_apart(name: &str) -> (String, &str, u32) {
     match (column.and_then(|column| column.parse::<u32>().ok()), line.and_then(|line| line.parse().ok()), file) {
         (Some(_), Some(line), Some(file)) => (function.to_owned(), file.trim_start_matches("file://"), line),
         _ => (function.to_owned(), place, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_cut_and_what_is_no_stretch_is_left_out() {
+        let line = format!("1000 10 {}\n", "é".repeat(1_000));
+        let (start, end, name) = parse(line.as_bytes()).unwrap();
+        assert_eq!((start, end, name.len()), (0x1000, 0x1010, NAME_BYTES));
+        for line in ["1000 0 empty", "ffffffffffffffff 10 beyond", "1000 10 ", "x 10 y", "1000"] {
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use object::{
     LittleEndian,
     elf::{self, FileHeader64},
     read::{
-        ReadCache, ReadRef,
+        ReadRef,
         elf::{FileHeader as _, NoteIterator, ProgramHeader as _, SectionHeader as _, SectionTable},
     },
 };
@@ -23,13 +23,12 @@ use super::{
     CodeRange, FileTable, Gap, Identity,
     rows::{Rows, Section},
 };
+use crate::files::{MOST_AT_ONCE, Parts, open_regular};
 
 type Header = FileHeader64<LittleEndian>;
 type Segment = elf::ProgramHeader64<LittleEndian>;
 
 const ENDIAN: LittleEndian = LittleEndian;
-/// Longest part that is read at once: call frame information of the largest programs known is a third of that.
-const MAX_PART: u64 = 64 << 20;
 /// Bytes of code that go into a hash.
 const MAX_HASHED: u64 = 64 << 20;
 /// Stretches of code of one file; more than a handful has none.
@@ -71,11 +70,7 @@ impl CodeFile {
     /// # Errors
     /// See [`Unfit`].
     pub fn open(path: &Path) -> Result<Self, Unfit> {
-        let file = File::open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file").into());
-        }
-        Self::of(file)
+        Self::of(open_regular(path)?)
     }
 
     /// Reads the headers of an open file.
@@ -84,8 +79,8 @@ impl CodeFile {
     /// See [`Unfit`].
     pub fn of(file: File) -> Result<Self, Unfit> {
         let (identity, code) = {
-            let cache = ReadCache::new(&file);
-            let image = Image::of_program(Bounded(&cache))?;
+            let parts = Parts::of(&file);
+            let image = Image::of_program(&parts)?;
             let identity = match image.build_id() {
                 Some(build_id) => Identity::BuildId(build_id),
                 None => hash(&image.code, |at, bytes| file.read_exact_at(bytes, at))?,
@@ -111,8 +106,8 @@ impl CodeFile {
     /// # Errors
     /// If its headers have become unreadable since.
     pub fn table(&self, path: Option<&Path>, debug_folder: &Path) -> Result<FileTable, Unfit> {
-        let cache = ReadCache::new(&self.file);
-        let image = Image::of_program(Bounded(&cache))?;
+        let parts = Parts::of(&self.file);
+        let image = Image::of_program(&parts)?;
         let mut rows = Rows::new();
         let mut unread = image.add_to(&mut rows);
         if unread == Some(Gap::Nothing) {
@@ -250,7 +245,7 @@ impl<'data, R: ReadRef<'data>> Image<'data, R> {
         let holds = loaded.into_iter().find(|range| begin.wrapping_sub(range.address) < range.size)?;
         let skipped = begin - holds.address;
         // Up to the end of what is loaded with it; it has an end of its own.
-        let size = (holds.size - skipped).min(MAX_PART);
+        let size = (holds.size - skipped).min(MOST_AT_ONCE);
         Some((self.data.read_bytes_at(holds.offset.checked_add(skipped)?, size).ok()?, begin))
     }
 }
@@ -320,9 +315,8 @@ fn add_debug_file<'data>(
     program: &Image<'data, impl ReadRef<'data>>,
     rows: &mut Rows,
 ) -> Option<Option<Gap>> {
-    let file = File::open(place).ok().filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file()))?;
-    let cache = ReadCache::new(file);
-    let image = Image::of(Bounded(&cache)).ok()?;
+    let parts = Parts::of(open_regular(place).ok()?);
+    let image = Image::of(&parts).ok()?;
     // Its segments say where the program's are loaded; where they stand in the file is the program's own affair.
     let addresses = |code: &[CodeRange]| code.iter().map(|range| range.address).collect::<Vec<_>>();
     let same = match program.build_id() {
@@ -330,22 +324,4 @@ fn add_debug_file<'data>(
         None => addresses(&image.code) == addresses(&program.code),
     };
     same.then(|| image.add_to(rows)).filter(|gap| *gap != Some(Gap::Nothing))
-}
-
-/// Refuses to read more at once than [`MAX_PART`]: headers may say anything.
-#[derive(Clone, Copy)]
-struct Bounded<R>(R);
-
-impl<'data, R: ReadRef<'data>> ReadRef<'data> for Bounded<R> {
-    fn len(self) -> Result<u64, ()> {
-        self.0.len()
-    }
-
-    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'data [u8], ()> {
-        if size > MAX_PART { Err(()) } else { self.0.read_bytes_at(offset, size) }
-    }
-
-    fn read_bytes_at_until(self, range: std::ops::Range<u64>, delimiter: u8) -> Result<&'data [u8], ()> {
-        self.0.read_bytes_at_until(range, delimiter)
-    }
 }

@@ -314,7 +314,7 @@ fn what_is_no_code_says_so() {
     let mut other = fs::read(SHORT).unwrap();
     other[0x12] = 183;
     assert_eq!(why(&other), "it is not for x86-64 (machine 183)");
-    assert!(CodeFile::open(folder.path()).unwrap_err().to_string().contains("no regular file"));
+    assert!(CodeFile::open(folder.path()).unwrap_err().to_string().contains("not a regular file"));
     assert!(CodeFile::open(&folder.path().join("none")).unwrap_err().to_string().contains("cannot read"));
 }
 

@@ -17,7 +17,7 @@ use super::{
     host_settings::{Hidden, HostSettings},
     output::Running,
 };
-use crate::{setup, workspace};
+use crate::{debian, workspace};
 
 /// What any Debian that is installed has and the smallest one lacks: without it no registry is believed.
 const INSTALLED: &str = "ca-certificates";
@@ -108,24 +108,12 @@ impl Copy {
 /// # Errors
 /// Not root, or the mirror does not answer.
 pub fn clean(folder: &Path, packages: &[&str], settings: &HostSettings, group: &Group) -> Result<PathBuf> {
-    let (root, list) = (folder.join("debian12"), folder.join("debian12.packages"));
     let packages = [&[INSTALLED], packages].concat().join(",");
-    if root.exists() && fs::read_to_string(&list).ok().as_deref() == Some(&packages) {
-        return Ok(root);
-    }
-    if !setup::command("mmdebstrap") {
-        setup::install_debian(&["mmdebstrap"])?;
-    }
-    // Under another name until it is whole.
-    let part = folder.join("debian12.part");
-    for old in [&root, &part] {
-        remove(old)?;
-    }
-    let mut command = mmdebstrap(&packages, &part, settings, group);
-    Running::start(&mut command, "mmdebstrap", &settings.hidden)?.wait(MADE_WITHIN)?;
-    fs::rename(&part, &root).with_context(|| format!("cannot name {}", root.display()))?;
-    fs::write(&list, packages).with_context(|| format!("cannot write {}", list.display()))?;
-    Ok(root)
+    debian::kept(folder, "debian12", &packages, |tree| {
+        let mut command = mmdebstrap(&packages, tree, settings, group);
+        Running::start(&mut command, "mmdebstrap", &settings.hidden)?.wait(MADE_WITHIN)?;
+        Ok(())
+    })
 }
 
 /// Of mirrors as this host has them; what says which these are does not stay in it.
@@ -136,15 +124,14 @@ fn mmdebstrap(packages: &str, target: &Path, settings: &HostSettings, group: &Gr
     // As apt installs what a newcomer names.
     command.arg("--aptopt=APT::Install-Recommends \"true\"");
     command.arg(format!("--aptopt={}", settings.apt_options().display()));
-    // What is not whole is made anew, so nothing is flushed to disk in between.
-    command.arg("--dpkgopt=force-unsafe-io");
+    command.arg(debian::UNFLUSHED);
     command.arg(
         "--customize-hook=cd \"$1/etc\" && rm -f apt/apt.conf.d/99mmdebstrap dpkg/dpkg.cfg.d/99mmdebstrap resolv.conf",
     );
     if !settings.sources().is_empty() {
         command.arg("--customize-hook=rm -rf \"$1\"/etc/apt/sources.list \"$1\"/etc/apt/sources.list.d/*");
     }
-    command.arg("bookworm").arg(target).args(settings.sources());
+    command.arg(debian::RELEASE).arg(target).args(settings.sources());
     command
 }
 
@@ -160,15 +147,8 @@ fn remove_left(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(COPY) {
-            remove(&entry.path())?;
+            debian::remove(&entry.path())?;
         }
     }
     Ok(())
-}
-
-fn remove(tree: &Path) -> Result<()> {
-    if !tree.exists() {
-        return Ok(());
-    }
-    fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))
 }
