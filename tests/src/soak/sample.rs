@@ -1,6 +1,6 @@
 //! What an agent takes at one moment, from /proc. Knows proc(5), not what the agent does.
 
-use std::{fmt, fs};
+use std::{collections::BTreeMap, fmt, fs};
 
 use anyhow::{Context, Result};
 
@@ -29,17 +29,18 @@ impl Sample {
         };
         let memory = read("smaps_rollup")?;
         let mib = |key: &str| number(&memory, key).map(|kib| kib / 1024.0).with_context(|| format!("no {key}"));
-        let (mut descriptors, mut maps) = (0.0, 0.0);
+        // One map may be held twice.
+        let (mut descriptors, mut maps) = (0.0, BTreeMap::new());
         for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))?.flatten() {
             descriptors += 1.0;
             // It may have been closed since.
             let text = fs::read_to_string(entry.path()).unwrap_or_default();
-            if text.contains("\nmap_id:") {
-                maps += number(&text, "memlock:").unwrap_or(0.0);
+            if let Some(id) = number(&text, "map_id:") {
+                maps.insert(id.to_bits(), number(&text, "memlock:").unwrap_or(0.0));
             }
         }
         let threads = number(&read("status")?, "Threads:").context("no threads")?;
-        Ok(Self([mib("Rss:")?, mib("Pss:")?, descriptors, threads, maps / f64::from(1 << 20)]))
+        Ok(Self([mib("Rss:")?, mib("Pss:")?, descriptors, threads, maps.values().sum::<f64>() / f64::from(1 << 20)]))
     }
 }
 
