@@ -141,9 +141,7 @@ fn killed_at_any_moment_it_leaves_nothing_in_the_kernel_and_the_next_start_is_cl
     // An agent of somebody else sets the same ones.
     let none = || Ok((breakpoints(observed.postgres.id()) == 0).then_some(()));
     wait::poll("no breakpoint in OpenSSL", SOON, none).unwrap();
-    let agent = Agent::start(&state(folder.path())).unwrap();
-    agent.settled().unwrap();
-    assert!(agent.stop().unwrap().success());
+    assert_the_next_start_is_clean(folder.path());
     observed.end().unwrap();
 }
 
@@ -157,6 +155,16 @@ fn within(group: &Group, folder: &Path) -> PathBuf {
     script
 }
 
+fn begin_within(group: &Group, folder: &Path) -> (Process, tempfile::TempDir) {
+    Agent::begin(&Options { program: Some(within(group, folder)), ..state(folder) }).unwrap()
+}
+
+fn assert_the_next_start_is_clean(folder: &Path) {
+    let agent = Agent::start(&state(folder)).unwrap();
+    agent.settled().unwrap();
+    assert!(agent.stop().unwrap().success());
+}
+
 #[test]
 fn without_memory_it_is_killed_and_the_next_start_is_clean() {
     need_postgres!();
@@ -167,12 +175,9 @@ fn without_memory_it_is_killed_and_the_next_start_is_clean() {
     };
     let folder = tempfile::tempdir().unwrap();
     let observed = Observed::start().unwrap();
-    let options = Options { program: Some(within(&group, folder.path())), ..state(folder.path()) };
-    let (mut process, _folder) = Agent::begin(&options).unwrap();
+    let (mut process, _folder) = begin_within(&group, folder.path());
     assert_eq!(process.wait(SOON).unwrap().signal(), Some(9), "{}", process.log());
-    let agent = Agent::start(&state(folder.path())).unwrap();
-    agent.settled().unwrap();
-    assert!(agent.stop().unwrap().success());
+    assert_the_next_start_is_clean(folder.path());
     observed.end().unwrap();
 }
 
@@ -186,8 +191,7 @@ fn when_memory_runs_out_under_load_it_is_killed_and_the_next_start_is_clean() {
     };
     let folder = tempfile::tempdir().unwrap();
     let observed = Observed::start().unwrap();
-    let options = Options { program: Some(within(&group, folder.path())), ..state(folder.path()) };
-    let (mut process, _folder) = Agent::begin(&options).unwrap();
+    let (mut process, _folder) = begin_within(&group, folder.path());
     process.wait_for_line("its address", SOON, |line| line.starts_with("ready: ").then_some(())).unwrap();
     let mut session = Session::open(&observed.postgres, &observed.database).unwrap();
     let (mut statements, mut had) = (0, 0);
@@ -205,9 +209,7 @@ fn when_memory_runs_out_under_load_it_is_killed_and_the_next_start_is_clean() {
     wait::poll("the agent to be killed", SOON, killed).unwrap();
     assert_eq!(process.wait(SOON).unwrap().signal(), Some(9), "{}", process.log());
     println!("memory: killed at {} MiB, after {statements} new statements", had >> 20);
-    let agent = Agent::start(&state(folder.path())).unwrap();
-    agent.settled().unwrap();
-    assert!(agent.stop().unwrap().success());
+    assert_the_next_start_is_clean(folder.path());
     observed.end().unwrap();
 }
 
