@@ -8,6 +8,11 @@ use std::{
     ops::Range,
     os::fd::OwnedFd,
     path::Path,
+    sync::{
+        OnceLock,
+        mpsc::{Sender, channel},
+    },
+    thread,
 };
 
 use object::read::{ReadCache, ReadCacheOps, ReadRef};
@@ -19,6 +24,8 @@ const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLO
 pub const MOST_AT_ONCE: u64 = 64 << 20;
 /// Most that is read of one file by its headers, which may lie over each other.
 const MOST_IN_ALL: u64 = 256 << 20;
+/// For a thread that only closes files.
+const STACK_BYTES: usize = 64 << 10;
 /// What is held for a string beside its bytes.
 const OF_STRING: u64 = 128;
 
@@ -45,6 +52,22 @@ pub fn open_within(root: &Path, path: &Path) -> io::Result<File> {
 /// If it cannot be opened or is no regular file.
 pub fn open_under(root: &OwnedFd, path: &Path) -> io::Result<File> {
     regular(rustix::fs::openat2(root, path, FLAGS, Mode::empty(), ResolveFlags::IN_ROOT)?)
+}
+
+/// Closes a file on a thread for that: a file system that hangs may have whoever closes one of its files wait (Linux, fs/fuse/file.c,
+/// `fuse_flush`). What waits there stays open.
+pub fn close_apart(file: File) {
+    static CLOSER: OnceLock<Option<Sender<File>>> = OnceLock::new();
+    let start = || {
+        let (sender, files) = channel();
+        let work = move || files.into_iter().for_each(drop::<File>);
+        let started = thread::Builder::new().name("steth-closer".into()).stack_size(STACK_BYTES).spawn(work);
+        started.is_ok().then_some(sender)
+    };
+    match CLOSER.get_or_init(start) {
+        Some(closer) => drop(closer.send(file)),
+        None => drop(file),
+    }
 }
 
 fn regular(file: OwnedFd) -> io::Result<File> {

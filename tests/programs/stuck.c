@@ -2,7 +2,8 @@
  *
  * stuck FILE lock: maps FILE (shared), writes to it and maps something else over it. The kernel then writes the file back while
  * it holds the process's mmap_lock for writing (Linux, fs/fuse/file.c, fuse_vma_close), which is answered to nobody: whoever
- * reads the process's /proc/PID/maps or cmdline waits for that lock.
+ * reads the process's /proc/PID/maps or cmdline waits for that lock. Another thread of the process spends CPU time all the while, so
+ * that it is met by whoever takes samples.
  * stuck FILE run PROGRAM ARGUMENT: runs a copy of PROGRAM that lies on the file system; what is asked about the file from then on
  * is not even taken. (A request that was taken and not answered holds whoever asked beyond SIGKILL: fs/fuse/dev.c,
  * request_wait_answer.)
@@ -14,6 +15,7 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,7 +90,20 @@ static void serve(struct fuse_in_header *in) {
     }
 }
 
+static volatile unsigned long spun;
+
+static void *spin(void *nothing) {
+    (void)nothing;
+    if (nice(19) != 19) fail("nice");
+    for (;;) spun++;
+    return NULL;
+}
+
 static void map_over(const char *file) {
+    pthread_t spinner;
+    if (pthread_create(&spinner, NULL, spin, NULL)) fail("thread");
+    // Once it runs, it needs nothing of the kernel any more.
+    while (spun < 1000000) usleep(1000);
     int own = open(file, O_RDWR);
     struct stat status;
     // The kernel believes in a file without bytes until it has asked.

@@ -201,10 +201,12 @@ fn when_memory_runs_out_under_load_it_is_killed_and_the_next_start_is_clean() {
             statements += 1;
             assert_eq!(session.query(&format!("select 1 as c{statements}"))?, None);
         }
-        if let Ok(bytes) = group.limit_to_what_it_has() {
+        let limited = group.limit_to_what_it_has();
+        let is_gone = fs::read_to_string(group.folder().join("cgroup.procs"))?.is_empty();
+        if let (Ok(bytes), false) = (limited, is_gone) {
             had = bytes;
         }
-        Ok(fs::read_to_string(group.folder().join("cgroup.procs"))?.is_empty().then_some(()))
+        Ok(is_gone.then_some(()))
     };
     wait::poll("the agent to be killed", SOON, killed).unwrap();
     assert_eq!(process.wait(SOON).unwrap().signal(), Some(9), "{}", process.log());

@@ -62,6 +62,13 @@ fn goes_on_beside_a_stuck_process(way: &[&str], and_new_ones: bool) {
         since.elapsed()
     });
     println!("stuck: the longest of 10 answers took {:?}", longest.max().unwrap());
+    // Such as that of the process itself, some threads of which go on.
+    for what in ["", "&kind=off-cpu", &format!("&pid={pid}"), "&kind=wall", ""] {
+        let since = Instant::now();
+        let answer = http::get(&format!("http://{}/api/v1/flame?seconds=1{what}", agent.address())).unwrap();
+        println!("stuck: a profile of one second took {:?}, {}", since.elapsed(), answer.status);
+        assert_eq!(answer.status, 200, "{what}: {}", answer.body);
+    }
     let all_told = || Ok(all.iter().all(|pid| is_told(*pid)).then_some(()));
     wait::poll("a word about each", SOON, all_told)
         .unwrap_or_else(|error| panic!("{error:#} {all:?}\n{}", agent.log()));

@@ -1,4 +1,5 @@
-//! Floods of names: what they take is bounded, what they do not find room for is counted, and others keep theirs.
+//! Floods of names: what they take is bounded, what they do not find room for is counted, others keep theirs, and whoever is
+//! observed does not notice.
 
 use std::fmt::Write;
 
@@ -6,9 +7,9 @@ use steth_tests::{
     agent::{Agent, Options},
     exposition::Exposition,
     need_bpf, need_postgres, need_program,
+    observed::Observed,
     pgbouncer::Pgbouncer,
     pgwire::Session,
-    postgres::Postgres,
     programs::{CONNECT, PEERS, Program},
     skipped,
 };
@@ -36,7 +37,7 @@ fn a_flood_of_peers_leaves_room_for_new_statements() {
     need_postgres!();
     const PEERS_CALLED: f64 = 1000.0;
     // Before the agent, so that what it takes to make a cluster takes no room.
-    let postgres = Postgres::start().unwrap();
+    let observed = Observed::start().unwrap();
     // Some 1,800 cells, which are kept for each processor: the peers find no room for all of theirs.
     let sections = format!("[kernel]\nmemory = \"{}MiB\"\n", 10 * possible_processors());
     let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
@@ -48,8 +49,8 @@ fn a_flood_of_peers_leaves_room_for_new_statements() {
     assert!(counted > 0.0 && counted + full(&metrics, "histograms") >= PEERS_CALLED, "{counted} of {PEERS_CALLED}");
     assert!(full(&metrics, "histograms") > 0.0, "there was room for all");
 
-    postgres.psql("postgres", "create database flooded").unwrap();
-    let mut session = Session::open(&postgres, "flooded").unwrap();
+    observed.postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&observed.postgres, "flooded").unwrap();
     for _ in 0..7 {
         session.query("select 'never seen before', 1 + 1").unwrap();
     }
@@ -59,6 +60,7 @@ fn a_flood_of_peers_leaves_room_for_new_statements() {
         assert_eq!(metrics.sum("steth_postgres_query_duration_seconds_count", &own), 7.0, "{role}");
     }
     assert!(agent.stop().unwrap().success());
+    observed.end().unwrap();
 }
 
 #[test]
@@ -69,9 +71,9 @@ fn of_a_hundred_thousand_statements_each_is_counted() {
     // What `limits.shown_queries` is for agents of tests.
     const SHOWN: usize = 1000;
     let agent = Agent::start(&Options::default()).unwrap();
-    let postgres = Postgres::start().unwrap();
-    postgres.psql("postgres", "create database flooded").unwrap();
-    let mut session = Session::open(&postgres, "flooded").unwrap();
+    let observed = Observed::start().unwrap();
+    observed.postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&observed.postgres, "flooded").unwrap();
     for statement in 0..STATEMENTS {
         assert_eq!(session.query(&format!("select 1 as c{statement}")).unwrap(), None);
     }
@@ -88,6 +90,7 @@ fn of_a_hundred_thousand_statements_each_is_counted() {
     }
     assert_bounded(&metrics);
     assert!(agent.stop().unwrap().success());
+    observed.end().unwrap();
 }
 
 /// A pooler takes them: a server's process for each would need the memory of a large machine. Both ends are on this host.
@@ -106,9 +109,9 @@ fn queries_of_ten_thousand_connections_are_each_counted() {
     for (memory, room) in [("32MiB", false), ("96MiB", true)] {
         let sections = format!("[kernel]\nmemory = \"{memory}\"\n");
         let agent = Agent::start(&Options { sections, ..Options::default() }).unwrap();
-        let postgres = Postgres::start().unwrap();
-        let pooler = Pgbouncer::start(&postgres, "transaction", 10).unwrap();
-        let database = postgres.create_database().unwrap();
+        let observed = Observed::start().unwrap();
+        let pooler = Pgbouncer::start(&observed.postgres, "transaction", 10).unwrap();
+        let database = observed.postgres.create_database().unwrap();
         let mut sessions: Vec<Session> =
             (0..CONNECTIONS).map(|_| Session::open_at(pooler.port, &database).unwrap()).collect();
         for _ in 0..2 {
@@ -129,6 +132,7 @@ fn queries_of_ten_thousand_connections_are_each_counted() {
         // A conversation that is forgotten is found again by its next request; its names are not.
         assert_eq!(full(&metrics, "wires") == 0.0, room, "{memory}");
         assert_bounded(&metrics);
+        observed.end().unwrap();
     }
 }
 
@@ -158,9 +162,9 @@ fn a_flood_of_sqlstates_leaves_room_for_other_counters_and_loses_none() {
     // Each is a cell at either end, of 8,192 that there are for everything.
     const STATES: u32 = 4000;
     let agent = Agent::start(&Options::default()).unwrap();
-    let postgres = Postgres::start().unwrap();
-    postgres.psql("postgres", "create database flooded").unwrap();
-    let mut session = Session::open(&postgres, "flooded").unwrap();
+    let observed = Observed::start().unwrap();
+    observed.postgres.psql("postgres", "create database flooded").unwrap();
+    let mut session = Session::open(&observed.postgres, "flooded").unwrap();
     for state in 0..STATES {
         let mut sqlstate = String::from("S");
         let _ = write!(sqlstate, "{state:04}");
@@ -182,4 +186,5 @@ fn a_flood_of_sqlstates_leaves_room_for_other_counters_and_loses_none() {
     let refused = [("service", caller.name.as_str()), ("syscall", "connect"), ("errno", "ECONNREFUSED")];
     assert_eq!(metrics.sum("steth_syscall_errors_total", &refused), 1.0);
     assert!(agent.stop().unwrap().success());
+    observed.end().unwrap();
 }

@@ -1,11 +1,13 @@
-//! A kernel without a hook, or without a field of its structures: what needs it is named, and all else runs.
+//! A kernel without a hook, or without a field of its structures: what needs it is named, all else runs, and whoever is observed
+//! does not notice.
 
 use std::path::Path;
 
 use steth_tests::{
     agent::{Agent, Options, steth},
     exposition::Exposition,
-    need_bpf, need_program,
+    need_bpf, need_postgres, need_program,
+    observed::Observed,
     programs::{CONNECT, Program},
 };
 
@@ -63,6 +65,8 @@ fn without(probes: &[&str]) -> String {
 fn without_any_probe_the_rest_runs() {
     need_bpf!();
     need_program!("gcc");
+    need_postgres!();
+    let observed = Observed::start().unwrap();
     let connect = Program::build("conn", CONNECT).unwrap();
     let all = attached(&Agent::start(&Options::default()).unwrap().scrape().unwrap());
     let mut tried = LEFT_OUT.concat();
@@ -82,6 +86,7 @@ fn without_any_probe_the_rest_runs() {
         }
         assert!(agent.stop().unwrap().success());
     }
+    observed.end().unwrap();
 }
 
 #[test]
@@ -160,6 +165,8 @@ const CASES: &[Case] = &[
 fn a_field_that_this_kernel_lacks_stops_only_what_reads_it() {
     need_bpf!();
     need_program!("gcc");
+    need_postgres!();
+    let observed = Observed::start().unwrap();
     let connect = Program::build("conn", CONNECT).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let with_all = doctor("");
@@ -190,6 +197,7 @@ fn a_field_that_this_kernel_lacks_stops_only_what_reads_it() {
         assert_eq!(log.contains(field), !stopped.is_empty(), "{log}");
         assert!(agent.stop().unwrap().success());
     }
+    observed.end().unwrap();
 }
 
 #[test]

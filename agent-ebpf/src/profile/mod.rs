@@ -32,9 +32,12 @@ use crate::{
 const OF_CLOCKS: u32 = 0;
 const OF_SWITCHES: u32 = 1;
 const OF_RETURNS: u32 = 2;
-const OF_PASSES: u32 = 3;
+/// Of passes over threads.
+const OF_STILL: u32 = 3;
+/// Of passes over what processes have mapped, one of which may take as long as it likes.
+const OF_FILES: u32 = 4;
 /// Work spaces of a CPU.
-pub const SPACES: u32 = 4;
+pub const SPACES: u32 = 5;
 
 /// The clock that always runs.
 #[perf_event]
@@ -307,11 +310,11 @@ fn waits_still(task: Known) -> Option<()> {
     state.left_ns = now_ns;
     if state.away_epoch_ns == sampling.epoch_ns && state.away == TOLD {
         state.left_ns = 0;
-        return tell_wait(OF_PASSES, SampleKind::Back, task, state, ns);
+        return tell_wait(OF_STILL, SampleKind::Back, task, state, ns);
     }
     state.away_epoch_ns = sampling.epoch_ns;
     state.away = IN_CALL;
-    let mut taking = Taking::begin(OF_PASSES, SampleKind::Still, task, state.service, state.sock)?;
+    let mut taking = Taking::begin(OF_STILL, SampleKind::Still, task, state.service, state.sock)?;
     taking.set_weight(ns);
     let (room, bytes) = taking.kernel_frames();
     // SAFETY: as in `tell_wait`.
@@ -351,8 +354,8 @@ fn meet(task: Known, mapping: Known) -> Option<()> {
     if !is_wanted(sampling, asked, task, state.service) {
         return None;
     }
-    let space = PROFILE_SPACES.get_ptr_mut(OF_PASSES)?;
-    // SAFETY: a map value of this CPU; passes do not run at the same time.
+    let space = PROFILE_SPACES.get_ptr_mut(OF_FILES)?;
+    // SAFETY: a map value of this CPU; of these passes there is one at a time.
     unsafe { (*space).world.meet_mapping(task, mapping) }
 }
 

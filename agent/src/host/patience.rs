@@ -68,9 +68,7 @@ impl Default for Patience {
 impl Patience {
     /// The answer to a question about a process, unless it takes too long, or others took too long just now.
     pub fn ask<T: Send + 'static>(&mut self, pid: u32, question: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        self.settle();
-        let is_exhausted = self.late.len() >= MOST_LATE || self.in_vain.len() >= MOST_IN_VAIN;
-        if is_exhausted || self.late.contains_key(&pid) {
+        if !self.may_ask(pid) {
             self.miss(pid);
             return None;
         }
@@ -103,6 +101,12 @@ impl Patience {
                 None
             }
         }
+    }
+
+    /// Whether it would be asked now. For questions that take along what is missed when they are dropped.
+    pub fn may_ask(&mut self, pid: u32) -> bool {
+        self.settle();
+        self.late.len() < MOST_LATE && self.in_vain.len() < MOST_IN_VAIN && !self.late.contains_key(&pid)
     }
 
     /// A process whose answer was missed and that can be asked again; one at a time, as each may take its time again.

@@ -14,12 +14,12 @@ use std::{
 
 use procfs::{
     FromReadSI, KernelStats, ProcError, ProcResult, current_system_info,
-    process::{LimitValue, Process, Stat, all_processes_with_root},
+    process::{Io, LimitValue, Process, Stat, all_processes_with_root},
     ticks_per_second,
 };
 
 use super::{
-    Problem, group, malformed,
+    Patience, Problem, group, malformed,
     memory_limit::memory_limit,
     process_status::{Status, has_ended},
     push,
@@ -43,6 +43,7 @@ pub struct Processes {
     boot_unix_seconds: Option<u64>,
     seen: HashMap<(i32, u64), Seen>,
     groups: HashMap<Arc<str>, Group>,
+    patience: Patience,
 }
 
 /// What one process had counted when it was last seen.
@@ -72,6 +73,9 @@ static COUNTERS: [(&Metric, Option<&str>, Unit); 8] = [
     (&host::PROCESS_READ_BYTES, None, Unit::One),
     (&host::PROCESS_WRITE_BYTES, None, Unit::One),
 ];
+
+/// A state of `/proc/PID/stat`.
+const UNINTERRUPTIBLE: char = 'D';
 
 /// Where control groups are mounted.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
@@ -129,6 +133,7 @@ impl Processes {
             boot_unix_seconds: None,
             seen: HashMap::new(),
             groups: HashMap::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -184,7 +189,9 @@ impl Processes {
         reading.counters[5] = status.nonvoluntary_switches;
         // Kernel threads and the dead have no descriptors and read and write nothing.
         if !is_kernel_thread(&reading.stat) && reading.stat.state != 'Z' {
-            if let Some(io) = reading.unless_denied(process.io())? {
+            if let Some(answer) = self.io(process, reading.stat.state)
+                && let Some(io) = reading.unless_denied(answer)?
+            {
                 reading.counters[6] = io.read_bytes;
                 reading.counters[7] = io.write_bytes;
             }
@@ -194,6 +201,16 @@ impl Processes {
             self.limits(process, &mut reading)?;
         }
         Ok(reading)
+    }
+
+    /// What it has read and written; none if it does not answer. Who is in the middle of an exec holds this back (Linux,
+    /// fs/proc/base.c, `do_io_accounting`), and may wait there for a file system that hangs.
+    fn io(&mut self, process: &Process, state: char) -> Option<ProcResult<Io>> {
+        if state != UNINTERRUPTIBLE {
+            return Some(process.io());
+        }
+        let folder = self.proc.join(process.pid.to_string());
+        self.patience.ask(process.pid.unsigned_abs(), move || Process::new_with_root(folder)?.io())
     }
 
     /// The soft limit of open files, 0 if there is none or it may not be read, and that of memory.

@@ -11,6 +11,7 @@ use std::{
 
 use procfs::process::{Process, Stat};
 
+use super::Patience;
 use crate::model::service::{
     KERNEL, Services, is_postgres, name_from_cgroups, name_from_executable, postgres_cluster, postgres_data_directory,
 };
@@ -36,6 +37,7 @@ pub struct ProcServices {
     proc: PathBuf,
     known: HashMap<(i32, u64), Known>,
     swept: Instant,
+    patience: Patience,
 }
 
 struct Known {
@@ -48,10 +50,10 @@ struct Known {
 impl ProcServices {
     /// Names the processes of the procfs that is mounted there.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
-        Self { proc: proc.into(), known: HashMap::new(), swept: Instant::now() }
+        Self { proc: proc.into(), known: HashMap::new(), swept: Instant::now(), patience: Patience::default() }
     }
 
-    fn name(&self, pid: i32, start_ticks: u64) -> Option<String> {
+    fn name(&mut self, pid: i32, start_ticks: u64) -> Option<String> {
         let folder = self.proc.join(pid.to_string());
         let process = Process::new_with_root(folder.clone()).ok()?;
         if let Some(name) = fs::read_to_string(folder.join("cgroup")).ok().and_then(|text| name_from_cgroups(&text)) {
@@ -59,7 +61,7 @@ impl ProcServices {
         }
         if let Some(executable) = executable(&process) {
             if is_postgres(&executable) {
-                return Some(self.cluster(process, &executable));
+                return self.cluster(process, &executable);
             }
             return Some(executable);
         }
@@ -69,8 +71,8 @@ impl ProcServices {
     }
 
     /// The name of the cluster that a server process belongs to: that of its postmaster, which is the topmost
-    /// ancestor with the same executable.
-    fn cluster(&self, process: Process, name: &str) -> String {
+    /// ancestor with the same executable. None if that does not answer.
+    fn cluster(&mut self, process: Process, name: &str) -> Option<String> {
         let mut postmaster = process;
         for _ in 0..MAX_ANCESTORS {
             let parent = postmaster
@@ -82,13 +84,15 @@ impl ProcServices {
                 None => break,
             }
         }
-        let arguments = postmaster.cmdline().unwrap_or_default();
+        let asked = postmaster.pid.unsigned_abs();
+        let say = move || (postmaster.cmdline().unwrap_or_default(), postmaster.cwd().ok());
+        let (arguments, cwd) = self.patience.ask(asked, say)?;
         let given = postgres_data_directory(arguments.iter().map(String::as_str)).filter(|path| path.starts_with('/'));
         // A server's working directory is its data directory, however the path was given.
-        match given.map(PathBuf::from).or_else(|| postmaster.cwd().ok()) {
+        Some(match given.map(PathBuf::from).or(cwd) {
             Some(directory) => postgres_cluster(&directory.to_string_lossy()),
             None => name.to_owned(),
-        }
+        })
     }
 
     fn sweep(&mut self, now: Instant) {

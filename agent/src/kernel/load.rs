@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     panic::resume_unwind,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread::{self, JoinHandle},
 };
 
@@ -26,6 +26,7 @@ use thiserror::Error;
 use super::{
     btf::{BtfError, KernelTypes},
     lacks::Lacks,
+    pass,
     report::{memory_of, reason},
     sampling::Running,
     sizes::{self, Ends, Sizes, Wanted},
@@ -349,7 +350,7 @@ impl Kernel {
     /// # Errors
     /// If the program was refused, or cannot be run.
     pub fn pass_over_open_files(&mut self) -> Result<(), ProgramError> {
-        run(self.open_files()?)
+        pass::run(self.open_files()?)
     }
 
     fn open_files(&mut self) -> Result<&mut Iter, ProgramError> {
@@ -372,7 +373,7 @@ impl Kernel {
     /// # Errors
     /// If the program was refused, or cannot be run.
     pub fn settle_wall(&mut self) -> Result<(), ProgramError> {
-        run(self.program::<Iter>(WALL_SO_FAR)?)
+        pass::run(self.program::<Iter>(WALL_SO_FAR)?)
     }
 
     fn load_listener_drops(&mut self) -> Result<(), ProgramError> {
@@ -401,8 +402,8 @@ impl Kernel {
     }
 
     /// Attaches the probes of OpenSSL to a file that holds it.
-    pub fn follow(&mut self, path: &Path, found: &Found) -> Looked {
-        self.library.attach(&mut self.ebpf, path, found)
+    pub fn follow(&mut self, found: Found) -> Looked {
+        self.library.attach(&mut self.ebpf, found)
     }
 
     /// Leaves a file alone again.
@@ -419,16 +420,6 @@ impl Kernel {
     pub fn histogram_limit(&self) -> u32 {
         self.settings.histograms
     }
-}
-
-/// Runs an iterator once.
-pub(super) fn run(program: &mut Iter) -> Result<(), ProgramError> {
-    let link = program.attach()?;
-    let link = program.take_link(link)?;
-    let mut file = link.into_file().map_err(io::Error::other)?;
-    // The program writes nothing; reading runs it.
-    io::copy(&mut file, &mut io::sink())?;
-    Ok(())
 }
 
 fn attach(program: Option<&mut Program>, btf: &Btf, probe: &Probe, lacks: &Lacks, options: &Options) -> ProbeState {

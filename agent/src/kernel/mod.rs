@@ -6,6 +6,7 @@ pub mod functions;
 mod lacks;
 pub mod load;
 mod missed;
+mod pass;
 pub mod report;
 pub mod sampling;
 mod sizes;

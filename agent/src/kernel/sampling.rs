@@ -23,7 +23,8 @@ use steth_probes::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
-    load::{Kernel, LoadError, map_data, run, table},
+    load::{Kernel, LoadError, map_data, table},
+    pass,
     report::refusal,
     tables::{Table, Written},
 };
@@ -230,12 +231,13 @@ impl Kernel {
         Ok(())
     }
 
-    /// Has the files told that wanted processes run and that have no unwind table yet.
+    /// Has the files told that wanted processes run and that have no unwind table yet. What is not told in time is told later, or
+    /// with the first sample.
     ///
     /// # Errors
     /// If the kernel refuses to go through its mappings.
     pub fn tell_files(&mut self) -> Result<(), ProgramError> {
-        run(self.program::<Iter>(FILES)?)
+        pass::run_over_mappings(self.program::<Iter>(FILES)?)
     }
 
     /// Has those told that wait still.
@@ -243,7 +245,7 @@ impl Kernel {
     /// # Errors
     /// If the kernel refuses to go through its threads.
     pub fn tell_waiting(&mut self) -> Result<(), ProgramError> {
-        run(self.program::<Iter>(STILL)?)
+        pass::run(self.program::<Iter>(STILL)?)
     }
 
     fn set_state(&mut self, names: &[&str], state: &ProbeState) {

@@ -1,7 +1,13 @@
 //! Attaches the probes of OpenSSL to files that hold it. Knows which functions those are and what their arguments mean, not
 //! which files there are.
 
-use std::{collections::HashSet, io, path::Path};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
@@ -20,7 +26,10 @@ use super::{
     lacks::Lacks,
     report::refusal,
 };
-use crate::model::probe::ProbeState;
+use crate::{
+    files::{close_apart, open_regular},
+    model::probe::ProbeState,
+};
 
 /// Files that are attached to at most. Each takes up to a dozen of the agent's descriptors.
 const FILES: usize = 64;
@@ -44,24 +53,31 @@ const fn wanted(symbol: &'static str, counts: bool, through: bool) -> Wanted {
 pub enum Looked {
     /// It is attached to.
     Attached(Attached),
-    /// It went before it could be attached to.
-    Gone,
     /// It could not be attached to.
     Failed(String),
 }
 
-/// Where a file holds OpenSSL.
+/// A file that holds OpenSSL.
 #[derive(Debug)]
-pub struct Found(Vec<Option<Site>>);
+pub struct Found {
+    /// What people know it by.
+    pub name: PathBuf,
+    file: File,
+    sites: Vec<Option<Site>>,
+}
 
-/// Looks for OpenSSL in a file, which reads it; nothing if it holds none.
+/// Looks for OpenSSL in a file, which reads it; nothing if it holds none. May wait for the process that has it mapped, and for its
+/// file system.
 ///
 /// # Errors
 /// If the file is not there any more.
 pub fn search(path: &Path) -> io::Result<Option<Found>> {
     let wanted: Vec<Wanted> = FUNCTIONS.iter().map(|(wanted, _)| *wanted).collect();
     match sites(path, &wanted) {
-        Ok(sites) if sites.iter().flatten().next().is_some() => Ok(Some(Found(sites))),
+        Ok(sites) if sites.iter().flatten().next().is_some() => {
+            let name = fs::read_link(path).map_or_else(|_| path.to_owned(), |target| path.with_file_name(target));
+            Ok(Some(Found { name, file: open_regular(path)?, sites }))
+        }
         Ok(_) => Ok(None),
         Err(CodeError::Read(error)) if error.kind() == io::ErrorKind::NotFound => Err(error),
         Err(error) => {
@@ -137,13 +153,18 @@ impl Library {
     }
 
     /// Attaches to a file that holds OpenSSL.
-    pub fn attach(&mut self, ebpf: &mut Ebpf, path: &Path, Found(sites): &Found) -> Looked {
+    pub fn attach(&mut self, ebpf: &mut Ebpf, found: Found) -> Looked {
         if self.files >= FILES {
             self.refused += 1;
             return Looked::Failed(format!("{FILES} files with OpenSSL are attached to already"));
         }
+        let Found { file, sites, .. } = found;
+        // Nobody else is on the way to it.
+        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let mut attached = Attached { slow: false, links: Vec::new() };
-        match attach(ebpf, path, sites, &mut attached) {
+        let done = attach(ebpf, &path, &sites, &mut attached);
+        close_apart(file);
+        match done {
             Ok(()) => {
                 self.files += 1;
                 self.slow += usize::from(attached.slow);
@@ -151,8 +172,7 @@ impl Library {
             }
             Err(error) => {
                 detach(ebpf, attached);
-                // A process took its way to the file along.
-                if path.exists() { Looked::Failed(reason(&error)) } else { Looked::Gone }
+                Looked::Failed(reason(&error))
             }
         }
     }

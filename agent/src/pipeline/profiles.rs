@@ -28,6 +28,7 @@ use super::{
 use crate::{
     aggregate::Names,
     config::Config,
+    host::Patience,
     ingest::Samples,
     kernel::{self, Kernel, LoadError, sampling::Sampler},
     model::{
@@ -44,7 +45,7 @@ use crate::{
     },
 };
 
-/// Profiles that are taken at one time.
+/// Profiles that are taken, or made of what was taken, at one time.
 const MOST_SESSIONS: usize = 8;
 /// Longest profile.
 pub const MOST_LENGTH: Duration = Duration::from_secs(600);
@@ -75,6 +76,8 @@ pub struct Profiles {
     sampler: Sampler,
     unwinding: Unwinding,
     pythons: Pythons,
+    /// With those whose samples come.
+    patience: Patience,
     symbolizer: Symbolizer,
     codes: Arc<Mutex<CodeTable>>,
     /// How long a file of code stays open after the last process that had it mapped.
@@ -82,6 +85,8 @@ pub struct Profiles {
     files: Files,
     joiner: Joiner,
     sessions: Vec<Session>,
+    /// Held by each thread that makes a profile.
+    making: Arc<()>,
     /// The piece under way, of what the clock takes that always runs.
     always: Option<Always>,
     /// Who is told of finished pieces, also when the clock ticks otherwise.
@@ -112,12 +117,14 @@ impl Profiles {
             sampler,
             unwinding: Unwinding::start(rows, Arc::clone(&codes), cache)?,
             pythons: Pythons::new(Arc::clone(&codes)),
+            patience: Patience::default(),
             symbolizer: Symbolizer::start(Limits::default(), Arc::clone(&codes))?,
             codes,
             files_kept: config.profile.piece.max(MOST_LENGTH) + FILES_KEPT,
             files: Files::default(),
             joiner: Joiner::default(),
             sessions: Vec::new(),
+            making: Arc::new(()),
             always: None,
             told: None,
             sampling: Sampling::zeroed(),
@@ -236,7 +243,7 @@ impl Profiles {
             closing: None,
         };
         self.forget_changed();
-        self.pythons.begin(session.request.whose.pids(), &self.sampler);
+        self.pythons.begin(session.request.whose.pids(), &self.sampler, &mut self.patience);
         self.sessions.push(session);
         let prepared = self.steer(kernel, names).and_then(|()| kernel.tell_files().map_err(|error| error.to_string()));
         if let Err(error) = prepared {
@@ -251,7 +258,8 @@ impl Profiles {
         if let Some(why) = kernel.cannot_sample(request.kind) {
             return Err(ProfileRefused::Impossible(why));
         }
-        if self.sessions.len() >= MOST_SESSIONS {
+        // One whose names lie on a file system that hangs is being made for as long.
+        if self.sessions.len() + Arc::strong_count(&self.making) > MOST_SESSIONS {
             return Err(ProfileRefused::TooMany(MOST_SESSIONS));
         }
         if request.length > MOST_LENGTH || request.length.is_zero() {
@@ -343,7 +351,7 @@ impl Profiles {
                 Told::Sample(sample) => samples.push(sample),
             }
         }
-        self.unwinding.met(no_tables, &self.sampler, &mut news);
+        self.unwinding.met(no_tables, &self.sampler, &mut self.patience, &mut news);
         self.unwinding.take(&mut self.sampler, &mut news);
         let was_told_who_waits = !still.is_empty();
         if was_told_who_waits {
@@ -356,7 +364,7 @@ impl Profiles {
         if !samples.is_empty() {
             self.was_python = samples.iter().any(|sample| !sample.python.is_empty());
         }
-        self.pythons.take(&samples, &self.sampler);
+        self.pythons.take(&samples, &self.sampler, &mut self.patience);
         for sample in samples {
             let to = if sample.kind == SampleKind::Always { &mut always } else { &mut finished };
             self.joiner.take(sample, to);
@@ -364,7 +372,7 @@ impl Profiles {
         if was_told_who_waits {
             self.joiner.flush(&mut finished);
         }
-        self.pythons.take(&news.walked, &self.sampler);
+        self.pythons.take(&news.walked, &self.sampler, &mut self.patience);
         for sample in news.walked {
             self.joiner.take(sample, &mut finished);
         }
@@ -400,7 +408,9 @@ impl Profiles {
         let (gathered, files) = (session.gathered, self.files.clone());
         let recipe = Recipe { gathered, files, services, queries, python, title };
         let (symbolizer, answer) = (self.symbolizer.clone(), session.request.answer);
+        let making = Arc::clone(&self.making);
         let make = move || {
+            let _making = making;
             let made = recipe.make(&symbolizer).map(Arc::new);
             let _ = answer.send(made.map_err(|error| ProfileRefused::Impossible(error.to_string())));
         };

@@ -14,6 +14,7 @@ use steth_probes::{
 };
 
 use crate::{
+    host::Patience,
     kernel::sampling::Sampler,
     model::{catalog::profile as catalog, sample::Sample, snapshot::Series},
     profile::{
@@ -63,10 +64,10 @@ impl Pythons {
     }
 
     /// Samples of these processes will be taken, or of any.
-    pub fn begin(&mut self, pids: Option<&[u32]>, sampler: &Sampler) {
+    pub fn begin(&mut self, pids: Option<&[u32]>, sampler: &Sampler, patience: &mut Patience) {
         self.forget_gone(sampler);
         match pids {
-            Some(pids) => pids.iter().for_each(|pid| self.look(*pid, sampler)),
+            Some(pids) => pids.iter().for_each(|pid| self.look(*pid, sampler, patience)),
             None => {
                 // Who has the interpreter in a library is met with the first sample that shows it.
                 let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -74,7 +75,7 @@ impl Pythons {
                     let executable = std::fs::read_link(format!("/proc/{pid}/exe"));
                     let name = executable.as_ref().ok().and_then(|path| path.file_name()?.to_str());
                     if name.is_some_and(python::may_hold_it) {
-                        self.look(pid, sampler);
+                        self.look(pid, sampler, patience);
                     }
                 }
             }
@@ -90,11 +91,11 @@ impl Pythons {
     }
 
     /// Looks at the process if this is the first sample that shows an interpreter in it, and names what is in the sample.
-    pub fn take(&mut self, samples: &[Sample], sampler: &Sampler) {
+    pub fn take(&mut self, samples: &[Sample], sampler: &Sampler, patience: &mut Patience) {
         let mut new: HashMap<u32, HashSet<u64>> = HashMap::new();
         for sample in samples {
             if !self.slots.is_empty() && !self.looked_at.contains(&sample.pid) && self.is_shown(sample) {
-                self.look(sample.pid, sampler);
+                self.look(sample.pid, sampler, patience);
             }
             for word in &sample.python {
                 if !self.names.contains_key(&(sample.pid, *word)) {
@@ -103,7 +104,7 @@ impl Pythons {
             }
         }
         for (pid, words) in new {
-            self.name(pid, &words);
+            self.name(pid, &words, patience);
         }
     }
 
@@ -113,13 +114,18 @@ impl Pythons {
         sample.user.iter().any(is_one)
     }
 
-    fn look(&mut self, pid: u32, sampler: &Sampler) {
+    fn look(&mut self, pid: u32, sampler: &Sampler, patience: &mut Patience) {
         if self.looked_at.len() >= MOST_LOOKED_AT {
             self.looked_at.clear();
         }
+        let codes = Arc::clone(&self.codes);
+        let find = move || {
+            let mappings = Mappings::read(Path::new("/proc"), pid, &codes).ok()?;
+            Some(Interpreter::find(&mappings, &mut open(pid)?))
+        };
+        // Who does not answer is looked at with a later sample.
+        let Some(found) = patience.ask(pid, find) else { return };
         self.looked_at.insert(pid);
-        let found = Mappings::read(Path::new("/proc"), pid, &self.codes).ok().zip(open(pid));
-        let found = found.map(|(mappings, mut memory)| Interpreter::find(&mappings, &mut memory));
         let Some(Found::Supported(interpreter)) = found else {
             if self.found.contains_key(&pid) {
                 self.forget(pid, sampler);
@@ -156,15 +162,25 @@ impl Pythons {
         }
     }
 
-    fn name(&mut self, pid: u32, words: &HashSet<u64>) {
-        // Without a name, if the process is gone.
-        let (Some(interpreter), Some(mut memory)) = (self.found.get(&pid), open(pid)) else { return };
+    fn name(&mut self, pid: u32, words: &HashSet<u64>, patience: &mut Patience) {
+        let Some(interpreter) = self.found.get(&pid).cloned() else { return };
         if self.names.len() + words.len() > MOST_NAMES {
             return;
         }
+        if !patience.may_ask(pid) {
+            return;
+        }
         let places: Vec<_> = words.iter().map(|word| FrameWord(*word).frame()).collect();
-        let named = self.descriptions.describe(pid, interpreter, &mut memory, &places);
-        self.names.extend(words.iter().map(|word| (pid, *word)).zip(named));
+        // Whoever does not answer in time keeps them; they are made anew then.
+        let mut descriptions = std::mem::take(&mut self.descriptions);
+        let describe = move || {
+            let named = open(pid).map(|mut memory| descriptions.describe(pid, &interpreter, &mut memory, &places));
+            (descriptions, named)
+        };
+        let Some((descriptions, named)) = patience.ask(pid, describe) else { return };
+        self.descriptions = descriptions;
+        // Without a name, if the process is gone.
+        self.names.extend(words.iter().map(|word| (pid, *word)).zip(named.into_iter().flatten()));
     }
 
     /// The series of this moment.

@@ -116,21 +116,20 @@ impl TlsFiles {
         if !self.known.contains_key(&file) {
             let read = path.to_owned();
             let Some(Ok(found)) = self.patience.ask(pid, move || tls::search(&read)) else { return };
-            // What people know it by.
-            let named = std::fs::read_link(path).map_or_else(|_| path.to_owned(), |target| path.with_file_name(target));
-            let followed = match found.map(|found| kernel.follow(path, &found)) {
-                Some(Looked::Gone) => return,
-                None => None,
-                Some(Looked::Attached(attached)) => {
-                    let slow = if attached.slow { ", slowly: each call takes 10 µs more" } else { "" };
-                    tracing::info!("follows OpenSSL in {}{slow}", named.display());
-                    Some(Followed { attached, path: named })
+            let followed = found.and_then(|found| {
+                let path = found.name.clone();
+                match kernel.follow(found) {
+                    Looked::Attached(attached) => {
+                        let slow = if attached.slow { ", slowly: each call takes 10 µs more" } else { "" };
+                        tracing::info!("follows OpenSSL in {}{slow}", path.display());
+                        Some(Followed { attached, path })
+                    }
+                    Looked::Failed(reason) => {
+                        tracing::warn!("Postgres behind TLS is not seen in users of {}: {reason}", path.display());
+                        None
+                    }
                 }
-                Some(Looked::Failed(reason)) => {
-                    tracing::warn!("Postgres behind TLS is not seen in users of {}: {reason}", named.display());
-                    None
-                }
-            };
+            });
             self.known.insert(file, followed);
         }
         // Failing means that the kernel tells of it again.

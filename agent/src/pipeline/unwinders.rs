@@ -18,6 +18,7 @@ use steth_probes::{
 use tokio::sync::Notify;
 
 use crate::{
+    host::Patience,
     model::sample::{NoTable, Sample},
     profile::{
         code::{Code, CodeTable},
@@ -225,18 +226,20 @@ fn inner_tid(pid: u32, tid: u32) -> Option<u32> {
 struct Worker {
     cache: Option<Cache>,
     codes: Arc<Mutex<CodeTable>>,
+    patience: Patience,
     /// What stands for files in frames, by their numbers: the same in all walks, as profiles may overlap.
     slots: HashMap<u64, u32>,
     /// Of the walk under way.
     known: HashMap<u64, Option<Arc<FileTable>>>,
     /// Of the pages of code that the kernel maps into each process, by their length: one for each kind of process.
-    vdsos: HashMap<u64, Option<Arc<FileTable>>>,
+    vdsos: HashMap<u64, Arc<FileTable>>,
 }
 
 impl Worker {
     fn new(codes: &Arc<Mutex<CodeTable>>, cache: Option<PathBuf>) -> Self {
         let (codes, cache) = (Arc::clone(codes), cache.and_then(open_cache));
-        Self { cache, codes, known: HashMap::new(), slots: HashMap::new(), vdsos: HashMap::new() }
+        let (known, slots, vdsos) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { cache, codes, patience: Patience::default(), known, slots, vdsos }
     }
 
     fn run(mut self, asked: &mpsc::Receiver<Work>, tell: &mpsc::Sender<Done>, made: &Notify) {
@@ -254,7 +257,7 @@ impl Worker {
                 Work::Build { told, code } => {
                     let table = match &code {
                         Some(code) => self.table(code),
-                        None => vdso(told.pid, told.start).ok_or(Without::Unreadable),
+                        None => self.vdso(told.pid, told.start).ok_or(Without::Unreadable),
                     };
                     let has_rows = |table: FileTable| match table.rows.is_empty() {
                         true => Err(Without::Empty),
@@ -333,13 +336,18 @@ impl Worker {
     }
 
     fn process(&mut self, pid: u32, files: &mut HashMap<u64, (u32, Arc<Code>)>) -> Option<Process> {
-        let mappings = Mappings::read(Path::new("/proc"), pid, &self.codes).ok()?;
-        let python = python::ProcessMemory::open(Path::new("/proc"), pid)
-            .map(|mut memory| Interpreter::find(&mappings, &mut memory));
-        let python = match python {
-            Ok(Found::Supported(interpreter)) => Some(interpreter),
-            _ => None,
+        let codes = Arc::clone(&self.codes);
+        let look = move || {
+            let mappings = Mappings::read(Path::new("/proc"), pid, &codes).ok()?;
+            let python = python::ProcessMemory::open(Path::new("/proc"), pid)
+                .map(|mut memory| Interpreter::find(&mappings, &mut memory));
+            let python = match python {
+                Ok(Found::Supported(interpreter)) => Some(interpreter),
+                _ => None,
+            };
+            Some((mappings, python))
         };
+        let (mappings, python) = self.patience.ask(pid, look).flatten()?;
         let mut code = Vec::new();
         for area in mappings.areas() {
             let (content, slot, table) = match &area.backing {
@@ -358,8 +366,14 @@ impl Worker {
                 }
                 Backing::Vdso => {
                     let length = area.end - area.start;
-                    let make = || vdso(pid, area.start).map(Arc::new);
-                    let table = self.vdsos.entry(length).or_insert_with(make).clone();
+                    let table = match self.vdsos.get(&length) {
+                        Some(table) => Some(Arc::clone(table)),
+                        None => {
+                            let made = self.vdso(pid, area.start).map(Arc::new);
+                            self.vdsos.extend(made.iter().map(|table| (length, Arc::clone(table))));
+                            made
+                        }
+                    };
                     (host::Content::Vdso, steth_probes::unwind::VDSO_SLOT, table)
                 }
                 Backing::Closed(_) | Backing::Memory => (host::Content::Anonymous, 0, None),
@@ -369,9 +383,13 @@ impl Worker {
         }
         Some(Process { pid, code, python })
     }
+
+    /// The table of the page of code that the kernel maps into each process.
+    fn vdso(&mut self, pid: u32, start: u64) -> Option<FileTable> {
+        self.patience.ask(pid, move || vdso(pid, start)).flatten()
+    }
 }
 
-/// The table of the page of code that the kernel maps into each process.
 fn vdso(pid: u32, start: u64) -> Option<FileTable> {
     let regions = host::regions(Path::new("/proc"), pid).ok()?;
     let region = regions.iter().find(|region| region.start == start && region.content == host::Content::Vdso)?;

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::unwinders::{Done, Unwinders, Without};
 use crate::{
+    host::Patience,
     kernel::sampling::Sampler,
     model::{
         catalog::profile as catalog,
@@ -34,6 +35,8 @@ use crate::{
 
 /// There is room for a page for so many rows.
 const ROWS_A_PAGE: u32 = 8;
+/// Files of processes that do not answer; beyond that they are told anew with each sample.
+const MOST_UNANSWERED: usize = 1_024;
 /// Threads of which stacks are walked from outside.
 const MOST_STILL: usize = 10_000;
 /// How long that may take in all, and for each thread more; the rest is told without.
@@ -57,6 +60,8 @@ pub struct Unwinding {
     /// Rows that there is room for.
     most_rows: u32,
     evicted: u64,
+    /// Files of processes that have not answered yet; they are known, and not told again.
+    unanswered: Vec<NoTable>,
     without: BTreeMap<Without, u64>,
 }
 
@@ -83,17 +88,32 @@ impl Unwinding {
             placed: HashMap::new(),
             most_rows: rows,
             evicted: 0,
+            unanswered: Vec::new(),
             without: Without::ALL.into_iter().map(|reason| (reason, 0)).collect(),
         })
     }
 
     /// Opens the files that were met, while their processes live, and asks for their tables.
-    pub fn met(&mut self, told: Vec<NoTable>, sampler: &Sampler, news: &mut News) {
-        let mut processes: HashMap<u32, Option<Mappings>> = HashMap::new();
+    pub fn met(&mut self, told: Vec<NoTable>, sampler: &Sampler, patience: &mut Patience, news: &mut News) {
+        let again = patience.again();
+        let again = self.unanswered.extract_if(.., |told| Some(told.pid) == again);
+        let told: Vec<NoTable> = again.chain(told).collect();
+        let mut processes: HashMap<u32, Option<Option<Mappings>>> = HashMap::new();
         for told in told {
-            let mappings = processes
-                .entry(told.pid)
-                .or_insert_with(|| Mappings::read(Path::new("/proc"), told.pid, &self.codes).ok());
+            let answer = processes.entry(told.pid).or_insert_with(|| {
+                let codes = Arc::clone(&self.codes);
+                patience.ask(told.pid, move || Mappings::read(Path::new("/proc"), told.pid, &codes).ok())
+            });
+            let Some(mappings) = answer else {
+                news.files.push((told.slot, None));
+                if self.unanswered.len() < MOST_UNANSWERED {
+                    self.unanswered.push(told);
+                } else {
+                    let _ = sampler.forget_file(&told.file);
+                    self.lacks(Without::Busy);
+                }
+                continue;
+            };
             let area = mappings.as_ref().and_then(|mappings| mappings.area(told.start));
             let code = match area.map(|area| &area.backing) {
                 Some(Backing::File(code)) => Some(Arc::clone(code)),
@@ -194,6 +214,7 @@ impl Unwinding {
 
     /// The kernel has forgotten all files: each is told anew when its code is next run, and finds its table still there.
     pub fn forget_files(&mut self) {
+        self.unanswered.clear();
         self.placed.values_mut().for_each(|placed| placed.files.clear());
     }
 

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 
 use super::symbols::elf;
 use crate::{
-    files::{open_regular, open_within},
+    files::{close_apart, open_regular, open_within},
     model::code::FileId,
 };
 
@@ -127,7 +127,11 @@ impl Code {
     }
 
     fn close(&self) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let held = self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Or by whoever reads it.
+        if let Some(file) = held.and_then(Arc::into_inner) {
+            close_apart(file);
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -138,6 +142,12 @@ impl Code {
     pub fn is_unchanged(&self) -> bool {
         let held = self.file.lock().unwrap_or_else(PoisonError::into_inner).clone();
         held.and_then(|file| Content::known(&file)).is_some_and(|now| now == self.content)
+    }
+}
+
+impl Drop for Code {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -192,27 +202,37 @@ impl CodeTable {
         Self { known: HashMap::new(), limit: limit.max(1), clock: 0 }
     }
 
-    /// The file with this number, met there.
+    /// The file with this number, met there. It is opened while nobody waits for the table: its file system may hang.
     ///
     /// # Errors
     /// If it can be opened neither by its mapping nor by its path.
-    pub fn find(&mut self, id: FileId, place: impl FnOnce() -> Place) -> io::Result<Arc<Code>> {
-        self.clock += 1;
-        // While it is open, its inode cannot be given to another file.
-        if let Some(entry) = self.known.get_mut(&id)
-            && entry.code.is_unchanged()
-        {
-            entry.used = self.clock;
-            entry.unmapped = None;
-            return Ok(Arc::clone(&entry.code));
+    pub fn find(table: &Mutex<Self>, id: FileId, place: impl FnOnce() -> Place) -> io::Result<Arc<Code>> {
+        let lock = || table.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = lock().known(id) {
+            return Ok(code);
         }
         let place = place();
         let file = place.open(id)?;
         let content = Content::of(&file.metadata()?);
+        let mut table = lock();
+        // Somebody else may have met it meanwhile.
+        if let Some(code) = table.known(id) {
+            return Ok(code);
+        }
         let code = Arc::new(Code::new(id, content, place, file));
-        self.make_room();
-        self.known.insert(id, Entry { code: Arc::clone(&code), used: self.clock, unmapped: None });
+        table.make_room();
+        let used = table.clock;
+        table.known.insert(id, Entry { code: Arc::clone(&code), used, unmapped: None });
         Ok(code)
+    }
+
+    fn known(&mut self, id: FileId) -> Option<Arc<Code>> {
+        self.clock += 1;
+        // While it is open, its inode cannot be given to another file.
+        let entry = self.known.get_mut(&id).filter(|entry| entry.code.is_unchanged())?;
+        entry.used = self.clock;
+        entry.unmapped = None;
+        Some(Arc::clone(&entry.code))
     }
 
     /// Closes files that nobody has had mapped for as long as `idle`: whoever has one open keeps its space on the disk, and its

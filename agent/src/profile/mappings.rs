@@ -4,7 +4,7 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process as ProcProcess};
@@ -169,7 +169,7 @@ fn file(map: &MemoryMap, path: &Path, folder: &Path, table: &Mutex<CodeTable>) -
         mapping: Some(folder.join("map_files").join(format!("{start:x}-{end:x}"))),
         path: path.to_owned(),
     };
-    match table.lock().unwrap_or_else(PoisonError::into_inner).find(id, place) {
+    match CodeTable::find(table, id, place) {
         // A file that only holds memory, as some runtimes map it twice, is not one that has symbols.
         Ok(code) if code.file().is_ok_and(|file| is_elf(&file)) => Backing::File(code),
         Ok(_) => Backing::Memory,

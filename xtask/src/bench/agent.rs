@@ -41,12 +41,24 @@ pub struct Scrape {
 }
 
 impl Agent {
-    /// Starts it and waits until it is ready. It takes the host's lock: where another agent runs, there is nothing
-    /// to be measured.
+    /// Starts it and waits until it is ready. All of what is measured stays on, whatever it costs. It takes the host's lock: where
+    /// another agent runs, there is nothing to be measured.
     ///
     /// # Errors
     /// It ends early, or is not ready in time.
     pub fn start(steth: &Path, configuration: &str) -> Result<Self> {
+        Self::start_with(steth, configuration, "false")
+    }
+
+    /// The same, with the budget that the configuration says.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn within_budget(steth: &Path, configuration: &str) -> Result<Self> {
+        Self::start_with(steth, configuration, "true")
+    }
+
+    fn start_with(steth: &Path, configuration: &str, budget: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("steth-bench-").tempdir()?;
         let file = folder.path().join("steth.toml");
         fs::write(&file, configuration)?;
@@ -55,9 +67,9 @@ impl Agent {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("STETH_")) {
             command.env_remove(name);
         }
-        // All of what is measured must stay on, whatever it costs; and what is written stays in one folder.
+        // What is written stays in one folder.
         command
-            .env("STETH_BUDGET_ENABLED", "false")
+            .env("STETH_BUDGET_ENABLED", budget)
             .env("STETH_HTTP_RATE", "1000000")
             .env("STETH_AUDIT_FOLDER", folder.path().join("audit"));
         let started = Instant::now();

@@ -27,7 +27,7 @@ impl Profiles {
         sampling.epoch_ns = monotonic_ns();
         self.sampler.set(&sampling, &self.targets).map_err(|error| error.to_string())?;
         self.sampling = sampling;
-        self.pythons.begin(None, &self.sampler);
+        self.pythons.begin(None, &self.sampler, &mut self.patience);
         kernel.start_clock(Clock::Always, hertz).map_err(|error| error.to_string())?;
         let always = Always::begin(keeper, hertz, config.profile.piece);
         self.told.iter().for_each(|told| always.tell_pieces(Arc::clone(told)));

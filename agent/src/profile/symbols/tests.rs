@@ -103,7 +103,7 @@ fn stacks(resolver: &mut Resolver, code: &Arc<Code>, range: std::ops::Range<u64>
 fn in_root(root: &Path, path: &str) -> Arc<Code> {
     let metadata = fs::metadata(root.join(path.trim_start_matches('/'))).unwrap();
     let place = Place { root: root.to_owned(), mapping: None, path: PathBuf::from(path) };
-    CodeTable::new(8).find(FileId::of(&metadata), || place).unwrap()
+    CodeTable::find(&table(), FileId::of(&metadata), || place).unwrap()
 }
 
 #[test]

@@ -57,10 +57,10 @@ fn files(count: usize) -> Vec<Arc<Code>> {
                 && super::super::elf::Elf::read(&code.file().unwrap()).is_ok_and(|elf| elf.loaded().count() > 1)
                 && found.len() < count
             {
-                let mut table = CodeTable::new(1);
+                let table = Mutex::new(CodeTable::new(1));
                 let place = code.place().clone();
-                found.push(table.find(code.id(), || place).unwrap());
-                table.find(FileId { inode: 0, ..code.id() }, || code.place().clone()).ok();
+                found.push(CodeTable::find(&table, code.id(), || place).unwrap());
+                CodeTable::find(&table, FileId { inode: 0, ..code.id() }, || code.place().clone()).ok();
             }
         }
     }

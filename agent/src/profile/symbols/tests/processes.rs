@@ -119,17 +119,17 @@ fn a_program_that_only_another_mount_namespace_has_is_named() {
 fn no_more_descriptors_than_allowed_are_held() {
     let built = build(&[]);
     let range = function(&built.program, "outermost");
-    let mut table = CodeTable::new(3);
+    let table = Mutex::new(CodeTable::new(3));
     let codes: Vec<Arc<Code>> = (0..10)
         .map(|number| {
             let path = built.folder.path().join(format!("program{number}"));
             fs::copy(&built.program, &path).unwrap();
             let code = Code::open(&path).unwrap();
             let place = code.place().clone();
-            table.find(code.id(), || place).unwrap()
+            CodeTable::find(&table, code.id(), || place).unwrap()
         })
         .collect();
-    assert_eq!(table.open_count(), 3);
+    assert_eq!(table.lock().unwrap().open_count(), 3);
     // What was closed is opened for as long as it takes.
     let mut resolver = resolver();
     for code in &codes {
@@ -146,16 +146,33 @@ fn no_more_descriptors_than_allowed_are_held() {
 fn what_nobody_has_mapped_any_more_is_closed_after_a_while() {
     let built = build(&[]);
     let code = Code::open(&built.program).unwrap();
-    let mut table = CodeTable::new(3);
-    table.find(code.id(), || code.place().clone()).unwrap();
+    let table = Mutex::new(CodeTable::new(3));
+    CodeTable::find(&table, code.id(), || code.place().clone()).unwrap();
     let (nobody, someone) = (HashSet::new(), HashSet::from([code.id()]));
-    assert_eq!(table.let_go(&nobody, Duration::MAX), 0);
-    assert_eq!(table.let_go(&someone, Duration::ZERO), 0);
-    assert_eq!((table.let_go(&nobody, Duration::MAX), table.open_count()), (0, 1));
-    assert_eq!((table.let_go(&nobody, Duration::ZERO), table.open_count()), (1, 0));
+    let let_go = |mapped, idle| table.lock().unwrap().let_go(mapped, idle);
+    let open_count = || table.lock().unwrap().open_count();
+    assert_eq!(let_go(&nobody, Duration::MAX), 0);
+    assert_eq!(let_go(&someone, Duration::ZERO), 0);
+    assert_eq!((let_go(&nobody, Duration::MAX), open_count()), (0, 1));
+    assert_eq!((let_go(&nobody, Duration::ZERO), open_count()), (1, 0));
     // Whoever maps it again meets it anew.
-    table.find(code.id(), || code.place().clone()).unwrap();
-    assert_eq!(table.open_count(), 1);
+    CodeTable::find(&table, code.id(), || code.place().clone()).unwrap();
+    assert_eq!(open_count(), 1);
+}
+
+#[test]
+fn while_a_file_is_opened_others_are_found() {
+    let built = build(&[]);
+    let code = Code::open(&built.program).unwrap();
+    let table = Mutex::new(CodeTable::new(3));
+    let place = || {
+        // Its file system may take as long as it likes.
+        CodeTable::find(&table, code.id(), || code.place().clone()).unwrap();
+        code.place().clone()
+    };
+    let found = CodeTable::find(&table, code.id(), place).unwrap();
+    assert_eq!(table.lock().unwrap().open_count(), 1);
+    assert_eq!(found.number(), CodeTable::find(&table, code.id(), || unreachable!()).unwrap().number());
 }
 
 #[test]
