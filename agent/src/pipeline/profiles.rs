@@ -45,8 +45,10 @@ use crate::{
     },
 };
 
-/// Profiles that are taken, or made of what was taken, at one time.
+/// Profiles that are taken at one time.
 const MOST_SESSIONS: usize = 8;
+/// Profiles that are over and being made, each on a thread of its own.
+const MOST_MADE: usize = 4 * MOST_SESSIONS;
 /// Longest profile.
 pub const MOST_LENGTH: Duration = Duration::from_secs(600);
 /// Samples in a second and CPU, at most.
@@ -259,7 +261,7 @@ impl Profiles {
             return Err(ProfileRefused::Impossible(why));
         }
         // One whose names lie on a file system that hangs is being made for as long.
-        if self.sessions.len() + Arc::strong_count(&self.making) > MOST_SESSIONS {
+        if self.sessions.len() >= MOST_SESSIONS || Arc::strong_count(&self.making) > MOST_MADE {
             return Err(ProfileRefused::TooMany(MOST_SESSIONS));
         }
         if request.length > MOST_LENGTH || request.length.is_zero() {
