@@ -93,7 +93,7 @@ impl Observed {
         let longest = latencies_us.iter().max().context("the observed pgbench ran no transaction")?;
         let [longest, total] = [*longest, latencies_us.iter().sum()].map(Duration::from_micros);
         let unharmed = Unharmed { transactions: latencies_us.len() as u64, longest, total };
-        println!("observed: {} transactions, none failed, the longest {:?}", unharmed.transactions, unharmed.longest);
+        eprintln!("observed: {} transactions, none failed, the longest {:?}", unharmed.transactions, unharmed.longest);
         if unharmed.longest > crate::wait::patient(STALLED) {
             bail!("a transaction of the observed pgbench took {:?}", unharmed.longest);
         }

@@ -11,6 +11,11 @@ pub fn patient(within: Duration) -> Duration {
     within * times.unwrap_or(1)
 }
 
+/// Whether this machine is one on which all is waited for longer: it does not bear the load that others do.
+pub fn is_slow() -> bool {
+    patient(Duration::from_secs(1)) > Duration::from_secs(1)
+}
+
 /// Asks again and again until there is an answer, and fails with `what` when there is none in time.
 ///
 /// # Errors

@@ -10,7 +10,8 @@ use std::{
 use steth_tests::{
     agent::{Agent, Options, steth},
     exposition::Exposition,
-    need_bpf, need_program,
+    need_bpf, need_postgres, need_program,
+    observed::Observed,
     process::{self, Process},
     prometheus::Prometheus,
     receiver::{Certificates, Receiver},
@@ -104,6 +105,8 @@ fn what_prometheus_gets_is_what_a_scrape_shows() {
 #[test]
 fn a_receiver_that_hangs_holds_up_no_window() {
     need_bpf!();
+    need_postgres!();
+    let observed = Observed::start().unwrap();
     let (folder, silent) = (tempfile::tempdir().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let url = format!("url = \"http://{}/\", timeout = \"4s\"", silent.local_addr().unwrap());
     let agent = agent(folder.path(), &url, "remote-write", LONG_WINDOWS);
@@ -120,6 +123,7 @@ fn a_receiver_that_hangs_holds_up_no_window() {
     let begun = Instant::now();
     assert!(agent.stop().unwrap().success());
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    observed.end().unwrap();
 }
 
 #[test]

@@ -63,6 +63,13 @@ fn a_load_that_makes_steth_too_dear_costs_a_feature_which_comes_back_when_it_is_
     let metrics = agent.scrape().unwrap();
     assert!(metrics.sum("steth_governor_steps_total", &[("direction", "down")]) >= 1.0);
     assert!(metrics.sum("steth_budget_used_ratio", &[]) > 0.0);
+    // What is left is within the budget, under the same load.
+    let within = || {
+        std::thread::sleep(Duration::from_secs(1));
+        Ok((agent.scrape()?.sum("steth_budget_used_ratio", &[]) <= 0.04).then_some(()))
+    };
+    wait::poll("a cost within the budget", PATIENCE, within)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", agent.log()));
     // The load is as it was, and ends as it would.
     running.signal("TERM").unwrap();
     running.wait_for_line("its calls", PATIENCE, |line| line.strip_prefix("calls ")?.parse::<u64>().ok()).unwrap();

@@ -1,12 +1,21 @@
-//! SECURITY.md against the sources: what it names is there.
+//! SECURITY.md, and the table of faults in docs/operations.md, against the sources: what they name is there.
 
 use std::{fs, path::Path};
 
 const PAGE: &str = include_str!("../../SECURITY.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 
-/// What stands between backquotes.
-fn quoted() -> impl Iterator<Item = &'static str> {
-    PAGE.split('`').skip(1).step_by(2)
+/// What stands between backquotes, if it is the name of a test: those are sentences.
+fn tests_in(page: &str) -> Vec<&str> {
+    let quoted = page.split('`').skip(1).step_by(2);
+    quoted.filter(|name| name.matches('_').count() > 3 && !name.contains("steth_")).collect()
+}
+
+/// The rows of the table of faults.
+fn faults() -> impl Iterator<Item = &'static str> {
+    let (_, section) = OPERATIONS.split_once("\n## Faults\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    section.lines().filter(|line| line.starts_with('|')).skip(2)
 }
 
 fn sources(folder: &Path, into: &mut String) {
@@ -21,17 +30,25 @@ fn sources(folder: &Path, into: &mut String) {
 }
 
 #[test]
-fn every_test_that_security_md_names_is_there() {
+fn every_test_that_is_named_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut text = String::new();
     for folder in ["agent/src", "probes", "tests"] {
         sources(&root.join(folder), &mut text);
     }
-    // Names of tests are sentences.
-    let named: Vec<_> = quoted().filter(|name| name.matches('_').count() > 3 && !name.contains("steth_")).collect();
+    let named = tests_in(PAGE);
     assert!(named.len() > 15, "{named:?}");
-    for name in named {
-        assert!(text.contains(&format!("fn {name}(")), "SECURITY.md names {name}, and there is no such test");
+    for name in named.into_iter().chain(faults().flat_map(tests_in)) {
+        assert!(text.contains(&format!("fn {name}(")), "{name} is named, and there is no such test");
+    }
+}
+
+#[test]
+fn every_fault_has_a_figure() {
+    assert!(faults().count() > 15);
+    for row in faults() {
+        let figure = row.trim_end_matches('|').rsplit_once('|').unwrap().1;
+        assert!(figure.contains(|letter: char| letter.is_ascii_digit()), "{row}");
     }
 }
 

@@ -46,7 +46,7 @@ fn privileges() -> Privileges {
         (1 << 19, "CAP_SYS_PTRACE", "names and files of other users' processes"),
         (1 << 2, "CAP_DAC_READ_SEARCH", "symbols and settings in files that this user may not read"),
         (1 << 34, "CAP_SYSLOG", "names of kernel functions, unless kernel.perf_event_paranoid is 1 or less"),
-        (SYS_ADMIN, "CAP_SYS_ADMIN", "Postgres behind TLS"),
+        (SYS_ADMIN, "CAP_SYS_ADMIN", "Postgres behind TLS, and what kernel programs cost ([budget])"),
     ];
     const NEEDED: [(u64, &str); 2] = [(1 << 38, "CAP_PERFMON"), (1 << 39, "CAP_BPF")];
     let status = Process::myself().and_then(|process| process.status());
