@@ -54,19 +54,20 @@ pub fn open_under(root: &OwnedFd, path: &Path) -> io::Result<File> {
     regular(rustix::fs::openat2(root, path, FLAGS, Mode::empty(), ResolveFlags::IN_ROOT)?)
 }
 
-/// Closes a file on a thread for that: a file system that hangs may have whoever closes one of its files wait (Linux, fs/fuse/file.c,
-/// `fuse_flush`). What waits there stays open.
-pub fn close_apart(file: File) {
-    static CLOSER: OnceLock<Option<Sender<File>>> = OnceLock::new();
+/// Closes what may keep whoever closes it waiting, on a thread for that. A file of a file system that hangs does (Linux,
+/// fs/fuse/file.c, `fuse_flush`), and so does a breakpoint of the kernel's, for every process that has it mapped (kernel/events/uprobes.c,
+/// `register_for_each_vma`), and 0.1 s anyway. What waits there stays open.
+pub fn close_apart(what: impl Send + 'static) {
+    static CLOSER: OnceLock<Option<Sender<Box<dyn Send>>>> = OnceLock::new();
     let start = || {
-        let (sender, files) = channel();
-        let work = move || files.into_iter().for_each(drop::<File>);
+        let (sender, all) = channel();
+        let work = move || all.into_iter().for_each(drop::<Box<dyn Send>>);
         let started = thread::Builder::new().name("steth-closer".into()).stack_size(STACK_BYTES).spawn(work);
         started.is_ok().then_some(sender)
     };
     match CLOSER.get_or_init(start) {
-        Some(closer) => drop(closer.send(file)),
-        None => drop(file),
+        Some(closer) => drop(closer.send(Box::new(what))),
+        None => drop(what),
     }
 }
 

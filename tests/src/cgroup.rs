@@ -90,19 +90,18 @@ impl Group {
         Self::limited(path, versions.map(|(controllers, file)| (controllers, file, bytes.to_string())))
     }
 
-    /// Leaves a group with limited memory no more than what it has now. Returns how many bytes that is.
+    /// Leaves a group with limited memory no more than what it has now.
     ///
     /// # Errors
     /// If its memory is not limited, or it has more by now and nothing of that can be taken back.
-    pub fn limit_to_what_it_has(&self) -> Result<u64> {
+    pub fn limit_to_what_it_has(&self) -> Result<()> {
         let mut versions = [("memory.usage_in_bytes", "memory.limit_in_bytes"), ("memory.current", "memory.max")]
             .map(|files| (self.folder().join(files.0), self.folder().join(files.1)))
             .into_iter()
             .filter(|(_, limit)| limit.exists());
         let (usage, limit) = versions.next().context("the memory of this group is not limited")?;
         let bytes = fs::read_to_string(&usage)?;
-        fs::write(&limit, &bytes).with_context(|| format!("cannot write {}", limit.display()))?;
-        Ok(bytes.trim().parse()?)
+        fs::write(&limit, bytes).with_context(|| format!("cannot write {}", limit.display()))
     }
 
     /// Makes a group with the first of these limits, each of a hierarchy, that can be set.

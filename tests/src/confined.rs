@@ -15,6 +15,19 @@ pub fn of_unit(key: &str) -> Vec<&'static str> {
     UNIT.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).flat_map(str::split_whitespace).collect()
 }
 
+/// The most that `systemd-analyze security` may say of the unit.
+pub const MOST_EXPOSED: f64 = 3.0;
+
+/// How exposed the unit is, from 0 to 10, in what `systemd-analyze security` says of it.
+///
+/// # Errors
+/// If it says nothing of that.
+pub fn exposure(said: &str) -> Result<f64> {
+    let level = said.lines().find_map(|line| line.split_once("exposure level for steth.service: "));
+    let level = level.and_then(|(_, level)| level.split_whitespace().next());
+    level.with_context(|| format!("no exposure in {said}"))?.parse().context("an exposure that is no number")
+}
+
 /// A copy of the agent that nobody may execute, in a folder that everybody may write to.
 pub struct Confined {
     folder: TempDir,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use steth_tests::{
+    confined::{MOST_EXPOSED, exposure},
     exposition::Exposition,
     http, need_postgres, need_program,
     pgbench::{Endpoint, Mode, Pgbench},
@@ -106,7 +107,10 @@ fn runs_confined() -> String {
     assert!(runs + 4 >= probes.len(), "{answer:#}");
     let log = sh("journalctl --unit steth --no-pager");
     assert!(!log.contains("denied") && !log.contains("not permitted"), "{log}");
-    println!("{runs} of {} probes as user {uid}", probes.len());
+    let analysed = sh("systemd-analyze security steth.service --no-pager");
+    let exposed = exposure(&analysed).unwrap();
+    assert!(exposed <= MOST_EXPOSED, "{analysed}");
+    println!("{runs} of {} probes as user {uid}, exposed {exposed} of 10", probes.len());
     pid
 }
 
@@ -116,7 +120,7 @@ fn a_booted_host_is_served_from_installation_to_purge() {
         skipped!("needs a host of its own to install on: run `cargo xtask vm-test --only installed`");
     }
     need_postgres!();
-    need_program!("systemctl", "dpkg", "journalctl");
+    need_program!("systemctl", "systemd-analyze", "dpkg", "journalctl");
     let [deb, next] = ["STETH_DEB", "STETH_NEXT_DEB"].map(|key| std::env::var(key).unwrap());
     std::fs::create_dir_all("/etc/systemd/system/steth.service.d").unwrap();
     std::fs::write("/etc/systemd/system/steth.service.d/slow.conf", SLOW).unwrap();

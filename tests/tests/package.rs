@@ -8,14 +8,18 @@ use std::{
     time::Duration,
 };
 
-use steth_tests::{machine::Machine, need_bpf, need_program, need_root, skipped, wait};
+use steth_tests::{
+    confined::{MOST_EXPOSED, exposure},
+    machine::Machine,
+    need_bpf, need_program, need_root, skipped, wait,
+};
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 /// What an operator reads, and where each of these finds the others.
 const MANUALS: [&str; 6] =
     ["README.md", "SECURITY.md", "docs/operations.md", "docs/tour.md", "docs/tour-top.svg", "docs/configuration.md"];
-/// At most, as `systemd-analyze security` has it.
-const EXPOSURE: f64 = 3.0;
+/// What the next .rpm says of itself.
+const NEXT: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
 /// What systemd does by itself, on a busy machine.
 const SOON: Duration = Duration::from_secs(90);
 
@@ -126,9 +130,7 @@ fn each_command_of_the_manual_works_under_systemd_and_so_does_what_it_promises()
         match command {
             "systemctl is-active steth" => serves(&machine, &show),
             "systemd-analyze security steth --no-pager" => {
-                let level = said.lines().find_map(|line| line.split_once("exposure level for steth.service: "));
-                let level: f64 = level.unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
-                assert!(level <= EXPOSURE, "{said}");
+                assert!(exposure(&said).unwrap() <= MOST_EXPOSED, "{said}");
             }
             "systemctl reload steth" => a_wrong_file_is_refused(&machine, &show),
             "systemctl restart steth" if machine.path("/etc/systemd/system/steth.service.d/token.conf").exists() => {
@@ -247,10 +249,10 @@ fn the_rpm_holds_what_the_deb_holds_and_asks_for_what_it_needs() {
 
 /// In a root that has no packages of this kind, so that what it depends on is not known to be there: a Debian is what there is.
 #[test]
-fn the_rpm_is_installed_by_rpm_and_erased_with_changed_settings_kept() {
+fn the_rpm_is_installed_by_rpm_upgraded_and_erased_with_changed_settings_kept() {
     need_root!();
     need_program!("rpm");
-    let (root, rpm) = (given!("STETH_CLEAN_ROOT"), given!("STETH_RPM"));
+    let (root, rpm, next) = (given!("STETH_CLEAN_ROOT"), given!("STETH_RPM"), given!("STETH_NEXT_RPM"));
     let machine = Machine::copy(&root).unwrap();
     let rpm_says = |arguments: &[&str]| {
         let output = Command::new("rpm").arg("--root").arg(machine.path("/")).args(arguments).output().unwrap();
@@ -263,6 +265,18 @@ fn the_rpm_is_installed_by_rpm_and_erased_with_changed_settings_kept() {
     // Nothing differs from what the package says of its files.
     assert_eq!(rpm_says(&["--verify", "--nodeps", "steth"]), "");
     machine.run("echo '# ours' >> /etc/steth/steth.toml").unwrap();
+    // The next version's configuration is another one, too: ours stays, and its lies beside it.
+    rpm_says(&["--upgrade", "--nodeps", "--nosignature", next.to_str().unwrap()]);
+    assert_eq!(rpm_says(&["--query", "--queryformat", "%{VERSION}-%{RELEASE}", "steth"]), NEXT);
+    assert_eq!(machine.run("steth --version").unwrap(), format!("steth {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(machine.run("tail -n 1 /etc/steth/steth.toml").unwrap(), "# ours");
+    assert_eq!(machine.run("tail -n 1 /etc/steth/steth.toml.rpmnew").unwrap(), "# of the next version");
+    // What is still shipped is still there: the old version's last words take nothing of the new one's.
+    let differs = rpm_says(&["--query", "--state", "steth"]);
+    assert!(differs.lines().all(|line| line.starts_with("normal")), "{differs}");
+    for file in MANUALS {
+        assert!(machine.path(&format!("/usr/share/doc/steth/{file}")).exists(), "the upgrade took {file} away");
+    }
     rpm_says(&["--erase", "steth"]);
     assert!(machine.run("command -v steth").is_err());
     let after = files(&machine);

@@ -218,8 +218,9 @@ const FREE: &str = "SSL_free";
 
 fn detach(ebpf: &mut Ebpf, attached: Attached) {
     for (name, link) in attached.links {
-        if let Err(error) = program(ebpf, name).and_then(|program| program.detach(link)) {
-            tracing::debug!("cannot detach {name}: {error}");
+        match program(ebpf, name).and_then(|program| program.take_link(link)) {
+            Ok(link) => close_apart(link),
+            Err(error) => tracing::debug!("cannot detach {name}: {error}"),
         }
     }
 }

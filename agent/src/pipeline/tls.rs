@@ -44,7 +44,8 @@ impl TlsFiles {
     pub fn start(kernel: &mut Kernel, cells: &Cells) -> Self {
         let mut files = Self { known: HashMap::new(), swept: Instant::now(), patience: Patience::default() };
         if kernel.follows_tls() {
-            for (file, path) in code::libraries("libssl") {
+            let installed = files.patience.ask(std::process::id(), || code::libraries("libssl"));
+            for (file, path) in installed.unwrap_or_default() {
                 files.look(kernel, cells, std::process::id(), file, &path);
             }
             for pid in code::processes(Path::new(PROC)) {
@@ -69,9 +70,13 @@ impl TlsFiles {
                 None => have_all_answered = false,
             }
         }
+        let paths: Vec<_> = self.known.values().flatten().map(|followed| followed.path.clone()).collect();
+        let there = move || paths.iter().filter_map(|path| code::file(path)).collect::<HashSet<_>>();
+        // What no file system tells of in time is left as it is.
+        let installed = self.patience.ask(std::process::id(), there);
         let is_used = |file: &FileId, followed: &mut Option<Followed>| {
-            let installed = followed.as_ref().is_some_and(|followed| code::file(&followed.path).as_ref() == Some(file));
-            installed || mapped.contains(file)
+            let is_there = || installed.as_ref().is_none_or(|installed| installed.contains(file));
+            mapped.contains(file) || followed.is_some() && is_there()
         };
         for (file, followed) in self.known.extract_if(|file, followed| !is_used(file, followed)) {
             // Its number may become another file's.

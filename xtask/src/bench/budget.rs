@@ -20,16 +20,17 @@ use super::{
 
 pub const WHAT: &str = "\
     An agent as it is by default, with its budget of 1 % of the host for long and 2 % for a short time, but that it looks every 2 s at \
-    what it costs instead of every 10: so a minute stands for five. `pgbench -S`, prepared, four clients on unix sockets, is held to \
+    what it costs instead of every 10: so a minute and a half stand for seven and a half. `pgbench -S`, prepared, four clients on unix sockets, is held to \
     a rate; server and pgbench share the host with it, and both ends of each query are watched. What steth took is by its own count \
-    (`steth_budget_used_ratio`), the median of the second half of the minute; what is switched off is so at its end. Each switch of a \
-    feature loads the programs anew: what they counted in the two seconds before is not told here.";
+    (`steth_budget_used_ratio`), the median of the last third of that time; what is switched off is so at its end. Each switch of a \
+    feature loads the programs anew: what they counted in the five seconds before is not told here.";
 
-const SECONDS: u32 = 60;
+const SECONDS: u32 = 90;
 const LOAD: Load = Load { mode: "prepared", way: Way::Unix, clients: 4, seconds: SECONDS };
 const RATES: [Option<u32>; 4] = [Some(500), Some(1_500), Some(5_000), None];
 const SECTIONS: &str = "[budget]\ninterval = \"2s\"\n";
-const LOOK: Duration = Duration::from_secs(2);
+/// Each is a scrape, which costs the agent some milliseconds that count as what it took.
+const LOOK: Duration = Duration::from_secs(5);
 /// More than a window.
 const WINDOW: Duration = Duration::from_millis(1200);
 
@@ -70,7 +71,7 @@ fn leg(context: &Context, postgres: &Postgres, rate: Option<u32>) -> Result<Vec<
         anyhow::Ok((outcome?, looks))
     })?;
     let (mut looks, exposition) = looks;
-    let later = looks.shares.split_off(looks.shares.len() / 2);
+    let later = looks.shares.split_off(looks.shares.len() * 2 / 3);
     Ok(vec![
         rate.map_or_else(|| "as many as it can".into(), |rate| rate.to_string()),
         figure(outcome.per_second),

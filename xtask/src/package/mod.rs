@@ -39,10 +39,16 @@ pub struct Debs {
     pub next: PathBuf,
 }
 
+/// Where packages put the configuration.
+const CONFIG: &str = "/etc/steth/steth.toml";
+/// What the next version's has more.
+const NEXT_LINE: &str = "# of the next version\n";
+
 /// What was made.
 struct Packages {
     debs: Debs,
     rpm: PathBuf,
+    next_rpm: PathBuf,
     tarball: PathBuf,
 }
 
@@ -60,7 +66,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let debs = both(&tools, &folder)?;
     step(5, "the .rpm and the tarball");
     let version = env!("CARGO_PKG_VERSION");
-    let rpm = tools.rpm(&folder.join(format!("steth-{version}-1.x86_64.rpm")))?;
+    let rpm = tools.rpm(&folder.join(format!("steth-{version}-1.x86_64.rpm")), "")?;
     let tarball = tarball(&folder, version)?;
     for path in [&debs.deb, &rpm, &tarball] {
         println!("{}  {:.1} MB", path.display(), fs::metadata(path)?.len() as f64 / 1e6);
@@ -72,7 +78,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     step(6, "a clean Debian 12");
     let root = clean_host::root(&folder)?;
     step(7, "the tests");
-    test(&Packages { debs, rpm, tarball }, &root)
+    let next_rpm = next_rpm(&tools, &folder)?;
+    test(&Packages { debs, rpm, next_rpm, tarball }, &root)
 }
 
 /// Both .debs of an agent that is built.
@@ -98,13 +105,33 @@ fn configure_anew(deb: &Path) -> Result<()> {
     let tree = tempfile::tempdir_in(folder())?;
     let tree = tree.path();
     workspace::complete(Command::new("dpkg-deb").arg("--raw-extract").arg(deb).arg(tree.join("tree")))?;
-    let config = tree.join("tree/etc/steth/steth.toml");
+    let config = tree.join(format!("tree{CONFIG}"));
     let text = fs::read_to_string(&config).context("the package has no configuration")?;
-    fs::write(&config, text + "# of the next version\n")?;
+    fs::write(&config, text + NEXT_LINE)?;
     // dpkg goes by what it unpacks, not by the list of sums.
     workspace::complete(
         Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).arg(tree.join("tree")).arg(deb),
     )
+}
+
+/// An .rpm of the next release, with another configuration as well.
+fn next_rpm(tools: &tools::Tools, folder: &Path) -> Result<PathBuf> {
+    let (root, config) = (workspace::root(), folder.join("next/steth.toml"));
+    let text = fs::read_to_string(root.join("packaging/steth.toml")).context("no configuration to ship")?;
+    fs::create_dir_all(folder.join("next"))?;
+    fs::write(&config, text + NEXT_LINE)?;
+    let manifest: toml::Table = fs::read_to_string(root.join("agent/Cargo.toml"))?.parse()?;
+    let assets = ["package", "metadata", "generate-rpm", "assets"];
+    let assets = assets.iter().try_fold(&toml::Value::Table(manifest), |table, key| table.get(key)).cloned();
+    let mut assets =
+        assets.and_then(|assets| assets.as_array().cloned()).context("agent/Cargo.toml names no assets")?;
+    let shipped = assets.iter_mut().filter_map(toml::Value::as_table_mut);
+    let mut shipped = shipped.filter(|asset| asset.get("dest").and_then(toml::Value::as_str) == Some(CONFIG));
+    let source = config.to_str().context("the checkout's path is not UTF-8")?;
+    shipped.next().context("no configuration among the assets")?.insert("source".into(), source.into());
+    let otherwise =
+        toml::Table::from_iter([("release".to_owned(), "2".into()), ("assets".to_owned(), assets.into())]).to_string();
+    tools.rpm(&folder.join("next/steth.rpm"), &otherwise)
 }
 
 fn folder() -> PathBuf {
@@ -174,6 +201,7 @@ fn test(packages: &Packages, root: &Path) -> Result<()> {
     cargo.args(["--", "--show-output", "--test-threads=1"]);
     cargo.env("STETH_BIN", folder().join("stage/steth")).env("STETH_CLEAN_ROOT", root);
     cargo.env("STETH_DEB", &packages.debs.deb).env("STETH_NEXT_DEB", &packages.debs.next);
-    cargo.env("STETH_RPM", &packages.rpm).env("STETH_TARBALL", &packages.tarball);
+    cargo.env("STETH_RPM", &packages.rpm).env("STETH_NEXT_RPM", &packages.next_rpm);
+    cargo.env("STETH_TARBALL", &packages.tarball);
     workspace::complete(&mut cargo)
 }

@@ -42,11 +42,11 @@ impl Tools {
         Ok(to.to_owned())
     }
 
-    /// Writes an .rpm of the files that are named in `agent/Cargo.toml`.
-    pub fn rpm(&self, to: &Path) -> Result<PathBuf> {
+    /// Writes an .rpm of the files that are named in `agent/Cargo.toml`, but for what is said otherwise of it, in TOML.
+    pub fn rpm(&self, to: &Path, otherwise: &str) -> Result<PathBuf> {
         let mut command = self.command("cargo-generate-rpm", to)?;
         // Not Debian's find-requires, which speaks of packages of Debian; `ldd` says which versions of libraries.
-        command.args(["--package", "agent", "--auto-req", "builtin"]);
+        command.args(["--package", "agent", "--auto-req", "builtin", "--set-metadata", otherwise]);
         workspace::complete(command.arg("--output").arg(to))?;
         Ok(to.to_owned())
     }
