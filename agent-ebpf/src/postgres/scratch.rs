@@ -79,6 +79,8 @@ pub struct Walk {
     /// When the bytes began to move, and when the call ended.
     pub begun_ns: u64,
     pub ended_ns: u64,
+    /// Cycles that were put off.
+    pub put_off: u64,
     /// Where the current statement's text began in this buffer, and how much of it came before.
     pub text_address: u64,
     pub text_offset: u32,

@@ -10,7 +10,7 @@ use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss, Role, TransactionOutcome},
     message::{Header, Kind, Number, StatementText},
     postgres::{
-        Cycle, Effects, Mode, NAME_LEN, PutOffKey, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source,
+        Cycle, Effects, Mode, NAME_LEN, PUT_OFF_AT_ONCE, PutOffKey, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source,
         TEXT_LEN, Wire, WireEntry, hash_name,
     },
 };
@@ -266,6 +266,12 @@ impl Effects for Sink {
 
     #[inline(always)]
     fn put_off(&mut self, number: u32, cycle: &Cycle) -> bool {
+        let walk = self.walk();
+        walk.put_off += 1;
+        // Each is written into a map, while a process waits.
+        if walk.put_off > PUT_OFF_AT_ONCE {
+            return false;
+        }
         CYCLES_PUT_OFF.insert(&self.put_off_key(number), cycle, ANY).is_ok()
     }
 

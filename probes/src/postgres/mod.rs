@@ -45,13 +45,16 @@ pub const CYCLES: usize = 8;
 /// Cycles of one connection that may be put off between those: postgres.js sends up to a hundred before it waits,
 /// tokio-postgres as many as its caller asks for.
 pub const PUT_OFF: u32 = 1024;
+/// Of these in one write or read: 8 KiB, which drivers write at a time, hold 200 of the shortest requests with a name each.
+pub const PUT_OFF_AT_ONCE: u64 = 256;
 /// Statements that may be under way on one connection.
 pub const STATEMENTS: usize = 32;
 /// Parse messages that may wait for their answer on one connection.
 pub const PARSES: usize = 8;
-/// Messages and runs of text walked in one read or write; the rest is given up, so that no process waits for us long: at 86 ns
-/// for a run of text, the dearest, 0.9 ms (`cargo xtask bench walk`). 120 KiB of the smallest rows can be walked.
-pub const STEPS: u32 = 10_240;
+/// Messages and runs of text walked in one read or write; the rest is given up, so that no process waits for us long: at 134 ns
+/// for a step of a `Query` of a letter, the dearest, 0.83 ms (`cargo xtask bench walk`, AMD EPYC). Enough for 64 KiB, which
+/// Node.js reads at a time, of rows of a letter; PostgreSQL sends 8 KiB at a time.
+pub const STEPS: u32 = 6_144;
 
 record! {
     /// One direction of a connection: where in the stream of messages it stands.

@@ -14,7 +14,7 @@ use crate::workspace;
 /// What a new page begins with.
 const HEAD: &str = "# What steth costs
 
-Written by `cargo xtask bench`, for half an hour at most; `cargo xtask bench NAME` measures one section again, `cargo xtask soak` that of a day in an hour.
+Written by `cargo xtask bench`, for an hour at most; `cargo xtask bench NAME` measures one section again, `cargo xtask soak` that of a day in an hour.
 It needs root, two processors, and nothing else that runs. Variants take turns in one run (A, B, A, B, …), and each
 round is compared with itself: medians over rounds, and in brackets the quartiles. Figures move from machine to
 machine: compare within one table.

@@ -22,8 +22,8 @@ pub const WHAT: &str = "\
     a bounded number of steps. Nobody sends such bytes but to make trouble: Sync (5 bytes each); queries of no and of \
     one letter; Parse of one letter under a name of one; queries of 4,000 letters.";
 
-/// What is written at a time: 10,240 steps, after which the walk ends, of 16 bytes of a text, which take the most.
-const BYTES: usize = 10_240 * 16;
+/// What is written at a time: more than a walk takes, which ends after 6,144 steps, 96 KiB of a statement's text.
+const BYTES: usize = 160 << 10;
 const WRITES: usize = 25;
 /// Longer than `live`.
 const SETTLE: Duration = Duration::from_millis(300);
