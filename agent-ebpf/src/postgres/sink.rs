@@ -10,8 +10,8 @@ use steth_probes::{
     cell::{CellKey, CounterKind, HistogramKind, Loss, Role, TransactionOutcome},
     message::{Header, Kind, Number, StatementText},
     postgres::{
-        Cycle, Effects, Mode, NAME_LEN, PUT_OFF_AT_ONCE, PutOffKey, STATEMENT_FIRST, STATEMENT_OTHER, STATEMENT_UNKNOWN, Source,
-        TEXT_LEN, Wire, WireEntry, hash_name,
+        Cycle, Effects, Mode, NAME_LEN, PUT_OFF_AT_ONCE, PutOffKey, STATEMENT_FIRST, STATEMENT_OTHER,
+        STATEMENT_UNKNOWN, Source, TEXT_LEN, Wire, WireEntry, hash_name,
     },
 };
 

@@ -55,15 +55,16 @@ impl Exporter {
         if let Some((_, text)) = last.as_ref().filter(|(of, _)| Arc::ptr_eq(of, snapshot)) {
             return text.clone();
         }
-        let text = Bytes::from(self.write(snapshot, format));
+        let before = last.as_ref().map_or(0, |(_, text)| text.len());
+        let text = Bytes::from(self.write(snapshot, format, before));
         *last = Some((Arc::clone(snapshot), text.clone()));
         text
     }
 
-    fn write(&self, snapshot: &Snapshot, format: Format) -> Vec<u8> {
+    fn write(&self, snapshot: &Snapshot, format: Format, before: usize) -> Vec<u8> {
         let count = |duplicates| self.duplicates.fetch_add(duplicates, Ordering::Relaxed) + duplicates;
         match format {
-            Format::Text => text::write(snapshot, count).unwrap_or_else(|error| {
+            Format::Text => text::write(snapshot, before, count).unwrap_or_else(|error| {
                 // The catalog's tests see to it that there is nothing to refuse.
                 tracing::error!("the text exposition is empty: {error}");
                 Vec::new()
@@ -106,7 +107,7 @@ mod tests {
 
     fn text_in(format: Format, series: Vec<Series>) -> String {
         let exporter = Exporter::default();
-        String::from_utf8(exporter.write(&Snapshot { series, ..Snapshot::default() }, format)).unwrap()
+        String::from_utf8(exporter.write(&Snapshot { series, ..Snapshot::default() }, format, 0)).unwrap()
     }
 
     fn text(series: Vec<Series>) -> String {
@@ -154,7 +155,7 @@ mod tests {
         ];
         let exporter = Exporter::default();
         let snapshot = Snapshot { series: series(), exemplars, ..Snapshot::default() };
-        let text = String::from_utf8(exporter.write(&snapshot, Format::OpenMetrics)).unwrap();
+        let text = String::from_utf8(exporter.write(&snapshot, Format::OpenMetrics, 0)).unwrap();
         let with: Vec<&str> = text.lines().filter(|line| line.contains(" # ")).collect();
         assert_eq!(
             with,
@@ -163,7 +164,7 @@ mod tests {
                 "steth_query_seconds_bucket{query=\"9f\",le=\"+Inf\"} 2 # {query_id=\"0f-1\"} 90 1700000000.012",
             ]
         );
-        let plain = String::from_utf8(exporter.write(&snapshot, Format::Text)).unwrap();
+        let plain = String::from_utf8(exporter.write(&snapshot, Format::Text, 0)).unwrap();
         assert!(!plain.contains("query_id"), "{plain}");
     }
 
@@ -212,7 +213,7 @@ mod tests {
         ];
         let snapshot = Snapshot { series, ..Snapshot::default() };
         for scrape in 1..=2 {
-            let text = String::from_utf8(exporter.write(&snapshot, Format::Text)).unwrap();
+            let text = String::from_utf8(exporter.write(&snapshot, Format::Text, 0)).unwrap();
             assert!(text.contains("steth_tcp_bytes_total{service=\"a\",direction=\"sent\"} 1\n"), "{text}");
             assert!(text.contains("{service=\"asent\",direction=\"\"} 3\n"), "{text}");
             assert!(!text.contains("} 2\n"), "{text}");
@@ -245,7 +246,7 @@ mod tests {
             let mut times: Vec<_> = (0..21)
                 .map(|_| {
                     let start = Instant::now();
-                    let bytes = exporter.write(&snapshot, Format::Text).len();
+                    let bytes = exporter.write(&snapshot, Format::Text, 0).len();
                     (start.elapsed(), bytes)
                 })
                 .collect();

@@ -16,13 +16,17 @@ use crate::model::{
     snapshot::{Series, Snapshot, Value},
 };
 
-/// The text of a snapshot; `count` gets the number of series that were left out and returns the total so far.
-pub fn write(snapshot: &Snapshot, count: impl FnOnce(u64) -> u64) -> Result<Vec<u8>, prometheus::Error> {
+/// About as long as a line, bytes.
+const LINE: usize = 128;
+
+/// The text of a snapshot, which is about as long as the one before it; `count` gets the number of series that were left
+/// out and returns the total so far.
+pub fn write(snapshot: &Snapshot, before: usize, count: impl FnOnce(u64) -> u64) -> Result<Vec<u8>, prometheus::Error> {
     let (mut families, duplicates) = families(snapshot);
     let total = Series::number(&DUPLICATE_SERIES, vec![], count(duplicates) as f64);
     families.push(Family::new(&DUPLICATE_SERIES).finish_with(total));
-    // A line is about a hundred bytes, a histogram at most fifty lines.
-    let mut text = Vec::with_capacity(snapshot.series.len() * 512);
+    // A text of megabytes that had to grow would be copied, and its new pages be faulted in.
+    let mut text = Vec::with_capacity(before + before / 8 + snapshot.series.len() * LINE);
     TextEncoder::new().encode(&families, &mut text)?;
     Ok(text)
 }

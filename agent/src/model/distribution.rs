@@ -80,14 +80,13 @@ impl Distribution {
     pub fn cumulative(&self, bounds: Bounds) -> Vec<(u64, u64)> {
         let mut buckets = self.counts.iter().enumerate().peekable();
         let mut total = 0;
-        let mut out = Vec::new();
-        for bound in bounds.upper_bounds_ns() {
+        let up_to = |bound| {
             while let Some((_, count)) = buckets.next_if(|(bucket, _)| lower_bound_ns(*bucket) < bound) {
                 total += count;
             }
-            out.push((bound, total));
-        }
-        out
+            (bound, total)
+        };
+        bounds.upper_bounds_ns().into_iter().map(up_to).collect()
     }
 
     /// The same data as an hdrhistogram, each duration at the middle of its bucket: for quantiles and merging.
