@@ -26,7 +26,8 @@ mount --bind . .
 cd "$root"
 mount -t proc proc proc
 mount -t sysfs sysfs sys
-mount -t cgroup2 cgroup2 sys/fs/cgroup
+# All hierarchies of this host: what runs is in each of them.
+mount --rbind /sys/fs/cgroup sys/fs/cgroup
 mount -t bpf bpf sys/fs/bpf
 # Not every kernel has them.
 mount -t tracefs tracefs sys/kernel/tracing 2>/dev/null || :
